@@ -1,0 +1,235 @@
+//! What all binaries have in common: flags, settings, privileges, signals, output and the exit code.
+//!
+//! A command is a struct of clap and a function that calls the core; both are in a file of their own here. The core
+//! knows nothing of clap.
+
+pub mod backup;
+pub mod report;
+pub mod restore;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{ArgAction, Args};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::database::Connector;
+use crate::error::{Context, Error, Kind, Result};
+use crate::host::link::Link;
+use crate::host::{Host, HostState, Opened, Opens};
+use crate::interrupt::Interrupt;
+use crate::privilege::{self, Account};
+use crate::progress::Reporter;
+use crate::service::notify;
+use crate::settings::{Inputs, Settings};
+use report::Report;
+
+/// The flags of every binary.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Configuration file [default: /etc/glovebox/config.toml]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub config: Option<PathBuf>,
+    /// Print one JSON document to standard output, and progress as JSON lines to standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more about what is being done
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Say nothing but warnings and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Database to work on, instead of the configured one
+    #[arg(long, value_name = "NAME", global = true)]
+    pub dbname: Option<String>,
+}
+
+/// What a command needs from the host, known before anything is read.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// Files to open.
+    pub opens: Opens,
+    /// Standard output carries data: the report goes to standard error.
+    pub stdout_is_data: bool,
+}
+
+/// What a command works with.
+#[derive(Debug)]
+pub struct Env {
+    /// The settings.
+    pub settings: Settings,
+    /// The way to the server.
+    pub connector: Connector,
+    /// Says what is being done.
+    pub reporter: Reporter,
+    /// Tells whether to stop.
+    pub interrupt: Interrupt,
+    /// The holder of the caller's rights.
+    pub host: Host,
+    /// The files of the command line.
+    pub opened: Opened,
+}
+
+/// Runs a command to its exit code.
+pub fn run<W>(program: &'static str, common: &Common, needs: &Needs, work: W) -> ExitCode
+where
+    W: AsyncFnOnce(Env) -> Result<Report>,
+{
+    // The first thing of all: nothing that is written may be readable by others, not even for a moment.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let reporter = Reporter::new(program, common.json, common.quiet, common.verbose);
+    let result = Run { program, common, needs, reporter: reporter.clone() }.start(work);
+    match result {
+        Ok(Ended::Worker(code)) => ExitCode::from(code),
+        Ok(Ended::Here(report)) => finish(&reporter, report, needs.stdout_is_data),
+        Err(error) => finish(&reporter, Report { failure: Some(error), ..Report::default() }, needs.stdout_is_data),
+    }
+}
+
+/// Prints the report and the failure; the exit code is the failure's.
+fn finish(reporter: &Reporter, report: Report, stdout_is_data: bool) -> ExitCode {
+    let mut text = report.text;
+    if reporter.is_json() {
+        let mut document = report.json;
+        if let Some(Value::Object(failure)) = report.failure.as_ref().map(Error::to_json) {
+            match &mut document {
+                Value::Object(fields) => fields.extend(failure),
+                _ => document = Value::Object(failure),
+            }
+        }
+        text = document.to_string();
+    }
+    let written = match (text.is_empty(), stdout_is_data) {
+        (true, _) => Ok(()),
+        (false, true) => writeln!(std::io::stderr().lock(), "{text}"),
+        (false, false) => writeln!(std::io::stdout().lock(), "{text}"),
+    };
+    if let Some(error) = &report.failure {
+        reporter.error(&error.to_string());
+        return ExitCode::from(error.kind().exit_code());
+    }
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            reporter.error(&format!("everything was done, but the report cannot be printed: {cause}"));
+            ExitCode::from(Kind::Store.exit_code())
+        }
+    }
+}
+
+enum Ended {
+    Here(Report),
+    Worker(u8),
+}
+
+struct Run<'a> {
+    program: &'static str,
+    common: &'a Common,
+    needs: &'a Needs,
+    reporter: Reporter,
+}
+
+impl Run<'_> {
+    fn start<W: AsyncFnOnce(Env) -> Result<Report>>(self, work: W) -> Result<Ended> {
+        if privilege::is_worker() {
+            let (link, inputs, opened) = privilege::enter_worker()?;
+            return self.work_as_worker(link, &inputs, opened, work);
+        }
+        let mut command_line = BTreeMap::new();
+        if let Some(name) = &self.common.dbname {
+            command_line.insert("database.name".to_owned(), name.clone());
+        }
+        // A variable that is not UTF-8 cannot be one of ours.
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let inputs = Inputs::gather(self.common.config.as_deref(), command_line, environment)?;
+        let settings = Settings::resolve(&inputs)?;
+        for warning in &settings.warnings {
+            self.reporter.warn(warning);
+        }
+        let account = privilege::account(&settings)?;
+        make_state_dir(&settings, &account)?;
+        let (mut host, opened) = HostState::open(&settings, &self.needs.opens)?;
+        notify::ready();
+        match account {
+            Account::Other(name) => runtime()?.block_on(async {
+                let interrupt = Interrupt::listen()?;
+                let result = privilege::supervise(&name, inputs, opened, &mut host, &interrupt).await;
+                let code = host.finish().await.and(result)?;
+                Ok(Ended::Worker(code))
+            }),
+            Account::Root | Account::Caller => {
+                if account == Account::Root {
+                    self.reporter.info("working as root: `database.os_user` or the state directory's owner says so");
+                }
+                self.work_here(settings, host, opened, work)
+            }
+        }
+    }
+
+    fn work_here<W>(self, settings: Settings, host: HostState, opened: Opened, work: W) -> Result<Ended>
+    where
+        W: AsyncFnOnce(Env) -> Result<Report>,
+    {
+        let host = Arc::new(Mutex::new(host));
+        let runtime = runtime()?;
+        let shared = host.clone();
+        let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            runtime.block_on(async { work(self.env(settings, Host::Here(shared), opened)?).await })
+        }));
+        // Whatever happened, a panic included: the service is put back.
+        let finished = runtime.block_on(async { host.lock().await.finish().await });
+        let result = guarded.unwrap_or_else(|_| {
+            Err(Error::new(Kind::Attention, "this program has a fault and stopped at it (see above)")
+                .with("state", "the live database is whole: it is only ever replaced in one transaction")
+                .hint("Please report it with the lines above."))
+        });
+        finished.and(result).map(Ended::Here)
+    }
+
+    fn work_as_worker<W>(self, link: Link, inputs: &Inputs, opened: Opened, work: W) -> Result<Ended>
+    where
+        W: AsyncFnOnce(Env) -> Result<Report>,
+    {
+        // The parent has shown the warnings.
+        let settings = Settings::resolve(inputs)?;
+        let host = Host::Parent(Arc::new(Mutex::new(link)));
+        runtime()?.block_on(async { work(self.env(settings, host, opened)?).await }).map(Ended::Here)
+    }
+
+    fn env(&self, settings: Settings, host: Host, opened: Opened) -> Result<Env> {
+        let connector = Connector::new(&settings.database, self.program);
+        let interrupt = Interrupt::listen()?;
+        Ok(Env { settings, connector, reporter: self.reporter.with_host(host.clone()), interrupt, host, opened })
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    // One thread: children must be started from the main one (see `process.rs`), and the work waits more than it
+    // computes. What computes runs on threads of its own.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context(Kind::Refused, "cannot start the runtime")
+}
+
+/// Makes a missing state directory, for the account that does the work.
+fn make_state_dir(settings: &Settings, account: &Account) -> Result<()> {
+    let dir = &settings.state_dir;
+    if dir.exists() {
+        return Ok(());
+    }
+    let made = std::fs::create_dir_all(dir);
+    match (made, account) {
+        (Ok(()), Account::Other(name)) => {
+            let user = nix::unistd::User::from_name(name).ok().flatten();
+            let ids = user.map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+            std::os::unix::fs::chown(dir, ids.map(|ids| ids.0), ids.map(|ids| ids.1))
+                .context(Kind::Refused, format!("cannot hand {} to \"{name}\"", dir.display()))
+        }
+        // Not every run needs it; the one that does says so.
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,123 @@
+//! The promise that a service that was running is running afterwards, whatever happens between.
+//!
+//! Before the service is stopped, a note is left in the state directory; it goes when the service runs again. A run
+//! that finds the note of a killed run starts the service. The note only ever concerns the configured unit: the state
+//! directory belongs to an unprivileged account, and root starts nothing that it names.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::service::{State, Unit};
+use crate::settings::Settings;
+
+/// The note's name in the state directory.
+const NOTE: &str = "service-stopped";
+
+/// Stops the service and sees to it that it is started again.
+#[derive(Debug)]
+pub struct ServiceGuard {
+    unit: Unit,
+    state_dir: PathBuf,
+    stopped: bool,
+}
+
+impl ServiceGuard {
+    /// For the unit of these settings.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self { unit: Unit::new(&settings.service), state_dir: settings.state_dir.clone(), stopped: false }
+    }
+
+    /// Whether the service runs.
+    pub async fn state(&self) -> Result<State> {
+        self.unit.state().await
+    }
+
+    /// Stops the service if it runs. If it does not stop, it is started again.
+    pub async fn stop(&mut self) -> Result<()> {
+        if self.unit.state().await? != State::Active {
+            return Ok(());
+        }
+        self.write_note()?;
+        self.stopped = true;
+        if let Err(error) = self.unit.stop().await {
+            let name = self.unit.name().to_owned();
+            return Err(match self.start().await {
+                Ok(()) => error.with("state", format!("the live database was not touched, {name} was started again")),
+                Err(_) => error
+                    .escalate(Kind::Attention)
+                    .with("state", format!("the live database was not touched, {name} may be stopped"))
+                    .hint(format!("systemctl start {name}")),
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the service if it was running before [`ServiceGuard::stop`].
+    pub async fn start(&mut self) -> Result<()> {
+        if !self.stopped {
+            return Ok(());
+        }
+        // One attempt: a unit that does not start now will not start in a loop either, and says why in its journal.
+        self.stopped = false;
+        let name = self.unit.name().to_owned();
+        self.unit.start().await.map_err(|error| {
+            let message = format!("{name} was stopped and does not start again");
+            Error::new(Kind::Attention, message)
+                .with("cause", error.to_string())
+                .hint(format!("systemctl start {name}"))
+                .hint(format!("See why with `journalctl -u {name} -n 50`."))
+        })?;
+        self.remove_note()
+    }
+
+    /// Starts the service if a run that was killed left it stopped. Answers whether there was a note of one.
+    pub async fn recover(&mut self) -> Result<bool> {
+        let Ok(note) = std::fs::read_to_string(self.state_dir.join(NOTE)) else { return Ok(false) };
+        if note.trim() != self.unit.name() {
+            return Ok(false);
+        }
+        self.stopped = true;
+        self.start().await?;
+        Ok(true)
+    }
+
+    fn write_note(&self) -> Result<()> {
+        let failed = || format!("cannot write into the state directory {}", self.state_dir.display());
+        let write = || -> std::io::Result<()> {
+            let directory = fs::open(&self.state_dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            let temporary = format!(".{NOTE}.{}", std::process::id());
+            // A left-over of the same pid is only ever our own kind of file.
+            match fs::unlinkat(&directory, &*temporary, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(cause) => return Err(cause.into()),
+            }
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = std::fs::File::from(fs::openat(&directory, &*temporary, flags, Mode::RUSR | Mode::WUSR)?);
+            writeln!(file, "{}", self.unit.name())?;
+            file.sync_all()?;
+            fs::renameat(&directory, &*temporary, &directory, NOTE)?;
+            Ok(fs::fsync(&directory)?)
+        };
+        write().context(Kind::Refused, failed()).map_err(|error| {
+            error
+                .with("state", "the live database and the service were not touched")
+                .hint("Without this note a killed run could leave the service stopped; set `state_dir`.")
+        })
+    }
+
+    fn remove_note(&self) -> Result<()> {
+        match std::fs::remove_file(self.state_dir.join(NOTE)) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::new(Kind::Attention, "cannot remove the note of a stopped service")
+                    .with("file", self.state_dir.join(NOTE).display())
+                    .with("cause", cause))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The way from the work to the holder of the caller's rights: a call, or a socket between two processes.
+//!
+//! Messages are JSON, one per packet of a `SOCK_SEQPACKET` socket pair. Descriptors travel beside the first message.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Mutex;
+
+use super::{Answer, HostState, Request};
+use crate::error::{Context, Error, Kind, Result};
+use crate::service::State;
+
+/// The work's view of the host.
+#[derive(Clone, Debug)]
+pub enum Host {
+    /// In this process.
+    Here(Arc<Mutex<HostState>>),
+    /// In the parent process.
+    Parent(Arc<Mutex<Link>>),
+}
+
+impl Host {
+    async fn call(&self, request: Request) -> Result<Answer> {
+        match self {
+            Self::Here(state) => state.lock().await.handle(request).await,
+            Self::Parent(link) => {
+                let link = link.clone().lock_owned().await;
+                // The socket blocks; the answer may take as long as a service takes to stop.
+                let exchange = move || {
+                    link.send(&request, &[])?;
+                    link.receive::<Result<Answer>>()?.0
+                };
+                tokio::task::spawn_blocking(exchange).await.context(Kind::Attention, "a task ended early")?
+            }
+        }
+    }
+
+    /// Gives the output file its name.
+    pub async fn publish(&self) -> Result<()> {
+        self.call(Request::Publish).await.map(drop)
+    }
+
+    /// Whether the service runs.
+    pub async fn service_state(&self) -> Result<State> {
+        match self.call(Request::ServiceState).await? {
+            Answer::State(state) => Ok(state),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    /// Stops the service if it runs.
+    pub async fn stop_service(&self) -> Result<()> {
+        self.call(Request::ServiceStop).await.map(drop)
+    }
+
+    /// Starts the service if [`Host::stop_service`] stopped it.
+    pub async fn start_service(&self) -> Result<()> {
+        self.call(Request::ServiceStart).await.map(drop)
+    }
+
+    /// Starts the service if a killed run left it stopped; answers whether one did.
+    pub async fn recover_service(&self) -> Result<bool> {
+        match self.call(Request::ServiceRecover).await? {
+            Answer::Recovered(found) => Ok(found),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    /// Tells the service manager what is being done.
+    pub async fn status(&self, text: &str) {
+        // A message to the service manager never fails the work.
+        let _ = self.call(Request::Status(text.to_owned())).await;
+    }
+
+    /// Asks on the terminal; `None` where there is none.
+    pub async fn ask(&self, question: &str) -> Result<Option<String>> {
+        match self.call(Request::Ask(question.to_owned())).await? {
+            Answer::Line(line) => Ok(line),
+            _ => Err(out_of_step()),
+        }
+    }
+}
+
+fn out_of_step() -> Error {
+    Error::new(Kind::Attention, "the two processes of this run do not understand each other")
+}
+
+/// One end of the socket pair.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+/// Descriptors in one packet; the kernel's own limit is 253.
+const DESCRIPTORS: usize = 200;
+
+/// The largest message: the settings files.
+const MESSAGE_LIMIT: usize = 160 * 1024;
+
+impl Link {
+    /// Both ends.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context(Kind::Refused, "cannot make a socket pair")?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// The end that standard input is, in a worker.
+    pub fn from_stdin() -> Result<Self> {
+        let descriptor = std::io::stdin().as_fd().try_clone_to_owned();
+        Ok(Self(descriptor.context(Kind::Usage, "standard input is not the socket of a parent process")?))
+    }
+
+    /// The descriptor, to hand it to a child.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.0
+    }
+
+    /// The descriptor, to wait for a message.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Sends a message with descriptors.
+    pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        let failed = "cannot reach the other process of this run";
+        let bytes = serde_json::to_vec(message).context(Kind::Attention, failed)?;
+        if bytes.len() > MESSAGE_LIMIT {
+            return Err(Error::new(Kind::Usage, "the settings files are too large")
+                .with("size", format!("{} bytes, at most {MESSAGE_LIMIT}", bytes.len())));
+        }
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut packets = descriptors.chunks(DESCRIPTORS);
+        let first = packets.next().unwrap_or_default();
+        self.send_packet(&bytes, first, &mut space).context(Kind::Attention, failed)?;
+        for packet in packets {
+            self.send_packet(b"+", packet, &mut space).context(Kind::Attention, failed)?;
+        }
+        Ok(())
+    }
+
+    fn send_packet(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        space: &mut [MaybeUninit<u8>],
+    ) -> std::result::Result<(), Errno> {
+        let mut ancillary = SendAncillaryBuffer::new(space);
+        if !descriptors.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        rustix::io::retry_on_intr(|| {
+            sendmsg(&self.0, &[std::io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+        })
+        .map(drop)
+    }
+
+    /// Receives a message and the descriptors in its packet.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>)> {
+        let (bytes, descriptors) = self.receive_packet()?;
+        let message = serde_json::from_slice(&bytes).map_err(|_| out_of_step())?;
+        Ok((message, descriptors))
+    }
+
+    /// Receives as many further descriptors as are still missing.
+    pub fn receive_descriptors(&self, descriptors: &mut Vec<OwnedFd>, count: usize) -> Result<()> {
+        while descriptors.len() < count {
+            let (_, more) = self.receive_packet()?;
+            if more.is_empty() {
+                return Err(out_of_step());
+            }
+            descriptors.extend(more);
+        }
+        Ok(())
+    }
+
+    fn receive_packet(&self) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut bytes = vec![0; MESSAGE_LIMIT];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(
+                &self.0,
+                &mut [std::io::IoSliceMut::new(&mut bytes)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            )
+        })
+        .context(Kind::Attention, "cannot hear the other process of this run")?;
+        if received.bytes == 0 {
+            return Err(Error::new(Kind::Attention, "the other process of this run is gone"));
+        }
+        bytes.truncate(received.bytes);
+        let descriptors = ancillary
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        Ok((bytes, descriptors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_descriptors_than_one_packet_holds_arrive_in_order() {
+        let (one, other) = Link::pair().unwrap();
+        let files: Vec<std::fs::File> = (0..450).map(|_| tempfile::tempfile().unwrap()).collect();
+        for (number, file) in files.iter().enumerate() {
+            file.set_len(number as u64).unwrap();
+        }
+        let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        one.send(&"hello", &descriptors).unwrap();
+        let (message, mut received) = other.receive::<String>().unwrap();
+        other.receive_descriptors(&mut received, 450).unwrap();
+        assert_eq!(message, "hello");
+        let sizes: Vec<i64> = received.iter().map(|file| rustix::fs::fstat(file).unwrap().st_size).collect();
+        assert_eq!(sizes, (0..450).collect::<Vec<i64>>());
+    }
+}

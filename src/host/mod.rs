@@ -1,0 +1,153 @@
+//! What is done with the caller's own rights: files named on the command line, the terminal, the service.
+//!
+//! Started as an ordinary user, or as root with `os_user = "root"`, all of it happens in the one process. Started as
+//! root, the work runs in a second process without root's rights (`privilege.rs`), and asks the first one through a
+//! socket ([`link`]) for the few things on this page. So root never parses a dump, and the worker never sees a
+//! directory that it has no right to.
+
+pub mod guard;
+pub mod link;
+pub mod output;
+
+use std::fs::File;
+use std::io::{BufRead, IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use link::Host;
+pub use output::OutputFile;
+
+use crate::error::{Context, Kind, Result};
+use crate::service::{State, notify};
+use crate::settings::Settings;
+use guard::ServiceGuard;
+
+/// The files that a command line names, before they are opened.
+#[derive(Clone, Debug, Default)]
+pub struct Opens {
+    /// A file to write, and whether it may replace one that is there.
+    pub output: Option<(PathBuf, bool)>,
+    /// A file or directory to read; `-` is standard input.
+    pub input: Option<PathBuf>,
+}
+
+/// The same files, open.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The file to write.
+    pub output: Option<File>,
+    /// Where the output will be in the end.
+    pub output_path: Option<PathBuf>,
+    /// The file, pipe or directory to read.
+    pub input: Option<OwnedFd>,
+    /// The files of the input, if it is a directory.
+    pub members: Vec<(String, OwnedFd)>,
+}
+
+/// What the work may ask for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Give the output file its name: it is whole.
+    Publish,
+    /// Is the service running?
+    ServiceState,
+    /// Stop the service, remembering whether it ran.
+    ServiceStop,
+    /// Start the service again if it ran.
+    ServiceStart,
+    /// Start the service again if a run that was killed had stopped it; answers whether there was one.
+    ServiceRecover,
+    /// Tell the service manager what is being done.
+    Status(String),
+    /// Show a question on the terminal and read one line.
+    Ask(String),
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// For [`Request::ServiceState`].
+    State(State),
+    /// For [`Request::ServiceRecover`].
+    Recovered(bool),
+    /// For [`Request::Ask`]; `None` where there is no terminal.
+    Line(Option<String>),
+}
+
+/// The holder of the caller's rights.
+#[derive(Debug)]
+pub struct HostState {
+    output: Option<OutputFile>,
+    service: ServiceGuard,
+}
+
+impl HostState {
+    /// Opens what the command line names.
+    pub fn open(settings: &Settings, opens: &Opens) -> Result<(Self, Opened)> {
+        let mut opened = Opened::default();
+        let output = match &opens.output {
+            Some((path, replace)) => {
+                let output = OutputFile::create(path, *replace)?;
+                opened.output = Some(output.file().try_clone().context(Kind::Store, "cannot share a descriptor")?);
+                opened.output_path = Some(output.path().to_owned());
+                Some(output)
+            }
+            None => None,
+        };
+        if let Some(path) = &opens.input {
+            let input = if path.as_os_str() == "-" {
+                std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned()
+            } else {
+                Ok(output::open_input(path)?)
+            };
+            let input = input.context(Kind::Refused, "cannot read standard input")?;
+            opened.members = output::open_members(&input, path)?;
+            opened.input = Some(input);
+        }
+        Ok((Self { output, service: ServiceGuard::new(settings) }, opened))
+    }
+
+    /// Does one thing that was asked for.
+    pub async fn handle(&mut self, request: Request) -> Result<Answer> {
+        match request {
+            Request::Publish => {
+                if let Some(output) = &mut self.output {
+                    output.publish()?;
+                }
+                Ok(Answer::Done)
+            }
+            Request::ServiceState => self.service.state().await.map(Answer::State),
+            Request::ServiceStop => self.service.stop().await.map(|()| Answer::Done),
+            Request::ServiceStart => self.service.start().await.map(|()| Answer::Done),
+            Request::ServiceRecover => self.service.recover().await.map(Answer::Recovered),
+            Request::Status(text) => {
+                notify::status(&text);
+                Ok(Answer::Done)
+            }
+            Request::Ask(question) => Ok(Answer::Line(ask(&question))),
+        }
+    }
+
+    /// The end of the work, however it came: what was stopped is started, what was not published is removed.
+    pub async fn finish(&mut self) -> Result<()> {
+        notify::stopping();
+        drop(self.output.take());
+        self.service.start().await
+    }
+}
+
+/// Asks on the terminal. Standard output may be a pipe or hold JSON, so the question goes to standard error.
+fn ask(question: &str) -> Option<String> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let mut terminal = std::io::stderr().lock();
+    let shown = terminal.write_all(question.as_bytes()).and_then(|()| terminal.flush());
+    let mut line = String::new();
+    shown.and_then(|()| std::io::stdin().lock().read_line(&mut line)).ok()?;
+    Some(line.trim_end_matches(['\n', '\r']).to_owned())
+}

@@ -1,0 +1,59 @@
+//! SIGINT, SIGTERM and SIGHUP as an ordinary failure, so that cleaning up is ordinary too.
+
+use std::future::Future;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Tells whether a signal has come.
+#[derive(Clone, Debug)]
+pub struct Interrupt(watch::Receiver<Option<i32>>);
+
+impl Interrupt {
+    /// Starts to listen. Must be called within the runtime.
+    pub fn listen() -> Result<Self> {
+        let (sender, receiver) = watch::channel(None);
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            let mut stream = signal(kind).context(Kind::Refused, "cannot listen for signals")?;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() {
+                    // The first one counts; further ones find the cleaning up under way.
+                    sender.send_if_modified(|raised| {
+                        let first = raised.is_none();
+                        raised.get_or_insert(kind.as_raw_value());
+                        first
+                    });
+                }
+            });
+        }
+        Ok(Self(receiver))
+    }
+
+    /// Waits until a signal has come, and returns its number.
+    pub async fn raised(&self) -> i32 {
+        let mut receiver = self.0.clone();
+        let number = receiver.wait_for(Option::is_some).await.ok().and_then(|raised| *raised);
+        match number {
+            Some(number) => number,
+            // The listeners live as long as the runtime.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Does some work, or stops waiting for it when a signal comes ([`Kind::Signal`]).
+    pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            number = self.raised() => Err(Self::error(number)),
+            result = work => result,
+        }
+    }
+
+    fn error(number: i32) -> Error {
+        let name = nix::sys::signal::Signal::try_from(number).map_or("a signal", nix::sys::signal::Signal::as_str);
+        Error::new(Kind::Signal(number), format!("stopped by {name}"))
+    }
+}

@@ -1,0 +1,33 @@
+//! Glovebox keeps the papers of a TeslaMate installation safe: backup, restore and maintenance.
+//!
+//! A map, from the outside in; nothing knows what stands above it:
+//!
+//! | module | does |
+//! |---|---|
+//! | [`cli`] | flags, output and exit code of every binary; each calls one recipe below |
+//! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
+//! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
+//! | [`teslamate`] | what closing and deleting a drive or a charge means |
+//! | [`database`] | PostgreSQL: connecting, locks, client programs |
+//! | [`host`] | what is done with the caller's own rights: files, terminal, service |
+//! | [`privilege`] | from root to the database's user, for good |
+//! | [`service`] | the systemd unit that uses the database; READY and STATUS to systemd |
+//! | [`settings`] | files, environment and command line to one validated value |
+//! | [`progress`], [`interrupt`], [`process`] | what is being done; signals; child processes |
+//! | [`error`] | what can go wrong, and the exit code that says so |
+//!
+//! `docs/architecture.md` follows a byte from COPY to the disk and back.
+
+pub mod cli;
+pub mod database;
+pub mod dump;
+pub mod error;
+pub mod host;
+pub mod interrupt;
+pub mod privilege;
+pub mod process;
+pub mod progress;
+pub mod restore;
+pub mod service;
+pub mod settings;
+pub mod teslamate;

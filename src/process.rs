@@ -1,0 +1,78 @@
+//! Child processes: absolute paths, no shell, a cleared environment, and no child that outlives us.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+use tokio::process::Command;
+
+/// A command that is killed when this process ends, however it ends.
+///
+/// The environment is empty but for a plain `PATH` (Debian's client programs are scripts) and the C locale, so that
+/// messages can be recognised. Standard input is closed. Call it from the main thread: the kernel delivers the
+/// parent-death signal when the *thread* that forked ends.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin:/run/current-system/sw/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    die_with_parent(&mut command);
+    command
+}
+
+/// The same for a program that is to act as the caller would: it keeps the environment (`systemctl` looks in it).
+pub fn host_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    die_with_parent(&mut command);
+    command
+}
+
+#[allow(unsafe_code)]
+fn die_with_parent(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    // SAFETY: between fork and exec only close_range(2), prctl(2) and getppid(2) are called: plain system calls, which
+    // are async-signal-safe; nothing is allocated or locked.
+    unsafe {
+        command.pre_exec(move || {
+            // What our own caller left open is no business of a child: everything but the three standard ones closes.
+            nix::libc::close_range(3, nix::libc::c_uint::MAX, nix::libc::CLOSE_RANGE_CLOEXEC.cast_signed());
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // If the parent died before the line above, the signal will never come.
+            if getppid() == parent { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
+        });
+    }
+}
+
+/// Looks a program up in `PATH` as a shell does, then where systems keep their administration programs.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/run/current-system/sw/bin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_absolute() && is_executable(program))
+}
+
+/// Whether this is a file that the caller may execute.
+#[must_use]
+pub fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+/// A command line as a person would type it, for messages; it never holds a secret.
+#[must_use]
+pub fn shown(program: &Path, arguments: &[impl AsRef<OsStr>]) -> String {
+    let mut text = program.display().to_string();
+    for argument in arguments {
+        text.push(' ');
+        text.push_str(&argument.as_ref().to_string_lossy());
+    }
+    text
+}

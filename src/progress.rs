@@ -1,0 +1,285 @@
+//! What is being done, for four kinds of reader: a person at a terminal, a plain log, the journal, a program.
+//!
+//! Everything here goes to standard error. The work fills a [`Meter`]; [`Reporter::show`] looks at it from time to
+//! time while the work goes on, so that reporting never slows the work down.
+
+use std::io::{IsTerminal, Write};
+use std::os::linux::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::host::Host;
+
+/// How often a terminal is redrawn.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Counts of a step under way. All of it may be set from any thread.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Bytes done.
+    pub bytes: AtomicU64,
+    /// Bytes in all; 0 if that is not known.
+    pub total: AtomicU64,
+    /// Rows done; 0 if they are not counted.
+    pub rows: AtomicU64,
+    what: Mutex<String>,
+}
+
+impl Meter {
+    /// For a step that starts with `what`.
+    #[must_use]
+    pub fn new(what: &str) -> Arc<Self> {
+        let meter = Self::default();
+        meter.now(what);
+        Arc::new(meter)
+    }
+
+    /// Says what is being done now, for example the table.
+    pub fn now(&self, what: &str) {
+        what.clone_into(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Adds to the bytes done.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn what(&self) -> String {
+        self.what.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Who reads standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Terminal,
+    Plain,
+    Journal,
+    Program,
+}
+
+impl Reader {
+    /// How often progress is told.
+    fn interval(self) -> Duration {
+        match self {
+            Self::Terminal => TICK,
+            Self::Program => Duration::from_secs(1),
+            Self::Plain | Self::Journal => Duration::from_secs(10),
+        }
+    }
+}
+
+/// The importance of a line, as syslog numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// The run failed.
+    Error = 3,
+    /// Something ought to be known.
+    Warning = 4,
+    /// A step of the work.
+    Info = 6,
+    /// Details, with `--verbose`.
+    Debug = 7,
+}
+
+/// Says what is being done.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    program: &'static str,
+    reader: Reader,
+    least: Priority,
+    host: Option<Host>,
+    bar: Arc<Mutex<Option<ProgressBar>>>,
+}
+
+impl Reporter {
+    /// For a program of this name, and the flags of its command line.
+    #[must_use]
+    pub fn new(program: &'static str, json: bool, quiet: bool, verbose: u8) -> Self {
+        let reader = if json {
+            Reader::Program
+        } else if is_journal() {
+            Reader::Journal
+        } else if std::io::stderr().is_terminal() {
+            Reader::Terminal
+        } else {
+            Reader::Plain
+        };
+        let least = match (quiet, verbose) {
+            (true, _) => Priority::Warning,
+            (false, 0) => Priority::Info,
+            (false, _) => Priority::Debug,
+        };
+        Self { program, reader, least, host: None, bar: Arc::default() }
+    }
+
+    /// The same, telling the service manager too.
+    #[must_use]
+    pub fn with_host(&self, host: Host) -> Self {
+        Self { host: Some(host), ..self.clone() }
+    }
+
+    /// Whether `--json` was given.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.reader == Reader::Program
+    }
+
+    /// A step of the work begins.
+    pub async fn step(&self, text: &str) {
+        self.info(text);
+        if let Some(host) = &self.host {
+            host.status(text).await;
+        }
+    }
+
+    /// A line that a person wants to read.
+    pub fn info(&self, text: &str) {
+        self.line(Priority::Info, text);
+    }
+
+    /// A line for `--verbose`.
+    pub fn debug(&self, text: &str) {
+        self.line(Priority::Debug, text);
+    }
+
+    /// A line that ought to be known.
+    pub fn warn(&self, text: &str) {
+        self.line(Priority::Warning, text);
+    }
+
+    /// The failure of the run.
+    pub fn error(&self, text: &str) {
+        self.line(Priority::Error, text);
+    }
+
+    fn line(&self, priority: Priority, text: &str) {
+        if priority > self.least {
+            return;
+        }
+        let word = match priority {
+            Priority::Error | Priority::Info | Priority::Debug => "",
+            Priority::Warning => "warning: ",
+        };
+        let program = self.program;
+        let rendered = match self.reader {
+            Reader::Program => {
+                let level = format!("{priority:?}").to_lowercase();
+                format!("{}\n", json!({ "event": "message", "level": level, "text": text }))
+            }
+            // journald reads a priority at the start of every line.
+            Reader::Journal => {
+                let number = priority as u8;
+                format!("{word}{text}").lines().map(|line| format!("<{number}>{line}\n")).collect()
+            }
+            Reader::Terminal | Reader::Plain => format!("{program}: {word}{text}\n"),
+        };
+        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = || {
+            // A closed standard error is no reason to stop a restore.
+            let _ = std::io::stderr().lock().write_all(rendered.as_bytes());
+        };
+        match bar.as_ref() {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Does some work, and shows its meter meanwhile.
+    pub async fn show<T>(&self, meter: &Meter, work: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let mut told = Instant::now();
+        let mut signed = Instant::now();
+        if self.reader == Reader::Terminal && self.least >= Priority::Info {
+            *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(terminal_bar());
+        }
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(TICK);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut work => break result,
+                _ = ticks.tick() => {
+                    if told.elapsed() >= self.reader.interval() {
+                        told = Instant::now();
+                        self.tell(meter, started);
+                    }
+                    if let Some(host) = self.host.as_ref().filter(|_| signed.elapsed() >= Duration::from_secs(2)) {
+                        signed = Instant::now();
+                        host.status(&sentence(meter, started)).await;
+                    }
+                }
+            }
+        };
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+        result
+    }
+
+    fn tell(&self, meter: &Meter, started: Instant) {
+        match self.reader {
+            Reader::Terminal => {
+                let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(bar) = bar.as_ref() {
+                    bar.set_message(sentence(meter, started));
+                    bar.tick();
+                }
+            }
+            Reader::Program => {
+                if self.least >= Priority::Info {
+                    let line = json!({
+                        "event": "progress",
+                        "what": meter.what(),
+                        "bytes": meter.bytes.load(Ordering::Relaxed),
+                        "total_bytes": meter.total.load(Ordering::Relaxed),
+                        "rows": meter.rows.load(Ordering::Relaxed),
+                        "seconds": started.elapsed().as_secs_f64(),
+                    });
+                    let _ = writeln!(std::io::stderr().lock(), "{line}");
+                }
+            }
+            Reader::Plain | Reader::Journal => self.info(&sentence(meter, started)),
+        }
+    }
+}
+
+fn terminal_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // indicatif leaves colour out where NO_COLOR is set; the template has none anyway.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// `public.positions: 120.0 MiB of 704.0 MiB, 1,200,000 rows, 61.2 MiB/s`
+fn sentence(meter: &Meter, started: Instant) -> String {
+    let bytes = meter.bytes.load(Ordering::Relaxed);
+    let (total, rows) = (meter.total.load(Ordering::Relaxed), meter.rows.load(Ordering::Relaxed));
+    let mut text = meter.what();
+    if bytes > 0 {
+        text = format!("{text}: {}", BinaryBytes(bytes));
+        if total > 0 {
+            text = format!("{text} of {}", BinaryBytes(total));
+        }
+        if rows > 0 {
+            text = format!("{text}, {} rows", HumanCount(rows));
+        }
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        text = format!("{text}, {}/s", BinaryBytes(bytes.saturating_mul(1000) / milliseconds));
+    }
+    text
+}
+
+/// Whether standard error goes to the journal: systemd names the stream's device and inode, since a redirected
+/// standard error inherits the variable too. Source: systemd.exec(5), `$JOURNAL_STREAM`.
+fn is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stream| named == format!("{}:{}", stream.st_dev(), stream.st_ino()))
+}

@@ -1,0 +1,101 @@
+//! Collects what the settings are made of: the files' texts, the environment, the command line.
+//!
+//! This is the only part that touches files, and it runs with the caller's own rights. The result can be handed to
+//! an unprivileged process, which then needs no right to read them again.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, KEYS};
+use crate::error::{Error, Kind, Result};
+
+/// Where the settings are unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/glovebox/config.toml";
+
+/// A file that was read, and whether strangers can read it too.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Text {
+    /// Its path, for messages.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether its mode lets every account on the machine read it.
+    pub public: bool,
+}
+
+/// Everything that settings are resolved from. Holds secrets: no `Debug`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The TOML file, if there is one.
+    pub config: Option<Text>,
+    /// The secrets file, if one is named.
+    pub secrets: Option<Text>,
+    /// The variables of the environment that the table of settings knows, and those that look as if they were meant.
+    pub environment: BTreeMap<String, String>,
+    /// Settings from the command line, by path.
+    pub command_line: BTreeMap<String, String>,
+    /// `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
+    pub state_directory: Option<String>,
+}
+
+impl Inputs {
+    /// Reads the files and picks the variables.
+    ///
+    /// `config` is the path given by `--config`; without it the default path is tried, and its absence is no error.
+    pub fn gather(
+        config: Option<&Path>,
+        command_line: BTreeMap<String, String>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let mut inputs = Self { command_line, ..Self::default() };
+        for (name, value) in environment {
+            if name == "STATE_DIRECTORY" {
+                inputs.state_directory = Some(value);
+            } else if name.starts_with("GLOVEBOX_") || KEYS.iter().any(|key| key.env == name) {
+                inputs.environment.insert(name, value);
+            }
+        }
+        inputs.config = match config {
+            Some(path) => Some(read(path, "configuration file")?),
+            None if Path::new(DEFAULT_CONFIG).exists() => Some(read(Path::new(DEFAULT_CONFIG), "configuration file")?),
+            None => None,
+        };
+        if let Some(path) = inputs.secrets_file() {
+            inputs.secrets = Some(read(&path, "secrets file")?);
+        }
+        Ok(inputs)
+    }
+
+    /// The secrets file has to be known before it can take part in the precedence, so it is looked up on its own.
+    fn secrets_file(&self) -> Option<PathBuf> {
+        let key = keys::by_path("secrets_file")?;
+        if let Some(path) = self.command_line.get(key.path).or_else(|| self.environment.get(key.env)) {
+            return Some(path.into());
+        }
+        // A file that is not TOML is reported, with everything else, when the settings are resolved.
+        let table: toml::Table = toml::from_str(std::str::from_utf8(&self.config.as_ref()?.bytes).ok()?).ok()?;
+        Some(table.get(key.path)?.as_str()?.into())
+    }
+}
+
+fn read(path: &Path, what: &str) -> Result<Text> {
+    let attempt = || -> std::io::Result<Text> {
+        let metadata = std::fs::metadata(path)?;
+        let public = metadata.mode() & 0o004 != 0;
+        Ok(Text { path: path.to_owned(), bytes: std::fs::read(path)?, public })
+    };
+    attempt().map_err(|cause| {
+        let error = Error::new(Kind::Usage, format!("cannot read the {what} {}", path.display()))
+            .with("cause", &cause)
+            .with("state", "nothing was read, nothing was written");
+        match cause.kind() {
+            ErrorKind::NotFound => error.hint("Name an existing file, or leave the setting out."),
+            ErrorKind::PermissionDenied => error.hint("Run it as root, or give your account the right to read it."),
+            _ => error,
+        }
+    })
+}

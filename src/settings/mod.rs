@@ -1,0 +1,154 @@
+//! Settings: from files, environment and command line to one validated [`Settings`].
+//!
+//! Precedence, the first that has a value wins: command line, environment, secrets file, configuration file, default.
+//! [`keys`] is the table of all settings, [`inputs`] reads the files, [`secrets`] reads systemd's `EnvironmentFile`
+//! syntax, [`resolve`] applies the precedence and reports every mistake at once, each with its file and key.
+
+pub mod inputs;
+pub mod keys;
+mod resolve;
+pub mod secrets;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use inputs::Inputs;
+pub use secrets::Secret;
+
+/// Where a value came from. The order is the precedence, the strongest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// The TOML file.
+    File,
+    /// The secrets file.
+    SecretsFile,
+    /// The environment.
+    Environment,
+    /// The command line.
+    CommandLine,
+}
+
+/// Everything that was configured, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The database and how to reach it.
+    pub database: Database,
+    /// The service that uses the database.
+    pub service: Service,
+    /// The repository for backups, if one is configured.
+    pub repository: Option<Repository>,
+    /// Further repositories that get a copy of every backup.
+    pub copies: Vec<Repository>,
+    /// Which backups are kept.
+    pub retention: Retention,
+    /// How backups are taken.
+    pub backup: Backup,
+    /// How many databases that a restore replaced are kept.
+    pub keep_previous: u32,
+    /// Where runs leave what must survive them (absolute).
+    pub state_dir: PathBuf,
+    /// `TeslaMate`'s key for the tokens at rest.
+    pub encryption_key: Option<Secret>,
+    /// The Erlang cookie that `<executable> rpc` needs.
+    pub release_cookie: Option<Secret>,
+    /// What is not wrong but ought to be known, for example a secrets file that everyone can read.
+    pub warnings: Vec<String>,
+}
+
+/// The database and how to reach it.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Its name.
+    pub name: String,
+    /// The role that connects.
+    pub user: String,
+    /// The role's password, where the server asks for one.
+    pub password: Option<Secret>,
+    /// A host name or a directory with a Unix socket.
+    pub address: Address,
+    /// TCP port, or the number in the socket's name.
+    pub port: u16,
+    /// Whether TCP is encrypted.
+    pub ssl: Ssl,
+    /// The account that does the work when a binary is started as root; see `privilege.rs` for the default.
+    pub os_user: Option<String>,
+    /// The directory of `pg_dump`, `pg_restore` and `psql`, where `PATH` is not to be searched.
+    pub tools: Option<PathBuf>,
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// The directory of a Unix socket.
+    Socket(PathBuf),
+    /// A host name or an IP address.
+    Tcp(String),
+}
+
+/// `DATABASE_SSL`, as `TeslaMate` means it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ssl {
+    /// `false`: plain text.
+    Disable,
+    /// `noverify`: encrypted, whoever answers.
+    NoVerify,
+    /// `true`: encrypted, and the certificate must be valid for the host.
+    Verify {
+        /// `DATABASE_SSL_CA_CERT_FILE`; without it the system's authorities are trusted.
+        ca: Option<PathBuf>,
+    },
+}
+
+/// The service that uses the database.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its systemd unit.
+    pub unit: String,
+    /// The application's own executable, for `rpc`.
+    pub executable: Option<PathBuf>,
+    /// Stops the service instead of systemd: a program and its arguments.
+    pub stop: Option<Vec<String>>,
+    /// Starts the service instead of systemd: a program and its arguments.
+    pub start: Option<Vec<String>>,
+}
+
+/// A place for backups, in the words of restic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// A directory or a URL.
+    pub location: String,
+    /// The file with its password.
+    pub password_file: PathBuf,
+    /// Options of the storage behind it.
+    pub options: BTreeMap<String, String>,
+}
+
+/// How many backups of each kind are kept, in the words of restic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest ones.
+    pub keep_last: u32,
+    /// One an hour.
+    pub keep_hourly: u32,
+    /// One a day.
+    pub keep_daily: u32,
+    /// One a week.
+    pub keep_weekly: u32,
+    /// One a month.
+    pub keep_monthly: u32,
+    /// One a year.
+    pub keep_yearly: u32,
+}
+
+/// How backups are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Parallel connections; 0 stands for one per CPU.
+    pub jobs: u32,
+    /// Heap blocks (8192 bytes as a rule) in a chunk.
+    pub chunk_blocks: u32,
+    /// zstd level, 1 to 22.
+    pub compression: u32,
+    /// Further files that belong to the installation.
+    pub extra_files: Vec<PathBuf>,
+}

@@ -1,0 +1,417 @@
+//! Applies the precedence and checks every value; collects all mistakes before it reports.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use toml::Value;
+
+use super::keys::{self, COPY_KEYS, Form, KEYS, Key};
+use super::{Address, Backup, Database, Inputs, Layer, Repository, Retention, Secret, Service, Settings, Ssl, secrets};
+use crate::error::{Error, Kind, Result};
+
+impl Settings {
+    /// Resolves the settings, or reports every mistake at once, each with where it was made.
+    pub fn resolve(inputs: &Inputs) -> Result<Self> {
+        let mut resolver = Resolver::new(inputs);
+        resolver.read_layers(inputs);
+        let settings = resolver.settings(inputs);
+        resolver.finish(settings)
+    }
+}
+
+struct Resolver {
+    /// The strongest value of each key.
+    values: BTreeMap<&'static str, (Layer, Value)>,
+    mistakes: Vec<String>,
+    warnings: Vec<String>,
+    config: String,
+    secrets: String,
+}
+
+impl Resolver {
+    fn new(inputs: &Inputs) -> Self {
+        let path = |text: &Option<super::inputs::Text>| {
+            text.as_ref().map_or_else(String::new, |text| text.path.display().to_string())
+        };
+        Self {
+            values: BTreeMap::new(),
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+            config: path(&inputs.config),
+            secrets: path(&inputs.secrets),
+        }
+    }
+
+    fn read_layers(&mut self, inputs: &Inputs) {
+        if let Some(text) = &inputs.config {
+            self.read_file(&text.bytes);
+        }
+        if let Some(text) = &inputs.secrets {
+            if text.public && !is_credential(&text.path) {
+                self.warnings.push(format!(
+                    "the secrets file {} can be read by every account on this machine: chmod 0600 it",
+                    text.path.display()
+                ));
+            }
+            let parsed = secrets::parse(&text.bytes);
+            for problem in &parsed.problems {
+                self.warnings.push(format!("{}:{}: {}", text.path.display(), problem.line, problem.message));
+            }
+            let values = parsed.assignments.iter().map(|(name, value)| (name.as_str(), value.expose()));
+            self.read_variables(Layer::SecretsFile, values);
+        }
+        let variables = inputs.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        self.read_variables(Layer::Environment, variables);
+        for (path, value) in &inputs.command_line {
+            if let Some(key) = keys::by_path(path) {
+                self.values.insert(key.path, (Layer::CommandLine, Value::String(value.clone())));
+            }
+        }
+    }
+
+    fn read_file(&mut self, bytes: &[u8]) {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            self.mistakes.push(format!("{}: is not UTF-8 text", self.config));
+            return;
+        };
+        match toml::from_str::<toml::Table>(text) {
+            Ok(table) => self.read_table("", &table),
+            Err(cause) => {
+                // The message alone: the full rendering quotes the line, which may hold a misplaced secret.
+                let line = cause.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                self.mistakes.push(format!("{}:{line}: {}", self.config, cause.message()));
+            }
+        }
+    }
+
+    fn read_table(&mut self, prefix: &str, table: &toml::Table) {
+        for (name, value) in table {
+            let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            if let Some(key) = keys::by_path(&path) {
+                if key.form == Form::Secret {
+                    self.mistakes.push(format!(
+                        "{}: `{path}` is a secret and does not belong in this file: set {} in the secrets file",
+                        self.config, key.env
+                    ));
+                } else {
+                    self.values.insert(key.path, (Layer::File, value.clone()));
+                }
+            } else if let (Value::Table(inner), true) = (value, is_section(&path)) {
+                self.read_table(&path, inner);
+            } else {
+                let known = KEYS.iter().filter(|key| key.form != Form::Secret).map(|key| key.path);
+                let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);
+                self.unknown("key", &path, self.config.clone(), known.chain(sections));
+            }
+        }
+    }
+
+    fn read_variables<'a>(&mut self, layer: Layer, variables: impl Iterator<Item = (&'a str, &'a str)>) {
+        for (name, text) in variables {
+            let Some(key) = KEYS.iter().find(|key| key.env == name) else {
+                // TeslaMate's file holds much that is not ours; only our own prefix can be a slip.
+                if name.starts_with("GLOVEBOX_") {
+                    let source = self.source(layer);
+                    self.unknown("variable", name, source, KEYS.iter().map(|key| key.env));
+                }
+                continue;
+            };
+            // An empty variable is what a shell or a unit file has for "not set".
+            if text.is_empty() {
+                continue;
+            }
+            match from_variable(key, text) {
+                Ok(value) => {
+                    self.values.insert(key.path, (layer, value));
+                }
+                Err(wanted) => self.mistakes.push(format!("{}: `{name}` must be {wanted}", self.source(layer))),
+            }
+        }
+    }
+
+    fn unknown<'a>(&mut self, what: &str, typed: &str, source: String, known: impl IntoIterator<Item = &'a str>) {
+        let mut line = format!("{source}: unknown {what} `{typed}`");
+        if let Some(name) = keys::nearest(typed, known) {
+            let _ = write!(line, "; did you mean `{name}`?");
+        }
+        self.mistakes.push(line);
+    }
+
+    fn source(&self, layer: Layer) -> String {
+        match layer {
+            Layer::File => self.config.clone(),
+            Layer::SecretsFile => self.secrets.clone(),
+            Layer::Environment => "environment".to_owned(),
+            Layer::CommandLine => "command line".to_owned(),
+        }
+    }
+
+    fn mistake(&mut self, path: &'static str, wanted: &str) {
+        let Some((layer, _)) = self.values.get(path) else { return };
+        let name = keys::by_path(path).map_or(path, |key| keys::name_in(key, *layer));
+        let line = format!("{}: `{name}` must be {wanted}", self.source(*layer));
+        self.mistakes.push(line);
+    }
+
+    fn text(&mut self, path: &'static str) -> Option<String> {
+        let value = self.values.get(path)?.1.as_str().map(str::to_owned);
+        match value {
+            Some(text) if text.contains('\0') => {
+                self.mistake(path, "free of NUL characters");
+                None
+            }
+            Some(text) => Some(text),
+            None => {
+                self.mistake(path, "a string");
+                None
+            }
+        }
+    }
+
+    fn secret(&mut self, path: &'static str) -> Option<Secret> {
+        self.text(path).map(Secret::from)
+    }
+
+    /// An identifier of PostgreSQL, which may hold anything but NUL, at most 63 bytes of it.
+    fn identifier(&mut self, path: &'static str, default: &str) -> String {
+        let name = self.text(path).unwrap_or_else(|| default.to_owned());
+        if name.is_empty() || name.len() > 63 || name.contains(['\n', '\r']) {
+            self.mistake(path, "a name of 1 to 63 bytes without line breaks");
+        }
+        name
+    }
+
+    fn path(&mut self, path: &'static str) -> Option<PathBuf> {
+        let value = PathBuf::from(self.text(path)?);
+        if value.is_absolute() {
+            return Some(value);
+        }
+        self.mistake(path, "an absolute path");
+        None
+    }
+
+    fn number(&mut self, path: &'static str, default: u32, range: std::ops::RangeInclusive<u32>) -> u32 {
+        let value = match self.values.get(path) {
+            None => return default,
+            Some((_, Value::Integer(number))) => u32::try_from(*number).ok(),
+            Some((_, Value::String(text))) => text.parse().ok(),
+            Some(_) => None,
+        };
+        match value.filter(|number| range.contains(number)) {
+            Some(number) => number,
+            None => {
+                self.mistake(path, &format!("a whole number from {} to {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+
+    fn list(&mut self, path: &'static str) -> Option<Vec<String>> {
+        let items = self.values.get(path)?.1.as_array().cloned().unwrap_or_default();
+        let texts: Vec<String> = items.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        if texts.is_empty() || texts.len() != items.len() {
+            self.mistake(path, "an array of strings that is not empty");
+            return None;
+        }
+        Some(texts)
+    }
+
+    fn settings(&mut self, inputs: &Inputs) -> Settings {
+        Settings {
+            database: self.database(),
+            service: self.service(),
+            repository: self.repository(),
+            copies: self.copies(),
+            retention: Retention {
+                keep_last: self.number("retention.keep_last", 3, 0..=100_000),
+                keep_hourly: self.number("retention.keep_hourly", 24, 0..=100_000),
+                keep_daily: self.number("retention.keep_daily", 14, 0..=100_000),
+                keep_weekly: self.number("retention.keep_weekly", 8, 0..=100_000),
+                keep_monthly: self.number("retention.keep_monthly", 24, 0..=100_000),
+                keep_yearly: self.number("retention.keep_yearly", 20, 0..=100_000),
+            },
+            backup: Backup {
+                jobs: self.number("backup.jobs", 0, 0..=64),
+                chunk_blocks: self.number("backup.chunk_blocks", 2048, 16..=131_072),
+                compression: self.number("backup.compression", 3, 1..=22),
+                extra_files: self.extra_files(),
+            },
+            keep_previous: self.number("restore.keep_previous", 1, 1..=100),
+            state_dir: self.state_dir(inputs),
+            encryption_key: self.secret("encryption_key"),
+            release_cookie: self.secret("release_cookie"),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn database(&mut self) -> Database {
+        let name = self.identifier("database.name", "teslamate");
+        let user = self.identifier("database.user", "teslamate");
+        let port = self.number("database.port", 5432, 1..=65_535);
+        let socket_dir = self.path("database.socket_dir");
+        let host = self.text("database.host").filter(|host| !host.is_empty());
+        // libpq and TeslaMate both let a socket directory win over a host; a host that is a path is a directory too.
+        let address = match (socket_dir, host) {
+            (Some(dir), _) => Address::Socket(dir),
+            (None, Some(host)) if host.starts_with('/') => Address::Socket(host.into()),
+            (None, Some(host)) => Address::Tcp(host),
+            (None, None) => Address::Socket("/run/postgresql".into()),
+        };
+        let ca = self.path("database.ssl_ca_cert_file");
+        let ssl = match self.values.get("database.ssl").map(|(_, value)| value) {
+            None | Some(Value::Boolean(false)) => Ssl::Disable,
+            Some(Value::Boolean(true)) => Ssl::Verify { ca },
+            Some(Value::String(text)) if text == "false" => Ssl::Disable,
+            Some(Value::String(text)) if text == "true" => Ssl::Verify { ca },
+            Some(Value::String(text)) if text == "noverify" => Ssl::NoVerify,
+            Some(_) => {
+                self.mistake("database.ssl", "true, false or \"noverify\"");
+                Ssl::Disable
+            }
+        };
+        Database {
+            name,
+            user,
+            password: self.secret("database.password"),
+            address,
+            port: u16::try_from(port).unwrap_or(5432),
+            ssl,
+            os_user: self.text("database.os_user"),
+            tools: self.path("database.tools"),
+        }
+    }
+
+    fn service(&mut self) -> Service {
+        let unit = self.text("service.unit").unwrap_or_else(|| "teslamate.service".to_owned());
+        let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if unit.is_empty() || unit.starts_with('-') || !unit.chars().all(plain) {
+            self.mistake("service.unit", "the name of a systemd unit");
+        }
+        // systemctl takes a name without a suffix for a service; so does this.
+        let unit = if unit.contains('.') { unit } else { format!("{unit}.service") };
+        let stop = self.list("service.stop");
+        let start = self.list("service.start");
+        if stop.is_some() != start.is_some() {
+            let present = if stop.is_some() { "service.stop" } else { "service.start" };
+            self.mistake(present, "given together with its counterpart: `service.stop` and `service.start` are a pair");
+        }
+        Service { unit, executable: self.path("service.executable"), stop, start }
+    }
+
+    fn repository(&mut self) -> Option<Repository> {
+        let location = self.text("repository.location");
+        let password_file = self.path("repository.password_file");
+        let options = match self.values.get("repository.options").map(|(_, value)| value.clone()) {
+            None => BTreeMap::new(),
+            Some(value) => string_map(&value).unwrap_or_else(|| {
+                self.mistake("repository.options", "a table of strings");
+                BTreeMap::new()
+            }),
+        };
+        match (location, password_file) {
+            (Some(location), Some(password_file)) => Some(Repository { location, password_file, options }),
+            (Some(_), None) if !self.values.contains_key("repository.password_file") => {
+                self.mistake("repository.location", "given together with `repository.password_file`");
+                None
+            }
+            (None, Some(_)) => {
+                self.mistake("repository.password_file", "given together with `repository.location`");
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn copies(&mut self) -> Vec<Repository> {
+        let Some((layer, value)) = self.values.get("copies").cloned() else { return Vec::new() };
+        let tables: Vec<&toml::Table> = value.as_array().into_iter().flatten().filter_map(Value::as_table).collect();
+        if value.as_array().is_none_or(|array| array.len() != tables.len()) {
+            self.mistake("copies", "an array of tables with `location` and `password_file`");
+            return Vec::new();
+        }
+        let source = self.source(layer);
+        let mut copies = Vec::new();
+        for (number, table) in tables.into_iter().enumerate() {
+            for name in table.keys().filter(|name| !COPY_KEYS.contains(&name.as_str())) {
+                self.unknown("key", &format!("copies[{number}].{name}"), source.clone(), None::<&str>);
+                if let (Some(near), Some(line)) =
+                    (keys::nearest(name, COPY_KEYS.iter().copied()), self.mistakes.last_mut())
+                {
+                    let _ = write!(line, "; did you mean `{near}`?");
+                }
+            }
+            let text = |name: &str| table.get(name).and_then(Value::as_str);
+            let options = table.get("options").map_or_else(|| Some(BTreeMap::new()), string_map);
+            match (text("location"), text("password_file").filter(|path| path.starts_with('/')), options) {
+                (Some(location), Some(password_file), Some(options)) => copies.push(Repository {
+                    location: location.to_owned(),
+                    password_file: password_file.into(),
+                    options,
+                }),
+                _ => self.mistakes.push(format!(
+                    "{source}: `copies[{number}]` must have `location` and `password_file` (an absolute path), and \
+                     strings in `options`"
+                )),
+            }
+        }
+        copies
+    }
+
+    fn extra_files(&mut self) -> Vec<PathBuf> {
+        let files: Vec<PathBuf> =
+            self.list("backup.extra_files").unwrap_or_default().into_iter().map(PathBuf::from).collect();
+        if files.iter().any(|file| !file.is_absolute()) {
+            self.mistake("backup.extra_files", "an array of absolute paths");
+        }
+        files
+    }
+
+    fn state_dir(&mut self, inputs: &Inputs) -> PathBuf {
+        if let Some(dir) = self.path("state_dir") {
+            return dir;
+        }
+        // systemd joins several directories with colons; the first is the unit's own.
+        let from_systemd = inputs.state_directory.as_deref().and_then(|dirs| dirs.split(':').next());
+        PathBuf::from(from_systemd.filter(|dir| dir.starts_with('/')).unwrap_or("/var/lib/glovebox"))
+    }
+
+    fn finish(self, settings: Settings) -> Result<Settings> {
+        if self.mistakes.is_empty() {
+            return Ok(Settings { warnings: self.warnings, ..settings });
+        }
+        let count = self.mistakes.len();
+        let plural = if count == 1 { "one mistake" } else { &format!("{count} mistakes") };
+        Err(Error::new(Kind::Usage, format!("the settings have {plural}"))
+            .with("where", self.mistakes.join("\n"))
+            .with("state", "nothing was read, nothing was written"))
+    }
+}
+
+/// `$CREDENTIALS_DIRECTORY` is private to the unit whatever the mode of the files in it.
+fn is_credential(path: &Path) -> bool {
+    path.starts_with("/run/credentials")
+}
+
+fn is_section(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn string_map(value: &Value) -> Option<BTreeMap<String, String>> {
+    let table = value.as_table()?;
+    table.iter().map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// Reads a variable: structured values are JSON, since the environment has no arrays.
+fn from_variable(key: &Key, text: &str) -> std::result::Result<Value, &'static str> {
+    let json = |wanted| serde_json::from_str::<Value>(text).map_err(|_| wanted);
+    match key.form {
+        Form::Text | Form::Secret | Form::Number | Form::Ssl => Ok(Value::String(text.to_owned())),
+        Form::List => json("a JSON array of strings"),
+        Form::Map => json("a JSON object of strings"),
+        Form::Tables => json("a JSON array of objects"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

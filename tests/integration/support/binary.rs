@@ -1,0 +1,212 @@
+//! Runs the built binaries as a user or a timer would: with a configuration file, and an environment of their own.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::server::Server;
+use super::systemctl::Systemctl;
+
+/// An installation: a directory with configuration, state, and a service.
+pub struct Site {
+    dir: tempfile::TempDir,
+    /// The database's name.
+    pub database: String,
+    /// The service manager.
+    pub systemctl: Systemctl,
+    server_dir: PathBuf,
+}
+
+impl Site {
+    /// For a database of this server; the service is running.
+    pub fn new(server: &Server, database: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("glovebox-site-").tempdir().expect("a temporary directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::create_dir(dir.path().join("state")).expect("state directory");
+        let site = Self {
+            systemctl: Systemctl::new(dir.path(), "active"),
+            dir,
+            database: database.to_owned(),
+            server_dir: server.dir().to_owned(),
+        };
+        site.configure(&format!("port = {}", server.port()), "");
+        site
+    }
+
+    /// Writes the configuration, with these lines added to `[database]` and to the end.
+    pub fn configure(&self, database_lines: &str, more: &str) {
+        let text = format!(
+            "state_dir = {state:?}\n{more}\n[database]\nname = {name:?}\nuser = \"teslamate\"\nsocket_dir = {socket:?}\n\
+             os_user = {user:?}\n{database_lines}\n",
+            state = self.state_dir(),
+            name = self.database,
+            socket = self.server_dir,
+            user = if super::server::is_root() { "root".to_owned() } else { whoami() },
+        );
+        self.write_config(&text);
+    }
+
+    /// Writes the configuration as it is given.
+    pub fn write_config(&self, text: &str) {
+        fs::write(self.config(), text).expect("config");
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("config.toml")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// A path in the installation's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The names of the files in a directory of the installation, hidden ones too.
+    pub fn files(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(directory)).expect("a directory").flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// A binary with its configuration; `teslamate-restore` for example.
+    pub fn command(&self, binary: &str) -> Run {
+        let mut command = Command::new(path_of(binary));
+        let path = format!("{}:/usr/bin:/bin", self.systemctl.dir().display());
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("TZ", "America/New_York")
+            .arg("--config")
+            .arg(self.config())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Run { command, input: None }
+    }
+
+    /// Runs a binary to its end.
+    #[track_caller]
+    pub fn run(&self, binary: &str, arguments: &[&str]) -> Outcome {
+        self.command(binary).args(arguments).outcome()
+    }
+}
+
+/// The path of a built binary.
+pub fn path_of(binary: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this program's path");
+    // target/<profile>/deps/integration-… -> target/<profile>/<binary>
+    let dir = test.parent().and_then(Path::parent).expect("a target directory");
+    let path = dir.join(binary);
+    assert!(path.is_file(), "{} is not built", path.display());
+    path
+}
+
+fn whoami() -> String {
+    nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("accounts can be read").expect("an account").name
+}
+
+/// A binary about to be run.
+pub struct Run {
+    command: Command,
+    input: Option<Vec<u8>>,
+}
+
+impl Run {
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    pub fn args(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Bytes for its standard input.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// Access to everything else that a command can be told.
+    pub fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.command);
+        self
+    }
+
+    /// Starts it.
+    pub fn spawn(mut self) -> Child {
+        self.command.spawn().expect("the binary starts")
+    }
+
+    /// Runs it to its end.
+    pub fn outcome(self) -> Outcome {
+        let input = self.input.clone();
+        let mut child = self.spawn();
+        let writer = input.map(|bytes| {
+            let mut pipe = child.stdin.take().expect("a pipe");
+            // A binary that does not want all of it closes the pipe: that is its right.
+            std::thread::spawn(move || drop(pipe.write_all(&bytes)))
+        });
+        let output = child.wait_with_output().expect("the binary ends");
+        if let Some(writer) = writer {
+            writer.join().expect("a writer");
+        }
+        Outcome {
+            code: output.status.code(),
+            signal: output.status.signal(),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// How a binary ended and what it said.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Outcome {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Fails the test unless it ended with this exit code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "signal {:?}\nstdout: {}\nstderr: {}", self.signal, self.text(), self.stderr);
+        self
+    }
+
+    /// Fails the test unless standard error holds these words.
+    #[track_caller]
+    pub fn says(self, words: &str) -> Self {
+        assert!(self.stderr.contains(words), "not said: {words}\nstderr: {}", self.stderr);
+        self
+    }
+
+    /// The one JSON document of standard output.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|cause| panic!("{cause}: {}", self.text()))
+    }
+}

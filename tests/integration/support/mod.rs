@@ -1,0 +1,11 @@
+//! What the tests stand on: real servers, the built binaries, and a stand-in for `systemctl`.
+
+pub mod binary;
+pub mod server;
+pub mod systemctl;
+
+pub use binary::{Outcome, Site};
+pub use server::Server;
+
+/// What a test returns: any error fails it.
+pub type TestResult = Result<(), Box<dyn std::error::Error>>;

@@ -1,0 +1,66 @@
+//! A stand-in for `systemctl`: keeps a unit's state in a file and writes down what it was asked.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The directory to put first in `PATH`.
+pub struct Systemctl {
+    dir: PathBuf,
+}
+
+impl Systemctl {
+    /// With the unit in this state: `active`, `inactive`, or `missing`.
+    pub fn new(dir: &Path, state: &str) -> Self {
+        let dir = dir.join("systemctl");
+        fs::create_dir_all(&dir).expect("a directory");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("chmod");
+        fs::write(dir.join("state"), state).expect("state");
+        let script = format!(
+            r#"#!/bin/sh
+cd '{}' || exit 1
+echo "$(date +%s.%N) $*" >> calls
+[ "$1" != show ] && [ -e "fail-$1" ] && {{ echo "Job for $3 failed." >&2; exit 1; }}
+case "$1" in
+show)
+  state=$(cat state)
+  if [ "$state" = missing ]; then echo LoadState=not-found; echo ActiveState=inactive; echo ControlGroup=
+  else echo LoadState=loaded; echo "ActiveState=$state"; echo ControlGroup=; fi ;;
+stop) [ -e slow-stop ] && sleep "$(cat slow-stop)"; echo inactive > state ;;
+start) [ -e run-on-start ] && sh ./run-on-start; echo active > state ;;
+*) exit 1 ;;
+esac
+"#,
+            dir.display()
+        );
+        fs::write(dir.join("systemctl"), script).expect("script");
+        fs::set_permissions(dir.join("systemctl"), fs::Permissions::from_mode(0o755)).expect("chmod");
+        Self { dir }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The unit's state now.
+    pub fn state(&self) -> String {
+        fs::read_to_string(self.dir.join("state")).expect("state").trim().to_owned()
+    }
+
+    /// Makes `stop` or `start` fail from now on.
+    pub fn fail(&self, verb: &str) {
+        fs::write(self.dir.join(format!("fail-{verb}")), "").expect("marker");
+    }
+
+    /// The calls so far that change something: `(seconds, verb)`.
+    pub fn calls(&self) -> Vec<(f64, String)> {
+        let text = fs::read_to_string(self.dir.join("calls")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
+            })
+            .filter(|(_, verb)| verb != "show")
+            .collect()
+    }
+}
