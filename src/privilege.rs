@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, Gid, Pid, Uid, User};
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
@@ -168,16 +169,25 @@ pub async fn supervise(
     send_setup(&ours, inputs, &opened)?;
     drop(opened);
 
-    let socket = AsyncFd::new(Readable(ours)).context(Kind::Refused, "cannot wait for the unprivileged process")?;
-    let mut talking = true;
+    let link = Arc::new(ours);
+    let (sender, mut requests) = mpsc::channel(1);
+    let receiving = link.clone();
+    // Receiving blocks; the thread ends with the worker, whose end of the socket closes.
+    std::thread::spawn(move || {
+        while let Ok((request, _)) = receiving.receive::<Request>() {
+            if sender.blocking_send(request).is_err() {
+                break;
+            }
+        }
+    });
     let mut forwarded = false;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.context(Kind::Attention, "cannot wait for the worker")?,
-            ready = socket.readable(), if talking => {
-                let mut ready = ready.context(Kind::Attention, "cannot hear the worker")?;
-                talking = answer(&socket.get_ref().0, host).await;
-                ready.clear_ready();
+            Some(request) = requests.recv() => {
+                let answer: Result<Answer> = host.handle(request).await;
+                // A worker that is gone is noticed by the line above.
+                let _ = link.send(&answer, &[]);
             }
             number = interrupt.raised(), if !forwarded => {
                 forwarded = true;
@@ -186,14 +196,6 @@ pub async fn supervise(
         }
     };
     exit_code(status)
-}
-
-struct Readable(Link);
-
-impl std::os::fd::AsRawFd for Readable {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.0.descriptor())
-    }
 }
 
 fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {
@@ -209,13 +211,6 @@ fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {
     let members = opened.members.iter().map(|(_, file)| file.as_fd());
     let descriptors: Vec<BorrowedFd<'_>> = output.into_iter().chain(input).chain(members).collect();
     link.send(&setup, &descriptors)
-}
-
-/// Answers one request; `false` when the worker has closed its end.
-async fn answer(link: &Link, host: &mut HostState) -> bool {
-    let Ok((request, _)) = link.receive::<Request>() else { return false };
-    let answer: Result<Answer> = host.handle(request).await;
-    link.send(&answer, &[]).is_ok()
 }
 
 fn forward(id: Option<u32>, number: i32) {

@@ -1,1 +1,148 @@
-//! stub
+//! `teslamate-backup FILE`: the flags, the report.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use super::report::{self, Report};
+use super::{Common, Env, Needs};
+use crate::dump::write::{Selection, Target, Writer, Written};
+use crate::dump::{Contents, Format};
+use crate::error::{Error, Kind, Result};
+use crate::host::Opens;
+
+/// Write the database to one dump file, which exists only if it is whole
+#[derive(Debug, Parser)]
+#[command(
+    name = "teslamate-backup",
+    version,
+    after_help = "The format follows the name: .sql plain SQL, .sql.gz, .sql.zst, .dump (pg_dump's custom format), \
+                  anything else plain SQL.\n\nExit codes: 0 done and verified, 2 usage or configuration, 10 refused, \
+                  11 busy, 12 reading PostgreSQL failed, 13 writing failed, 14 the dump is not whole, 128+n signal n."
+)]
+pub struct Args {
+    /// The flags of every binary.
+    #[command(flatten)]
+    pub common: Common,
+    /// File to write; {time} in it stands for the time in UTC, `-` is standard output (plain SQL)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Replace FILE if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Only definitions, no rows
+    #[arg(long, conflicts_with = "data_only")]
+    pub schema_only: bool,
+    /// Only rows, no definitions
+    #[arg(long)]
+    pub data_only: bool,
+    /// Only tables that match this pattern, as pg_dump means it (repeatable)
+    #[arg(long = "table", short = 't', value_name = "PATTERN")]
+    pub tables: Vec<String>,
+    /// Seconds to wait for a table that somebody else has locked
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub lock_wait: u32,
+}
+
+impl Args {
+    /// What has to be opened before the work begins.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        if is_stdout(&self.file) {
+            return Needs { opens: Opens::default(), stdout_is_data: true };
+        }
+        let path = expand_time(&self.file, chrono::Utc::now());
+        Needs { opens: Opens { output: Some((path, self.force)), input: None }, stdout_is_data: false }
+    }
+}
+
+/// Writes the dump.
+pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
+    let (target, path) = match (env.opened.output.take(), env.opened.output_path.clone()) {
+        (Some(file), Some(path)) => (Target::File(file), path),
+        _ => (Target::Stdout, PathBuf::from("-")),
+    };
+    if args.lock_wait == 0 {
+        return Err(Error::new(Kind::Usage, "--lock-wait must be at least 1 second"));
+    }
+    let format = Format::of_name(&path);
+    let selection =
+        Selection { schema_only: args.schema_only, data_only: args.data_only, tables: args.tables.clone() };
+    let to_file = matches!(target, Target::File(_));
+    env.reporter.step(&format!("dumping database \"{}\"", env.settings.database.name)).await;
+    let writer = Writer {
+        connector: &env.connector,
+        reporter: &env.reporter,
+        interrupt: &env.interrupt,
+        tools: env.settings.database.tools.as_deref(),
+        level: env.settings.backup.compression,
+        lock_wait: Duration::from_secs(args.lock_wait.into()),
+    };
+    let nothing = "no file was left, the database was only read";
+    let written = writer.write(format, &selection, target).await.map_err(|error| error.or_state(nothing))?;
+    if to_file {
+        env.host.publish().await.map_err(|error| error.or_state(nothing))?;
+    }
+    for flaw in &written.contents.untrusted {
+        env.reporter.warn(&format!("restoring this will need --trust-dump: line {} {}", flaw.line, flaw.what));
+    }
+    Ok(describe(&path, format, &env.settings.database.name, &written))
+}
+
+fn describe(path: &Path, format: Format, database: &str, written: &Written) -> Report {
+    let Contents { rows, .. } = &written.contents;
+    let seconds = written.duration.as_secs_f64();
+    let tables: serde_json::Map<String, serde_json::Value> =
+        rows.iter().map(|(table, rows)| (table.to_string(), (*rows).into())).collect();
+    let text = format!(
+        "{}: {}, {} rows in {} tables, {}\nsha256 {}",
+        path.display(),
+        report::bytes(written.bytes),
+        report::count(written.contents.total_rows()),
+        rows.len(),
+        report::seconds(written.duration),
+        written.sha256
+    );
+    let json = json!({
+        "file": path.display().to_string(),
+        "database": database,
+        "format": format.word(),
+        "bytes": written.bytes,
+        "sha256": written.sha256,
+        "rows": written.contents.total_rows(),
+        "tables": tables,
+        "seconds": seconds,
+    });
+    Report::new(text, json)
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Puts the time in UTC in the place of `{time}`, without characters that file systems or shells object to.
+fn expand_time(path: &Path, now: chrono::DateTime<chrono::Utc>) -> PathBuf {
+    match path.to_str() {
+        Some(text) => text.replace("{time}", &now.format("%Y-%m-%dT%H%M%SZ").to_string()).into(),
+        None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r82_the_time_in_a_name_is_utc() {
+        let now = chrono::DateTime::parse_from_rfc3339("2026-11-01T01:30:00-04:00").unwrap().to_utc();
+        assert_eq!(expand_time(Path::new("/b/{time}.sql"), now), Path::new("/b/2026-11-01T053000Z.sql"));
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

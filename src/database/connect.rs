@@ -12,7 +12,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, config::SslMode};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
 
 use super::{OLDEST_SERVER, tls, version_text};
 use crate::error::{Context, Error, Kind, Result};
@@ -102,10 +103,8 @@ impl Connector {
         let config = self.config(name);
         let give_up = Instant::now() + STARTUP_WAIT;
         loop {
-            match config.connect(tls::connector(&self.database.ssl)?).await {
-                Ok((client, connection)) => {
-                    // The task ends with the client; what goes wrong in it reaches the client's next call.
-                    tokio::spawn(connection);
+            match self.open(&config).await? {
+                Ok(client) => {
                     check_version(&client, &self.server()).await?;
                     return Ok(Ok(client));
                 }
@@ -115,6 +114,21 @@ impl Connector {
                 Err(cause) => return Ok(Err(cause)),
             }
         }
+    }
+
+    async fn open(&self, config: &Config) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
+        // The connection's task ends with the client; what goes wrong in it reaches the client's next call.
+        Ok(if config.get_ssl_mode() == SslMode::Disable {
+            config.connect(NoTls).await.map(|(client, connection)| {
+                tokio::spawn(connection);
+                client
+            })
+        } else {
+            config.connect(tls::connector(&self.database.ssl)?).await.map(|(client, connection)| {
+                tokio::spawn(connection);
+                client
+            })
+        })
     }
 
     fn config(&self, name: &str) -> Config {

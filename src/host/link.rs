@@ -122,12 +122,6 @@ impl Link {
         self.0
     }
 
-    /// The descriptor, to wait for a message.
-    #[must_use]
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
     /// Sends a message with descriptors.
     pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let failed = "cannot reach the other process of this run";

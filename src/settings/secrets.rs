@@ -79,13 +79,14 @@ pub struct Problem {
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Parsed {
     let mut parser = Parser::new(bytes.len());
-    if let Some(position) = bytes.iter().position(|&byte| byte == 0) {
-        parser.line += bytes[..position].iter().filter(|&&byte| byte == b'\n').count();
-        parser.refuse(parser.line, "a NUL byte (is this UTF-16?): systemd refuses the whole file");
-        return parser.parsed;
-    }
     let mut previous = 0;
     for &byte in bytes {
+        if byte == 0 {
+            parser.refuse(parser.line, "a NUL byte (is this UTF-16?): systemd refuses the whole file");
+            // What follows is hardly text: every further line would be one more problem with the same cause.
+            parser.state = State::Start;
+            break;
+        }
         parser.step(byte);
         // As editors count: `\r\n` is one end of a line.
         if byte == b'\r' || (byte == b'\n' && previous != b'\r') {
@@ -123,7 +124,7 @@ struct Text {
 }
 
 impl Text {
-    /// `capacity` is never exceeded: growing would leave an unwiped copy behind.
+    /// More than `capacity` is never pushed: growing would leave a copy behind that is not wiped.
     fn new(capacity: usize) -> Self {
         Self { bytes: Zeroizing::new(Vec::with_capacity(capacity)), end: 0 }
     }
@@ -383,7 +384,8 @@ mod tests {
 
     #[test]
     fn one_assignment_that_is_not_text_refuses_the_file() {
-        for file in [&b"A=1\nB=\xff"[..], b"A=1\n\xffB=2", "A=1\nB='\u{fffe}'".as_bytes(), b"A=1\nB=\xed\xa0\x80", b"A=1\n\0"] {
+        let noncharacter = "A=1\nB='\u{fffe}'".as_bytes();
+        for file in [noncharacter, b"A=1\nB=\xff", b"A=1\n\xffB=2", b"A=1\nB=\xed\xa0\x80", b"A=1\n\0\n=1"] {
             let parsed = parse(file);
             assert!(parsed.refused && parsed.assignments.is_empty(), "{file:?}");
             assert_eq!(problem_lines(file), [2], "{file:?}");
@@ -447,8 +449,9 @@ mod tests {
             canary in "S3cr3t_[a-z0-9]{12}",
             around in proptest::collection::vec(("[ A1=\"'\\\\\n#\u{feff}]{0,6}", "[ =\"'\\\\\n\u{ffff}]{0,4}"), 1..6),
         ) {
-            let file: String = around.iter().map(|(before, after)| format!("{before}{canary}{after}")).collect();
-            prop_assert!(!format!("{:?}", parse(file.as_bytes())).contains("S3cr3t"));
+            let file: String = around.iter().flat_map(|(before, after)| [before, &canary, after].map(String::as_str)).collect();
+            let printed = format!("{:?}", parse(file.as_bytes()));
+            prop_assert!(!printed.contains("S3cr3t"), "{}", printed);
         }
     }
 }

@@ -1,0 +1,383 @@
+//! What a dump holds, and whether it is whole: one pass over its text, before anything is done with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+
+use super::rules::{self, Disposition, Skipped};
+use super::scan::{Scanner, Statement, Visitor};
+use super::text::Flaw;
+use crate::database::tools::parse_version;
+
+/// A table's name with its schema.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableName {
+    /// The schema.
+    pub schema: String,
+    /// The name in it.
+    pub name: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl Serialize for TableName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What a dump holds.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// The version of the server that was dumped, as `server_version_num` counts.
+    pub server_version: Option<u32>,
+    /// The version of the `pg_dump` that wrote it.
+    pub dump_version: Option<u32>,
+    /// `client_encoding`.
+    pub encoding: Option<String>,
+    /// The tables whose definition it holds.
+    pub created: BTreeSet<TableName>,
+    /// The rows of each table whose rows it holds.
+    pub rows: BTreeMap<TableName, u64>,
+    /// The extensions that it makes.
+    pub extensions: BTreeSet<String>,
+    /// The roles that own something in it or have rights on something.
+    pub roles: BTreeSet<String>,
+    /// The newest version in `schema_migrations`.
+    pub newest_migration: Option<i64>,
+    /// Large objects.
+    pub large_objects: u64,
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Statements that `pg_dump` never writes: let pass with `--trust-dump`.
+    pub untrusted: Vec<Flaw>,
+}
+
+impl Contents {
+    /// All rows of all tables.
+    #[must_use]
+    pub fn total_rows(&self) -> u64 {
+        self.rows.values().sum()
+    }
+
+    /// Whether it holds a definition or rows of a table of this name, in any schema.
+    #[must_use]
+    pub fn has_table(&self, name: &str) -> bool {
+        self.created.iter().chain(self.rows.keys()).any(|table| table.name == name)
+    }
+}
+
+/// Reads a dump's text in pieces.
+#[derive(Debug, Default)]
+pub struct Reader {
+    scanner: Scanner,
+    judge: Judge,
+}
+
+impl Reader {
+    /// Reads the next piece.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), Flaw> {
+        self.judge.contents.bytes += piece.len() as u64;
+        self.scanner.feed(piece, &mut self.judge)?;
+        if self.judge.any_encoding {
+            self.scanner.accept_any_encoding();
+        }
+        Ok(())
+    }
+
+    /// The rows so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.judge.contents.total_rows() + self.judge.rows_at_hand
+    }
+
+    /// The table whose rows are being read.
+    #[must_use]
+    pub fn table(&self) -> Option<&TableName> {
+        self.judge.copying.as_ref()
+    }
+
+    /// The end of the text: it must be whole.
+    pub fn finish(mut self) -> Result<Contents, Flaw> {
+        self.scanner.finish(&mut self.judge)?;
+        let judge = self.judge;
+        let last = judge.last_line;
+        if !judge.is_dump {
+            return Err(Flaw::foreign(1, "is not the begin of a dump"));
+        }
+        if !judge.is_complete {
+            return Err(Flaw::damaged(last, "is the last one: the end marker of pg_dump is missing, the file was cut"));
+        }
+        if judge.restricted.is_some() {
+            return Err(Flaw::damaged(last, "is the last one: `\\unrestrict` is missing, the file was cut"));
+        }
+        Ok(judge.contents)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Judge {
+    contents: Contents,
+    is_dump: bool,
+    is_complete: bool,
+    any_encoding: bool,
+    restricted: Option<String>,
+    /// `CREATE DATABASE` was the last statement but settings: a `\connect` may follow.
+    may_connect: bool,
+    search_path: Option<String>,
+    copying: Option<TableName>,
+    rows_at_hand: u64,
+    columns: usize,
+    captured: Option<Vec<u8>>,
+    last_line: u64,
+}
+
+/// More migrations than any application has.
+const CAPTURE_LIMIT: usize = 4 << 20;
+
+impl Visitor for Judge {
+    fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+        self.last_line = statement.line;
+        if !self.is_dump {
+            return Err(Flaw::foreign(statement.line, "is not the begin of a dump: pg_dump's header is missing"));
+        }
+        if self.is_complete {
+            return Err(Flaw::foreign(statement.line, "comes after the end of the dump"));
+        }
+        match rules::disposition(statement) {
+            Disposition::Keep => self.learn(statement),
+            Disposition::Skip(Skipped::Database) => {
+                self.may_connect = true;
+                Ok(())
+            }
+            Disposition::Skip(_) => Ok(()),
+            Disposition::Refuse(what) => {
+                self.contents.untrusted.push(Flaw::foreign(statement.line, what));
+                Ok(())
+            }
+        }
+    }
+
+    fn comment(&mut self, text: &str, line: u64) -> Result<(), Flaw> {
+        self.last_line = line;
+        match text {
+            "PostgreSQL database dump" => self.is_dump = true,
+            "PostgreSQL database dump complete" => self.is_complete = true,
+            "PostgreSQL database cluster dump" => {
+                return Err(Flaw::foreign(line, "begins a dump of all databases, made by pg_dumpall"));
+            }
+            _ => {
+                if let Some(version) = text.strip_prefix("Dumped from database version ") {
+                    self.contents.server_version = parse_version(version);
+                } else if let Some(version) = text.strip_prefix("Dumped by pg_dump version ") {
+                    self.contents.dump_version = parse_version(version);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn meta(&mut self, text: &str, line: u64) -> Result<(), Flaw> {
+        self.last_line = line;
+        let (command, argument) = text.split_once(' ').unwrap_or((text, ""));
+        match command {
+            "\\restrict" => self.restricted = Some(argument.to_owned()),
+            "\\unrestrict" if self.restricted.as_deref() == Some(argument) => self.restricted = None,
+            // A dump made with --create connects to what it has just made; anything else would be another database.
+            "\\connect" if self.may_connect => self.may_connect = false,
+            _ => {
+                let what = format!("holds the meta-command {command}, which a dump of one database does not have");
+                self.contents.untrusted.push(Flaw::foreign(line, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8], line: u64) -> Result<(), Flaw> {
+        if let Some(captured) = &mut self.captured {
+            if captured.len() + bytes.len() <= CAPTURE_LIMIT {
+                captured.extend_from_slice(bytes);
+            }
+        }
+        // A program's message in the wrong stream: found here by name, since the server would only count columns.
+        if self.columns > 1 {
+            for at in memchr::memmem::find_iter(bytes, b"pg_dump: ") {
+                let starts_line = at == 0 || bytes[at - 1] == b'\n';
+                let end = memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |end| at + end);
+                if starts_line && !bytes[at..end].contains(&b'\t') {
+                    let line = line + memchr::memchr_iter(b'\n', &bytes[..at]).count() as u64;
+                    return Err(Flaw::foreign(line, "is not a row: it is a message of pg_dump"));
+                }
+            }
+        }
+        self.rows_at_hand += memchr::memchr_iter(b'\n', bytes).count() as u64;
+        Ok(())
+    }
+
+    fn data_end(&mut self, rows: u64) -> Result<(), Flaw> {
+        self.rows_at_hand = 0;
+        if let Some(table) = self.copying.take() {
+            *self.contents.rows.entry(table).or_default() += rows;
+        }
+        if let Some(captured) = self.captured.take() {
+            let newest = captured
+                .split(|byte| *byte == b'\n')
+                .filter_map(|row| std::str::from_utf8(row.split(|byte| *byte == b'\t').next()?).ok()?.parse().ok())
+                .max();
+            self.contents.newest_migration = self.contents.newest_migration.max(newest);
+        }
+        Ok(())
+    }
+}
+
+impl Judge {
+    /// Takes from a statement what a restore has to know beforehand.
+    fn learn(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+        self.contents.roles.extend(rules::roles(statement));
+        let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(4096)]);
+        if statement.begins(&["SET", "CLIENT_ENCODING"]) {
+            let encoding = text.split('\'').nth(1).unwrap_or_default().to_owned();
+            if encoding == "SQL_ASCII" {
+                let what = "says that its encoding is not known (SQL_ASCII): characters would be changed in silence";
+                return Err(Flaw::foreign(statement.line, what));
+            }
+            self.any_encoding = encoding != "UTF8";
+            self.contents.encoding = Some(encoding);
+        } else if statement.begins(&["SET", "SEARCH_PATH"]) {
+            self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
+        } else if statement.begins(&["CREATE", "EXTENSION"]) {
+            let after = text.split_once("EXISTS").map_or_else(|| text.splitn(3, ' ').nth(2), |(_, name)| Some(name));
+            self.contents.extensions.extend(after.and_then(|name| names(name).pop()));
+        } else if statement.begins(&["CREATE"]) && statement.words.iter().take(3).any(|word| word == "TABLE") {
+            if let Some((_, name)) = text.split_once("TABLE ") {
+                let name = name.strip_prefix("IF NOT EXISTS ").unwrap_or(name);
+                self.contents.created.insert(self.table_name(name));
+            }
+        } else if statement.begins(&["COPY"]) {
+            let table = self.table_name(&text["COPY ".len()..]);
+            if table.name == "schema_migrations" {
+                self.captured = Some(Vec::new());
+            }
+            self.columns = text.split_once('(').map_or(0, |(_, columns)| columns.split(',').count());
+            // A table without rows is in the dump too.
+            self.contents.rows.entry(table.clone()).or_default();
+            self.copying = Some(table);
+        } else if statement.begins(&["INSERT", "INTO"]) {
+            let table = self.table_name(&text["INSERT INTO ".len()..]);
+            *self.contents.rows.entry(table).or_default() += statement.groups.max(1);
+        } else if statement.begins(&["SELECT", "PG_CATALOG", "LO_CREATE"]) {
+            self.contents.large_objects += 1;
+        }
+        Ok(())
+    }
+
+    fn table_name(&self, text: &str) -> TableName {
+        let mut parts = names(text);
+        let first = parts.pop().unwrap_or_default();
+        match parts.pop() {
+            Some(name) => TableName { schema: first, name },
+            None => TableName { schema: self.search_path.clone().unwrap_or_else(|| "public".into()), name: first },
+        }
+    }
+}
+
+/// The names at the begin of a text that are joined by dots, the last one first.
+fn names(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = text.trim_start();
+    loop {
+        let (name, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            let mut name = String::new();
+            let mut characters = quoted.char_indices().peekable();
+            let mut end = quoted.len();
+            while let Some((at, character)) = characters.next() {
+                if character != '"' {
+                    name.push(character);
+                } else if characters.next_if(|(_, next)| *next == '"').is_some() {
+                    name.push('"');
+                } else {
+                    end = at + 1;
+                    break;
+                }
+            }
+            (name, &quoted[end..])
+        } else {
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
+            (rest[..end].to_owned(), &rest[end..])
+        };
+        names.insert(0, name);
+        match after.strip_prefix('.') {
+            Some(next) => rest = next,
+            None => return names,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "--\n-- PostgreSQL database dump\n--\n-- Dumped from database version 15.18 (Debian 1)\n\
+                          -- Dumped by pg_dump version 16.1\nSET client_encoding = 'UTF8';\n";
+    const END: &str = "--\n-- PostgreSQL database dump complete\n--\n";
+
+    fn read(text: &str) -> Result<Contents, Flaw> {
+        let mut reader = Reader::default();
+        reader.feed(text.as_bytes())?;
+        reader.finish()
+    }
+
+    #[test]
+    fn tables_rows_and_versions_are_known_after_one_pass() {
+        let body = "CREATE EXTENSION IF NOT EXISTS cube WITH SCHEMA public;\nCREATE TABLE public.\"a.b\" (id int);\n\
+                    COPY public.\"a.b\" (id) FROM stdin;\n1\n2\n\\.\nCOPY public.schema_migrations (version, inserted_at) \
+                    FROM stdin;\n20200101000000\tx\n20260808090000\ty\n\\.\n";
+        let contents = read(&format!("{HEADER}{body}{END}")).unwrap();
+        let name = |name: &str| TableName { schema: "public".into(), name: name.into() };
+        assert_eq!(contents.rows, BTreeMap::from([(name("a.b"), 2), (name("schema_migrations"), 2)]));
+        assert_eq!(contents.created, BTreeSet::from([name("a.b")]));
+        assert_eq!(contents.extensions, BTreeSet::from(["cube".to_owned()]));
+        assert_eq!(contents.newest_migration, Some(20_260_808_090_000));
+        assert_eq!((contents.server_version, contents.dump_version), (Some(150_018), Some(160_001)));
+    }
+
+    #[test]
+    fn old_dumps_name_the_schema_once() {
+        let body = "SET search_path = private, pg_catalog;\nCOPY tokens (id) FROM stdin;\n\\.\n";
+        let contents = read(&format!("{HEADER}{body}{END}")).unwrap();
+        assert_eq!(contents.rows.keys().next().unwrap().to_string(), "private.tokens");
+    }
+
+    #[test]
+    fn a_dump_without_its_end_was_cut() {
+        let flaw = read(HEADER).unwrap_err();
+        assert!(flaw.damaged && flaw.what.contains("end marker"), "{flaw:?}");
+        let flaw = read(&format!("\\restrict a\n{HEADER}{END}\\unrestrict b\n")).unwrap_err();
+        assert!(flaw.what.contains("unrestrict"), "{flaw:?}");
+        assert!(read(&format!("\\restrict a\n{HEADER}{END}\\unrestrict a\n")).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_dump_of_one_database_is_named() {
+        let refused = |text: &str| read(text).unwrap_err().what;
+        assert!(refused("--\n-- PostgreSQL database cluster dump\n--\n").contains("pg_dumpall"));
+        assert!(refused("hello world;\n").contains("header is missing"));
+        assert!(refused(&format!("{HEADER}SET client_encoding = 'SQL_ASCII';\n{END}")).contains("SQL_ASCII"));
+        assert!(refused(&format!("{HEADER}COPY t (a, b) FROM stdin;\n1\t2\npg_dump: last built-in OID\n\\.\n{END}"))
+            .starts_with("is not a row"));
+    }
+
+    #[test]
+    fn r51_a_second_connect_is_not_trusted() {
+        let body = "CREATE DATABASE teslamate;\n\\connect teslamate\n";
+        assert!(read(&format!("{HEADER}{body}{END}")).unwrap().untrusted.is_empty());
+        let contents = read(&format!("{HEADER}{body}\\connect postgres\n{END}")).unwrap();
+        assert_eq!(contents.untrusted.len(), 1);
+        assert_eq!(read(&format!("{HEADER}\\! id\n{END}")).unwrap().untrusted.len(), 1);
+    }
+}

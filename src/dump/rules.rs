@@ -1,0 +1,222 @@
+//! What is done with each statement of a plain dump: fed to the server, left out, or refused.
+//!
+//! A dump is code that runs with the rights of its loader, so the statements that `pg_dump` writes are listed here and
+//! every other one is refused (`--trust-dump` lets it pass). What concerns the database itself, or makes room first, is
+//! left out: a restore always loads into a new, empty database and carries the properties over from the live one.
+
+use super::scan::Statement;
+
+/// What is done with a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It is fed to the server.
+    Keep,
+    /// It is left out.
+    Skip(Skipped),
+    /// It has no place in a dump; as the end of the sentence "line N …".
+    Refuse(String),
+}
+
+/// Why a statement is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skipped {
+    /// It concerns the database itself, as in a dump made with `--create`.
+    Database,
+    /// It removes what a new database does not have, as in a dump made with `--clean`.
+    Clean,
+    /// It begins or ends a transaction; the whole load is one.
+    Transaction,
+    /// The schema `public` is in every new database.
+    PublicSchema,
+}
+
+/// Decides on a statement.
+#[must_use]
+pub fn disposition(statement: &Statement<'_>) -> Disposition {
+    use Disposition::{Keep, Refuse, Skip};
+    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    let foreign = |what: &str| Refuse(format!("{what}, which pg_dump never writes"));
+    match words.as_slice() {
+        ["CREATE" | "ALTER" | "DROP", "DATABASE", ..] | ["COMMENT", "ON", "DATABASE", ..] => Skip(Skipped::Database),
+        ["SECURITY", "LABEL", "FOR", _, "ON", "DATABASE", ..] => Skip(Skipped::Database),
+        ["GRANT" | "REVOKE", ..] if is_about_database(&words) => Skip(Skipped::Database),
+        ["ALTER", "ROLE", _, "IN", "DATABASE", ..] => Skip(Skipped::Database),
+        ["BEGIN" | "COMMIT" | "START", ..] => Skip(Skipped::Transaction),
+        ["DROP", ..] => Skip(Skipped::Clean),
+        ["ALTER", "TABLE", ..] if drops_constraint(&words) => Skip(Skipped::Clean),
+        ["ALTER", "TABLE", .., "DROP", "DEFAULT"] => Skip(Skipped::Clean),
+        ["SELECT", "PG_CATALOG", "LO_UNLINK", ..] => Skip(Skipped::Clean),
+        ["CREATE", "SCHEMA", "PUBLIC"] => Skip(Skipped::PublicSchema),
+        ["COPY", ..] if !statement.is_copy() => foreign("copies from or to a file or a program"),
+        ["SELECT", "PG_CATALOG", "LO_FROM_BYTEA" | "SET_CONFIG" | "SETVAL", ..]
+        | ["SELECT", "PG_CATALOG", "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE", ..]
+        | ["SELECT", "FROM", "PG_CATALOG", "PG_RESTORE_RELATION_STATS" | "PG_RESTORE_ATTRIBUTE_STATS", ..] => Keep,
+        ["SELECT", "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE", ..] => Keep,
+        ["CREATE" | "ALTER", "USER" | "ROLE" | "GROUP", second, ..] if *second != "MAPPING" => {
+            foreign("changes a role")
+        }
+        ["CREATE" | "ALTER", "TABLESPACE", ..] => foreign("makes or changes a tablespace"),
+        ["ALTER", "SYSTEM", ..] => foreign("changes the server's settings"),
+        ["CREATE", ..] => match untrusted_language(&words) {
+            Some(language) => foreign(&format!("makes a function in the language {language}")),
+            None => Keep,
+        },
+        ["GRANT" | "REVOKE", ..] if !words.contains(&"ON") => foreign("grants or revokes a role"),
+        ["SET" | "ALTER" | "COMMENT" | "COPY" | "GRANT" | "REVOKE" | "INSERT" | "REFRESH", ..]
+        | ["SECURITY", "LABEL", ..] => Keep,
+        [first, ..] => foreign(&format!("holds a {first} statement")),
+        [] => foreign("holds something that is no statement"),
+    }
+}
+
+fn is_about_database(words: &[&str]) -> bool {
+    words.windows(2).any(|pair| pair == ["ON", "DATABASE"])
+}
+
+/// `ALTER TABLE [IF EXISTS] [ONLY] t DROP CONSTRAINT c`, as `--clean` begins; an ADD never holds these two words in
+/// a row outside of a quoted name.
+fn drops_constraint(words: &[&str]) -> bool {
+    words.windows(2).any(|pair| pair == ["DROP", "CONSTRAINT"])
+}
+
+/// Functions in C or internal ones run as the server's account. Those of extensions come with the extension.
+fn untrusted_language(words: &[&str]) -> Option<String> {
+    let is_routine = words.iter().take(4).any(|word| matches!(*word, "FUNCTION" | "PROCEDURE"));
+    if !is_routine {
+        return None;
+    }
+    let language = words.windows(2).find(|pair| pair[0] == "LANGUAGE").map(|pair| pair[1].trim_matches('"'))?;
+    matches!(language.to_ascii_lowercase().as_str(), "c" | "internal").then(|| language.to_lowercase())
+}
+
+/// Whether a statement only sets an owner (`--no-owner` leaves it out).
+#[must_use]
+pub fn sets_owner(statement: &Statement<'_>) -> bool {
+    statement.begins(&["ALTER"]) && statement.words.windows(2).any(|pair| pair == ["OWNER", "TO"])
+}
+
+/// Whether a statement only sets privileges (`--no-privileges` leaves it out).
+#[must_use]
+pub fn sets_privileges(statement: &Statement<'_>) -> bool {
+    matches!(statement.words.first().map(String::as_str), Some("GRANT" | "REVOKE"))
+        || statement.begins(&["ALTER", "DEFAULT", "PRIVILEGES"])
+}
+
+/// The roles that must exist for a statement.
+#[must_use]
+pub fn roles(statement: &Statement<'_>) -> Vec<String> {
+    let words = &statement.words;
+    let role = |word: &String| match word.strip_prefix('"').and_then(|word| word.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => word.to_lowercase(),
+    };
+    if sets_owner(statement) {
+        return words.last().map(role).into_iter().collect();
+    }
+    if statement.begins(&["GRANT"]) {
+        let Some(to) = words.iter().rposition(|word| word == "TO") else { return Vec::new() };
+        let named = words[to + 1..].iter().take_while(|word| *word != "WITH" && *word != "GRANTED");
+        return named.map(role).filter(|role| role != "public").collect();
+    }
+    if statement.begins(&["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE"]) {
+        return words.get(5).map(role).into_iter().collect();
+    }
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan::{Scanner, Visitor};
+    use super::super::text::Flaw;
+    use super::*;
+
+    #[derive(Default)]
+    struct Decisions(Vec<Disposition>, Vec<String>);
+
+    impl Visitor for Decisions {
+        fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+            self.0.push(disposition(statement));
+            self.1.extend(roles(statement));
+            Ok(())
+        }
+        fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+        fn meta(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+        fn data(&mut self, _: &[u8], _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+        fn data_end(&mut self, _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+    }
+
+    fn decide(text: &str) -> Decisions {
+        let mut decisions = Decisions::default();
+        Scanner::default().feed(format!("{text}\n").as_bytes(), &mut decisions).unwrap();
+        decisions
+    }
+
+    #[test]
+    fn what_pg_dump_writes_is_kept() {
+        for text in [
+            "SET statement_timeout = 0;",
+            "SELECT pg_catalog.set_config('search_path', '', false);",
+            "SELECT pg_catalog.setval('public.a_id_seq', 3, true);",
+            "CREATE TABLE public.a (id integer);",
+            "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id);",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$SELECT 1$$;",
+            "CREATE USER MAPPING FOR teslamate SERVER other;",
+            "GRANT SELECT ON TABLE public.a TO grafana;",
+            "INSERT INTO public.a VALUES (1);",
+            "REFRESH MATERIALIZED VIEW public.m;",
+            "COPY public.a (id) FROM stdin;",
+        ] {
+            assert_eq!(decide(text).0, [Disposition::Keep], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_room_or_concerns_the_database_is_left_out() {
+        for (text, reason) in [
+            ("DROP TABLE IF EXISTS public.a;", Skipped::Clean),
+            ("ALTER TABLE IF EXISTS ONLY public.a DROP CONSTRAINT IF EXISTS a_pkey;", Skipped::Clean),
+            ("ALTER TABLE public.a ALTER COLUMN id DROP DEFAULT;", Skipped::Clean),
+            ("CREATE DATABASE teslamate WITH TEMPLATE = template0;", Skipped::Database),
+            ("ALTER ROLE grafana IN DATABASE teslamate SET TimeZone TO 'UTC';", Skipped::Database),
+            ("GRANT CONNECT ON DATABASE teslamate TO grafana;", Skipped::Database),
+            ("CREATE SCHEMA public;", Skipped::PublicSchema),
+            ("COMMIT;", Skipped::Transaction),
+        ] {
+            assert_eq!(decide(text).0, [Disposition::Skip(reason)], "{text}");
+        }
+    }
+
+    #[test]
+    fn r51_what_pg_dump_never_writes_is_refused() {
+        for text in [
+            "COPY public.a FROM PROGRAM 'id';",
+            "COPY public.a TO '/tmp/x';",
+            "ALTER SYSTEM SET archive_command = 'x';",
+            "CREATE ROLE root SUPERUSER;",
+            "GRANT postgres TO teslamate;",
+            "DO $$BEGIN END$$;",
+            "SELECT pg_read_file('/etc/passwd');",
+            "UPDATE public.a SET id = 1;",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'libc', 'system';",
+            "CREATE OR REPLACE FUNCTION f() RETURNS int AS 'libc', 'system' LANGUAGE \"c\";",
+        ] {
+            assert!(matches!(decide(text).0.as_slice(), [Disposition::Refuse(_)]), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_roles_that_must_exist_are_known() {
+        let text = "ALTER TABLE public.a OWNER TO teslamate; GRANT SELECT ON TABLE a TO \"Graf\"\"ana\", bob; \
+                    GRANT ALL ON SCHEMA public TO PUBLIC; \
+                    ALTER DEFAULT PRIVILEGES FOR ROLE boss IN SCHEMA public GRANT SELECT ON TABLES TO bob;";
+        assert_eq!(decide(text).1, ["teslamate", "Graf\"ana", "bob", "boss"]);
+    }
+}

@@ -1,0 +1,152 @@
+use super::*;
+
+/// Writes down what it is shown, a line each.
+#[derive(Default)]
+struct Log {
+    lines: Vec<String>,
+    data: Vec<u8>,
+}
+
+impl Visitor for Log {
+    fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+        let text = String::from_utf8_lossy(statement.text);
+        self.lines.push(format!("{}: {text}", statement.line));
+        Ok(())
+    }
+    fn comment(&mut self, text: &str, line: u64) -> Result<(), Flaw> {
+        self.lines.push(format!("{line}: --{text}"));
+        Ok(())
+    }
+    fn meta(&mut self, text: &str, line: u64) -> Result<(), Flaw> {
+        self.lines.push(format!("{line}: {text}"));
+        Ok(())
+    }
+    fn data(&mut self, bytes: &[u8], _line: u64) -> Result<(), Flaw> {
+        self.data.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn data_end(&mut self, rows: u64) -> Result<(), Flaw> {
+        let data = String::from_utf8(std::mem::take(&mut self.data)).unwrap();
+        self.lines.push(format!("{rows} rows {data:?}"));
+        Ok(())
+    }
+}
+
+/// Scans a text in pieces of every size; the result must not depend on where it is cut.
+#[track_caller]
+fn scan(text: &str) -> Result<Vec<String>, Flaw> {
+    let mut results = (1..=text.len()).map(|piece| {
+        let (mut scanner, mut log) = (Scanner::default(), Log::default());
+        for piece in text.as_bytes().chunks(piece) {
+            scanner.feed(piece, &mut log)?;
+        }
+        scanner.finish(&mut log)?;
+        Ok(log.lines)
+    });
+    let first = results.next().expect("a text");
+    for (number, other) in results.enumerate() {
+        assert_eq!(other, first, "in pieces of {} bytes", number + 2);
+    }
+    first
+}
+
+#[track_caller]
+fn assert_scan(text: &str, expected: &[&str]) {
+    assert_eq!(scan(text).unwrap(), expected);
+}
+
+#[test]
+fn statements_end_at_a_semicolon_outside_of_everything() {
+    assert_scan(
+        "SELECT ';', \"a;b\", $x$;$x$, (1;2), $1; -- c;\nSET a = E'\\';'; SET b = 'x'';';\n",
+        &["1: SELECT ';', \"a;b\", $x$;$x$, (1;2), $1;", "1: --c;", "2: SET a = E'\\';';", "2: SET b = 'x'';';"],
+    );
+}
+
+#[test]
+fn the_body_of_a_function_is_one_statement_whatever_is_in_it() {
+    let body = "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$\nBEGIN\nCOPY x FROM stdin;\n\\.\n\\! ls\nEND $$;";
+    assert_scan(&format!("{body}\nSELECT 1;\n"), &[&format!("1: {body}"), "7: SELECT 1;"]);
+    let atomic = "CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC\nSELECT CASE WHEN a THEN 1 END; SELECT 2; END;";
+    assert_scan(&format!("{atomic}\nSELECT 1;\n"), &[&format!("1: {atomic}"), "3: SELECT 1;"]);
+}
+
+#[test]
+fn a_nested_comment_is_no_statement() {
+    assert_scan("/* a /* b; */ c; */ SELECT 1;\n", &["1: SELECT 1;"]);
+}
+
+#[test]
+fn rows_stream_through_and_end_at_the_marker_only() {
+    assert_scan(
+        "COPY public.t (a, b) FROM stdin;\n1\tx\n\\\\.\t\\.\n\\.x\n\n\\.\nSELECT 1;\n",
+        &["1: COPY public.t (a, b) FROM stdin;", r#"4 rows "1\tx\n\\\\.\t\\.\n\\.x\n\n""#, "7: SELECT 1;"],
+    );
+    assert_scan("COPY t FROM stdin;\n\\.\n", &["1: COPY t FROM stdin;", "0 rows \"\""]);
+}
+
+#[test]
+fn meta_commands_are_told_apart_and_never_hidden_in_a_statement() {
+    assert_scan("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n", &[
+        "1: \\restrict abc",
+        "2: SELECT 1;",
+        "3: \\unrestrict abc",
+    ]);
+    assert_eq!(scan("SELECT 1\n\\! ls\n;").unwrap_err().line, 2);
+}
+
+#[test]
+fn a_cut_is_seen_wherever_it_is() {
+    for (text, within) in [
+        ("COPY t FROM stdin;\n1\n2", "rows"),
+        ("COPY t FROM stdin;\n1\n", "rows"),
+        ("SELECT 'a", "string"),
+        ("CREATE TABLE t (", "statement"),
+        ("SELECT $$a", "string"),
+        ("/* a", "comment"),
+    ] {
+        let flaw = scan(text).unwrap_err();
+        assert!(flaw.what.contains(within), "{text}: {flaw:?}");
+    }
+}
+
+#[test]
+fn messages_of_programs_are_recognised() {
+    let flaw = scan("--\nSELECT 1;\npg_dump: error: connection to server failed\n").unwrap_err();
+    assert_eq!((flaw.line, flaw.what.as_str()), (3, "is not SQL: it is a message of pg_dump"));
+}
+
+#[test]
+fn strings_have_escapes_where_the_dump_says_so() {
+    assert_scan("SET standard_conforming_strings = off;\nSELECT 'a\\';b';\n", &[
+        "1: SET standard_conforming_strings = off;",
+        "2: SELECT 'a\\';b';",
+    ]);
+}
+
+#[test]
+fn rows_of_an_insert_are_counted() {
+    struct Groups(Vec<u64>);
+    impl Visitor for Groups {
+        fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+            self.0.push(statement.groups);
+            Ok(())
+        }
+        fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+        fn meta(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+        fn data(&mut self, _: &[u8], _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+        fn data_end(&mut self, _: u64) -> Result<(), Flaw> {
+            Ok(())
+        }
+    }
+    let (mut scanner, mut groups) = (Scanner::default(), Groups(Vec::new()));
+    let text = b"INSERT INTO t (a) VALUES (1);\nINSERT INTO t VALUES\n\t('(', f((2))),\n\t(3, 4);\n";
+    scanner.feed(text, &mut groups).unwrap();
+    assert_eq!(groups.0, [1, 2]);
+}
