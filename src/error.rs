@@ -77,12 +77,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure of this kind; `message` is lower case, without a full stop, and names the object.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            details: Vec::new(),
-            hints: Vec::new(),
-        }
+        Self { kind, message: message.into(), details: Vec::new(), hints: Vec::new() }
     }
 
     /// Adds a named line: `tool`, `file`, `server`, `state`, …
@@ -104,11 +99,7 @@ impl Error {
     /// Adds `state` only where no inner step has said it.
     #[must_use]
     pub fn or_state(self, value: impl Display) -> Self {
-        if self.details.iter().any(|(name, _)| name == "state") {
-            self
-        } else {
-            self.with("state", value)
-        }
+        if self.details.iter().any(|(name, _)| name == "state") { self } else { self.with("state", value) }
     }
 
     /// Adds a sentence that says what to type next.
@@ -148,11 +139,7 @@ impl Error {
             details: serde_json::Map<String, serde_json::Value>,
             hints: &'a [String],
         }
-        let details = self
-            .details
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into()))
-            .collect();
+        let details = self.details.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
         serde_json::json!({ "error": Document {
             kind: self.kind.word(),
             exit_code: self.kind.exit_code(),

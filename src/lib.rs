@@ -13,6 +13,7 @@
 //! | [`privilege`] | from root to the database's user, for good |
 //! | [`service`] | the systemd unit that uses the database; READY and STATUS to systemd |
 //! | [`settings`] | files, environment and command line to one validated value |
+//! | [`mod@env`] | what every piece of work is given |
 //! | [`progress`], [`interrupt`], [`process`] | what is being done; signals; child processes |
 //! | [`error`] | what can go wrong, and the exit code that says so |
 //!
@@ -21,6 +22,7 @@
 pub mod cli;
 pub mod database;
 pub mod dump;
+pub mod env;
 pub mod error;
 pub mod host;
 pub mod interrupt;

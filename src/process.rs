@@ -14,6 +14,7 @@ use tokio::process::Command;
 /// The environment is empty but for a plain `PATH` (Debian's client programs are scripts) and the C locale, so that
 /// messages can be recognised. Standard input is closed. Call it from the main thread: the kernel delivers the
 /// parent-death signal when the *thread* that forked ends.
+#[must_use]
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
@@ -27,6 +28,7 @@ pub fn command(program: &Path) -> Command {
 }
 
 /// The same for a program that is to act as the caller would: it keeps the environment (`systemctl` looks in it).
+#[must_use]
 pub fn host_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).kill_on_drop(true);

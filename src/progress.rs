@@ -129,6 +129,12 @@ impl Reporter {
         self.reader == Reader::Program
     }
 
+    /// Whether `--quiet` was given.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.least < Priority::Info
+    }
+
     /// A step of the work begins.
     pub async fn step(&self, text: &str) {
         self.info(text);
@@ -173,8 +179,9 @@ impl Reporter {
             }
             // journald reads a priority at the start of every line.
             Reader::Journal => {
-                let number = priority as u8;
-                format!("{word}{text}").lines().map(|line| format!("<{number}>{line}\n")).collect()
+                let prefix = format!("<{}>", priority as u8);
+                let lines: Vec<String> = format!("{word}{text}").lines().map(|line| prefix.clone() + line).collect();
+                lines.join("\n") + "\n"
             }
             Reader::Terminal | Reader::Plain => format!("{program}: {word}{text}\n"),
         };
@@ -280,6 +287,5 @@ fn sentence(meter: &Meter, started: Instant) -> String {
 /// standard error inherits the variable too. Source: systemd.exec(5), `$JOURNAL_STREAM`.
 fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
-    std::fs::metadata("/proc/self/fd/2")
-        .is_ok_and(|stream| named == format!("{}:{}", stream.st_dev(), stream.st_ino()))
+    std::fs::metadata("/proc/self/fd/2").is_ok_and(|stream| named == format!("{}:{}", stream.st_dev(), stream.st_ino()))
 }

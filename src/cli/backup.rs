@@ -38,7 +38,7 @@ pub struct Args {
     /// Only rows, no definitions
     #[arg(long)]
     pub data_only: bool,
-    /// Only tables that match this pattern, as pg_dump means it (repeatable)
+    /// Only tables that match this pattern, as `pg_dump` means it (repeatable)
     #[arg(long = "table", short = 't', value_name = "PATTERN")]
     pub tables: Vec<String>,
     /// Seconds to wait for a table that somebody else has locked
@@ -68,8 +68,7 @@ pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
         return Err(Error::new(Kind::Usage, "--lock-wait must be at least 1 second"));
     }
     let format = Format::of_name(&path);
-    let selection =
-        Selection { schema_only: args.schema_only, data_only: args.data_only, tables: args.tables.clone() };
+    let selection = Selection { schema_only: args.schema_only, data_only: args.data_only, tables: args.tables.clone() };
     let to_file = matches!(target, Target::File(_));
     env.reporter.step(&format!("dumping database \"{}\"", env.settings.database.name)).await;
     let writer = Writer {
@@ -81,7 +80,7 @@ pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
         lock_wait: Duration::from_secs(args.lock_wait.into()),
     };
     let nothing = "no file was left, the database was only read";
-    let written = writer.write(format, &selection, target).await.map_err(|error| error.or_state(nothing))?;
+    let written = Box::pin(writer.write(format, &selection, target)).await.map_err(|error| error.or_state(nothing))?;
     if to_file {
         env.host.publish().await.map_err(|error| error.or_state(nothing))?;
     }

@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::database::Connector;
+pub use crate::env::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
 use crate::host::{Host, HostState, Opened, Opens};
@@ -57,23 +58,6 @@ pub struct Needs {
     pub stdout_is_data: bool,
 }
 
-/// What a command works with.
-#[derive(Debug)]
-pub struct Env {
-    /// The settings.
-    pub settings: Settings,
-    /// The way to the server.
-    pub connector: Connector,
-    /// Says what is being done.
-    pub reporter: Reporter,
-    /// Tells whether to stop.
-    pub interrupt: Interrupt,
-    /// The holder of the caller's rights.
-    pub host: Host,
-    /// The files of the command line.
-    pub opened: Opened,
-}
-
 /// Runs a command to its exit code.
 pub fn run<W>(program: &'static str, common: &Common, needs: &Needs, work: W) -> ExitCode
 where
@@ -103,7 +87,8 @@ fn finish(reporter: &Reporter, report: Report, stdout_is_data: bool) -> ExitCode
         }
         text = document.to_string();
     }
-    let written = match (text.is_empty(), stdout_is_data) {
+    let silent = text.is_empty() || (reporter.is_quiet() && !reporter.is_json());
+    let written = match (silent, stdout_is_data) {
         (true, _) => Ok(()),
         (false, true) => writeln!(std::io::stderr().lock(), "{text}"),
         (false, false) => writeln!(std::io::stdout().lock(), "{text}"),
@@ -144,9 +129,8 @@ impl Run<'_> {
             command_line.insert("database.name".to_owned(), name.clone());
         }
         // A variable that is not UTF-8 cannot be one of ours.
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let inputs = Inputs::gather(self.common.config.as_deref(), command_line, environment)?;
         let settings = Settings::resolve(&inputs)?;
         for warning in &settings.warnings {
@@ -212,7 +196,10 @@ impl Run<'_> {
 fn runtime() -> Result<tokio::runtime::Runtime> {
     // One thread: children must be started from the main one (see `process.rs`), and the work waits more than it
     // computes. What computes runs on threads of its own.
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context(Kind::Refused, "cannot start the runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(Kind::Refused, "cannot start the runtime")
 }
 
 /// Makes a missing state directory, for the account that does the work.

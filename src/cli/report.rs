@@ -37,10 +37,13 @@ pub fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()
 }
 
-/// A duration in seconds: `5.8 s`, from a minute on `2 min 5 s`.
+/// A duration: `37 ms`, `5.8 s`, `2 min 5 s`.
 #[must_use]
 pub fn seconds(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs_f64();
+    if seconds < 1.0 {
+        return format!("{} ms", duration.as_millis());
+    }
     if seconds < 60.0 {
         return format!("{seconds:.1} s");
     }

@@ -1,1 +1,239 @@
-//! stub
+//! `teslamate-restore SOURCE`: the flags, the question, the report.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::json;
+
+use super::report::{self, Report};
+use super::{Common, Env, Needs};
+use crate::dump::Source;
+use crate::error::{Error, Kind, Result};
+use crate::host::Opens;
+use crate::restore::{Destination, Policy, Restored, Session};
+
+/// Load a dump beside the live database, verify it, then swap it in with about a second of downtime
+#[derive(Debug, Parser)]
+#[command(
+    name = "teslamate-restore",
+    version,
+    after_help = "The live database is not touched before its replacement is loaded and verified, and is kept \
+                  afterwards: --undo brings it back.\n\nExit codes: 0 done and verified, 2 usage or configuration, \
+                  10 refused, 11 busy, 12 PostgreSQL failed, 13 no space, 14 the dump is damaged, 15 look at the \
+                  message: one command is needed, 128+n signal n."
+)]
+pub struct Args {
+    /// The flags of every binary.
+    #[command(flatten)]
+    pub common: Common,
+    /// Dump file (.sql, .sql.gz, .sql.zst, .dump), directory of `pg_dump` -Fd, or `-` for standard input
+    #[arg(value_name = "SOURCE", required_unless_present = "undo", conflicts_with = "undo")]
+    pub source: Option<PathBuf>,
+    /// Load into a new database of this name, beside the live one
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["drill", "undo"])]
+    pub into: Option<String>,
+    /// Load, verify, and drop it again: proves that the dump can be restored
+    #[arg(long, conflicts_with = "undo")]
+    pub drill: bool,
+    /// Swap the database back that the last restore replaced
+    #[arg(long)]
+    pub undo: bool,
+    /// Do not ask before the live database is replaced
+    #[arg(long)]
+    pub yes: bool,
+    /// Parallel jobs for .dump files and directories [default: one per CPU, at most 8]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: Option<u32>,
+    /// Only this table, with --into or --drill (repeatable; .dump files and directories)
+    #[arg(long = "table", short = 't', value_name = "TABLE")]
+    pub tables: Vec<String>,
+    /// Only definitions, with --into or --drill (.dump files and directories)
+    #[arg(long)]
+    pub schema_only: bool,
+    /// Leave out who owns what: everything belongs to the role that restores
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Leave out GRANT and REVOKE
+    #[arg(long)]
+    pub no_privileges: bool,
+    /// Let statements pass that `pg_dump` never writes; a dump is code, so know where it comes from
+    #[arg(long)]
+    pub trust_dump: bool,
+    /// Let a dump pass that a newer PostgreSQL or a newer release of the application made
+    #[arg(long)]
+    pub allow_newer: bool,
+    /// Let a dump pass that has none of TeslaMate's tables
+    #[arg(long)]
+    pub allow_other: bool,
+}
+
+impl Args {
+    /// What has to be opened before the work begins.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        Needs { opens: Opens { output: None, input: self.source.clone() }, stdout_is_data: false }
+    }
+
+    fn is_partial(&self) -> bool {
+        self.schema_only || !self.tables.is_empty()
+    }
+
+    fn destination(&self) -> Result<Destination> {
+        match (&self.into, self.drill) {
+            (Some(name), _) if name.is_empty() || name.len() > 63 || name.contains(['\0', '\n', '\r']) => {
+                Err(Error::new(Kind::Usage, "--into needs a name of 1 to 63 bytes without line breaks"))
+            }
+            (Some(name), _) => Ok(Destination::Beside(name.clone())),
+            (None, true) => Ok(Destination::Drill),
+            (None, false) if self.is_partial() => Err(Error::new(
+                Kind::Usage,
+                "--table and --schema-only make a part of a database, which cannot replace the live one",
+            )
+            .with("state", "nothing was touched")
+            .hint("Add --into NAME to load the part beside the live database.")),
+            (None, false) => Ok(Destination::Live),
+        }
+    }
+
+    fn policy(&self, env: &Env) -> Policy {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let default = u32::try_from(cpus).unwrap_or(1).min(8);
+        Policy {
+            jobs: self.jobs.unwrap_or(default),
+            trust_dump: self.trust_dump,
+            allow_newer: self.allow_newer,
+            allow_other: self.allow_other,
+            no_owner: self.no_owner,
+            no_privileges: self.no_privileges,
+            schema_only: self.schema_only,
+            tables: self.tables.clone(),
+            partial: self.is_partial(),
+            unit: env.settings.service.unit.clone(),
+        }
+    }
+}
+
+/// Restores, drills or undoes.
+pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
+    if args.undo {
+        return undo(args, &env).await;
+    }
+    let destination = args.destination()?;
+    let policy = args.policy(&env);
+    let name = args.source.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    if destination == Destination::Live {
+        let database = &env.settings.database.name;
+        let warning = format!(
+            "This replaces database \"{database}\" on {} by {name}.\nThe present one is kept: teslamate-restore --undo \
+             brings it back.",
+            env.connector.server()
+        );
+        confirm(&env, args.yes, &warning).await?;
+    }
+    let opened = std::mem::take(&mut env.opened);
+    let untouched = "the live database and its service were not touched";
+    let taking = Source::take(&name, opened, &env.settings.state_dir);
+    let source = env.interrupt.guard(taking).await.map_err(|error| error.or_state(untouched))?;
+    let session = Session::begin(&env).await?;
+    let result = session.restore(&source, &destination, &policy).await;
+    let restored = result.map_err(|error| error.or_state(untouched))?;
+    Ok(describe(&env, &source, &destination, &restored))
+}
+
+async fn undo(args: &Args, env: &Env) -> Result<Report> {
+    let session = Session::begin(env).await?;
+    let previous = session.newest_previous().await?;
+    let database = &env.settings.database.name;
+    let warning = format!("This makes \"{previous}\" the database \"{database}\" again; the present one is kept.");
+    confirm(env, args.yes, &warning).await?;
+    let undone = session
+        .undo(&previous)
+        .await
+        .map_err(|error| error.or_state("the live database was not replaced").hint("`psql -l` lists the databases."))?;
+    let retired = undone.retired.as_deref().unwrap_or("none");
+    let text = format!(
+        "database \"{database}\" is again what \"{}\" was; what was live until now is \"{retired}\"\ndowntime {}",
+        undone.from,
+        report::seconds(undone.downtime)
+    );
+    let json = json!({
+        "undone": true,
+        "database": database,
+        "from": undone.from,
+        "previous": undone.retired,
+        "downtime_seconds": undone.downtime.as_secs_f64(),
+    });
+    Ok(Report::new(text, json))
+}
+
+/// Wants the database's name typed on a terminal, or `--yes`.
+async fn confirm(env: &Env, yes: bool, warning: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let untouched = "the live database and its service were not touched";
+    let answer = env.host.ask(&format!("{warning}\nType the database's name to go on: ")).await?;
+    match answer {
+        Some(answer) if answer == env.settings.database.name => Ok(()),
+        Some(_) => Err(Error::new(Kind::Refused, "that is not the database's name").with("state", untouched)),
+        None => {
+            Err(Error::new(Kind::Usage, "the live database is only replaced with --yes where there is no terminal")
+                .with("state", untouched)
+                .hint("Add --yes; or try it first with --drill, which changes nothing."))
+        }
+    }
+}
+
+fn describe(env: &Env, source: &Source, destination: &Destination, restored: &Restored) -> Report {
+    let verified = &restored.verified;
+    let rows: Vec<Vec<String>> =
+        verified.rows.iter().map(|(table, rows)| vec![table.to_string(), report::count(*rows)]).collect();
+    let mut lines = Vec::new();
+    if !rows.is_empty() {
+        lines.push(report::table(&["table", "rows"], &rows));
+    }
+    lines.extend(verified.checks.iter().map(|check| format!("ok: {check}")));
+    let database = &env.settings.database.name;
+    let (word, sentence) = match destination {
+        Destination::Live => ("live", format!("database \"{database}\" is now what {} holds", source.name)),
+        Destination::Beside(name) => ("into", format!("database \"{name}\" is what {} holds", source.name)),
+        Destination::Drill => ("drill", format!("{} can be restored; nothing was changed", source.name)),
+    };
+    lines.push(sentence);
+    if let Some(previous) = &restored.previous {
+        lines.push(format!("the one before is \"{previous}\"; teslamate-restore --undo brings it back"));
+    }
+    lines.extend(restored.dropped.iter().map(|name| format!("dropped \"{name}\", from an earlier restore")));
+    let mut times = format!("{} in all", report::seconds(restored.duration));
+    if let Some(downtime) = restored.downtime {
+        times = format!("{times}, downtime {}", report::seconds(downtime));
+    }
+    lines.push(times);
+    let json = json!({
+        "mode": word,
+        "source": source.name,
+        "format": source.format.word(),
+        "database": match destination { Destination::Beside(name) => name, _ => database },
+        "tables": verified.rows.iter().map(|(table, rows)| (table.to_string(), *rows)).collect::<std::collections::BTreeMap<_, _>>(),
+        "rows": verified.rows.values().sum::<u64>(),
+        "checks": verified.checks,
+        "remarks": verified.remarks,
+        "previous": restored.previous,
+        "dropped": restored.dropped,
+        "seconds": restored.duration.as_secs_f64(),
+        "load_seconds": restored.load.as_secs_f64(),
+        "downtime_seconds": restored.downtime.map(|downtime| downtime.as_secs_f64()),
+    });
+    Report::new(lines.join("\n"), json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

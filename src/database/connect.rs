@@ -11,8 +11,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::error::SqlState;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{OLDEST_SERVER, tls, version_text};
@@ -202,23 +202,23 @@ impl Connector {
         let user = &self.database.user;
         if let Some(answer) = cause.as_db_error() {
             let text = answer.message();
-            return match answer.code() {
-                &SqlState::CANNOT_CONNECT_NOW => (
+            return match *answer.code() {
+                SqlState::CANNOT_CONNECT_NOW => (
                     Kind::Busy,
                     format!("the server is still starting up or shutting down after {} s", STARTUP_WAIT.as_secs()),
                     Some("Try again in a minute; `journalctl -u postgresql` shows what it is doing.".into()),
                 ),
-                &SqlState::TOO_MANY_CONNECTIONS => (
+                SqlState::TOO_MANY_CONNECTIONS => (
                     Kind::Busy,
                     "the server has no connection to spare".into(),
                     Some("Try again, or raise max_connections.".into()),
                 ),
-                &SqlState::INVALID_CATALOG_NAME => (
+                SqlState::INVALID_CATALOG_NAME => (
                     Kind::Source,
                     format!("there is no database \"{name}\""),
                     Some("Check DATABASE_NAME; `psql -l` lists the databases that exist.".into()),
                 ),
-                &SqlState::INVALID_PASSWORD => (
+                SqlState::INVALID_PASSWORD => (
                     Kind::Source,
                     format!("the password for role \"{user}\" was refused"),
                     Some("Check DATABASE_PASS in the secrets file; the role itself may be missing too.".into()),
@@ -254,7 +254,11 @@ impl Connector {
         let text = chain(cause);
         if text.contains("server does not support TLS") {
             let hint = "Set DATABASE_SSL to false if the way to the server is trusted, or switch TLS on in the server.";
-            return (Kind::Source, "the server does not speak TLS, but DATABASE_SSL asks for it".into(), Some(hint.into()));
+            return (
+                Kind::Source,
+                "the server does not speak TLS, but DATABASE_SSL asks for it".into(),
+                Some(hint.into()),
+            );
         }
         if text.contains("certificate") {
             let hint = "Set DATABASE_SSL_CA_CERT_FILE to the authority that signed it, or check DATABASE_HOST.";
@@ -262,7 +266,8 @@ impl Connector {
         }
         if text.contains("password missing") {
             let hint = "Set DATABASE_PASS in the secrets file.".into();
-            let message = format!("the server asks for a password for role \"{}\", and none is set", self.database.user);
+            let message =
+                format!("the server asks for a password for role \"{}\", and none is set", self.database.user);
             return (Kind::Source, message, Some(hint));
         }
         match io_kind(cause) {
@@ -272,11 +277,9 @@ impl Connector {
                 format!("no server listens at {}", self.server()),
                 Some("Is PostgreSQL running (`systemctl status postgresql`), and is DATABASE_PORT right?".into()),
             ),
-            Some(ErrorKind::PermissionDenied) => (
-                Kind::Source,
-                format!("OS user \"{}\" may not use the socket {}", os_account(), self.server()),
-                None,
-            ),
+            Some(ErrorKind::PermissionDenied) => {
+                (Kind::Source, format!("OS user \"{}\" may not use the socket {}", os_account(), self.server()), None)
+            }
             Some(ErrorKind::TimedOut) => {
                 (Kind::Source, format!("no answer from {} within {} s", self.server(), CONNECT_TIMEOUT.as_secs()), None)
             }

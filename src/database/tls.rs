@@ -21,10 +21,9 @@ pub(super) fn connector(ssl: &Ssl) -> Result<MakeRustlsConnect> {
         .context(Kind::Usage, "TLS cannot be set up")?;
     let config = match ssl {
         Ssl::Verify { ca } => builder.with_root_certificates(roots(ca.as_deref())?).with_no_client_auth(),
-        Ssl::Disable | Ssl::NoVerify => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-            .with_no_client_auth(),
+        Ssl::Disable | Ssl::NoVerify => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider))).with_no_client_auth()
+        }
     };
     Ok(MakeRustlsConnect::new(config))
 }

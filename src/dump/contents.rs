@@ -137,6 +137,9 @@ struct Judge {
     last_line: u64,
 }
 
+/// Versions are times of 14 digits. TeslaMate once had one of 15, which would be newer than all others for ever.
+const MIGRATION_LIMIT: i64 = 100_000_000_000_000;
+
 /// More migrations than any application has.
 const CAPTURE_LIMIT: usize = 4 << 20;
 
@@ -199,10 +202,10 @@ impl Visitor for Judge {
     }
 
     fn data(&mut self, bytes: &[u8], line: u64) -> Result<(), Flaw> {
-        if let Some(captured) = &mut self.captured {
-            if captured.len() + bytes.len() <= CAPTURE_LIMIT {
-                captured.extend_from_slice(bytes);
-            }
+        if let Some(captured) = &mut self.captured
+            && captured.len() + bytes.len() <= CAPTURE_LIMIT
+        {
+            captured.extend_from_slice(bytes);
         }
         // A program's message in the wrong stream: found here by name, since the server would only count columns.
         if self.columns > 1 {
@@ -228,6 +231,7 @@ impl Visitor for Judge {
             let newest = captured
                 .split(|byte| *byte == b'\n')
                 .filter_map(|row| std::str::from_utf8(row.split(|byte| *byte == b'\t').next()?).ok()?.parse().ok())
+                .filter(|version| *version < MIGRATION_LIMIT)
                 .max();
             self.contents.newest_migration = self.contents.newest_migration.max(newest);
         }
@@ -368,8 +372,10 @@ mod tests {
         assert!(refused("--\n-- PostgreSQL database cluster dump\n--\n").contains("pg_dumpall"));
         assert!(refused("hello world;\n").contains("header is missing"));
         assert!(refused(&format!("{HEADER}SET client_encoding = 'SQL_ASCII';\n{END}")).contains("SQL_ASCII"));
-        assert!(refused(&format!("{HEADER}COPY t (a, b) FROM stdin;\n1\t2\npg_dump: last built-in OID\n\\.\n{END}"))
-            .starts_with("is not a row"));
+        assert!(
+            refused(&format!("{HEADER}COPY t (a, b) FROM stdin;\n1\t2\npg_dump: last built-in OID\n\\.\n{END}"))
+                .starts_with("is not a row")
+        );
     }
 
     #[test]

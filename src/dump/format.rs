@@ -36,6 +36,8 @@ impl Format {
     #[must_use]
     pub fn of_name(path: &Path) -> Self {
         let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        // In lower case already.
+        #[allow(clippy::case_sensitive_file_extension_comparisons)]
         if name.ends_with(".dump") {
             Self::Custom
         } else if name.ends_with(".sql.gz") {

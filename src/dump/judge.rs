@@ -40,10 +40,9 @@ pub async fn judge(source: &Source, tools: &Tools, meter: &Arc<Meter>) -> Result
         Body::Plain { file, compression } => {
             let file = file.try_clone().context(Kind::Refused, "cannot share a descriptor")?;
             let (compression, counted) = (*compression, meter.clone());
-            on_thread(move || plain(file, compression, &counted)).await?.map(|(contents, sha256)| Judgement {
-                contents,
-                sha256: Some(sha256),
-            })
+            on_thread(move || plain(file, compression, &counted))
+                .await?
+                .map(|(contents, sha256)| Judgement { contents, sha256: Some(sha256) })
         }
         Body::Archive(_) => {
             let (stdin, path) = source.for_pg_restore()?;
@@ -180,7 +179,8 @@ fn explain_pg_restore(words: &str, tools: &Tools) -> Error {
     if words.contains("does not appear to be a valid archive") {
         return Error::new(Kind::Refused, "the directory or file is no archive of pg_dump").with("cause", words);
     }
-    Error::new(Kind::Verify, "the archive is cut or changed: pg_restore cannot unpack it to its end").with("cause", words)
+    Error::new(Kind::Verify, "the archive is cut or changed: pg_restore cannot unpack it to its end")
+        .with("cause", words)
 }
 
 /// A flaw in a text as a failure.

@@ -32,6 +32,7 @@ pub enum Skipped {
 
 /// Decides on a statement.
 #[must_use]
+#[allow(clippy::match_same_arms, reason = "one arm for each reason, in the order in which they are tried")]
 pub fn disposition(statement: &Statement<'_>) -> Disposition {
     use Disposition::{Keep, Refuse, Skip};
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
@@ -48,8 +49,12 @@ pub fn disposition(statement: &Statement<'_>) -> Disposition {
         ["SELECT", "PG_CATALOG", "LO_UNLINK", ..] => Skip(Skipped::Clean),
         ["CREATE", "SCHEMA", "PUBLIC"] => Skip(Skipped::PublicSchema),
         ["COPY", ..] if !statement.is_copy() => foreign("copies from or to a file or a program"),
-        ["SELECT", "PG_CATALOG", "LO_FROM_BYTEA" | "SET_CONFIG" | "SETVAL", ..]
-        | ["SELECT", "PG_CATALOG", "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE", ..]
+        [
+            "SELECT",
+            "PG_CATALOG",
+            "LO_FROM_BYTEA" | "SET_CONFIG" | "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE",
+            ..,
+        ]
         | ["SELECT", "FROM", "PG_CATALOG", "PG_RESTORE_RELATION_STATS" | "PG_RESTORE_ATTRIBUTE_STATS", ..] => Keep,
         ["SELECT", "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE", ..] => Keep,
         ["CREATE" | "ALTER", "USER" | "ROLE" | "GROUP", second, ..] if *second != "MAPPING" => {

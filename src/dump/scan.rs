@@ -306,9 +306,7 @@ impl Scanner {
                 self.hold(byte)?;
             }
             State::LineComment { between } => {
-                if byte != b'\n' {
-                    self.aside.push(byte);
-                } else {
+                if byte == b'\n' {
                     let between = *between;
                     self.state = State::Plain;
                     let text = String::from_utf8_lossy(&std::mem::take(&mut self.aside)).into_owned();
@@ -317,6 +315,8 @@ impl Scanner {
                     } else {
                         self.hold(b'\n')?;
                     }
+                } else {
+                    self.aside.push(byte);
                 }
             }
             State::BlockComment(depth) => {

@@ -105,7 +105,8 @@ fn take(name: &str, opened: Opened, state_dir: &Path) -> Result<Source> {
             warnings: Vec::new(),
         });
     }
-    let file = if kind == FileType::RegularFile { File::from(input) } else { spool(&mut File::from(input), state_dir)? };
+    let file =
+        if kind == FileType::RegularFile { File::from(input) } else { spool(&mut File::from(input), state_dir)? };
     let head = format::head(&file).context(Kind::Refused, format!("cannot read {name}"))?;
     if head.is_empty() {
         return Err(refused("is empty: 0 bytes"));
@@ -120,7 +121,11 @@ fn take(name: &str, opened: Opened, state_dir: &Path) -> Result<Source> {
             Body::Plain { file, compression }
         }
         Format::Custom | Format::Tar | Format::Directory => {
-            let file = if can_open_again(&file, "") { file } else { spool(&mut file.try_clone().context(Kind::Refused, "cannot share a descriptor")?, state_dir)? };
+            let file = if can_open_again(&file, "") {
+                file
+            } else {
+                spool(&mut file.try_clone().context(Kind::Refused, "cannot share a descriptor")?, state_dir)?
+            };
             Body::Archive(Archive { descriptor: file.into(), _copy: None })
         }
     };
@@ -157,9 +162,9 @@ fn spool(source: &mut File, state_dir: &Path) -> Result<File> {
     let mut file = File::from(made.context(Kind::Store, failed()).map_err(|error| {
         error.hint("A pipe is copied there first, to be judged before it is loaded; set `state_dir`.")
     })?);
-    io::copy(source, &mut file).context(Kind::Store, failed()).map_err(|error| {
-        error.with("state", "the live database was not touched")
-    })?;
+    io::copy(source, &mut file)
+        .context(Kind::Store, failed())
+        .map_err(|error| error.with("state", "the live database was not touched"))?;
     file.flush().and_then(|()| file.rewind()).context(Kind::Store, failed())?;
     Ok(file)
 }
@@ -169,7 +174,8 @@ fn sweep(state_dir: &Path) {
     for entry in std::fs::read_dir(state_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(COPY_PREFIX)) else { continue };
-        if pid.parse::<u32>().is_ok_and(|pid| pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists()) {
+        if pid.parse::<u32>().is_ok_and(|pid| pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists())
+        {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -94,7 +94,7 @@ impl Writer<'_> {
             drop(lock);
             result
         };
-        let (bytes, sha256, contents) = self.interrupt.guard(work).await?;
+        let (bytes, sha256, contents) = self.interrupt.guard(Box::pin(work)).await?;
         Ok(Written { bytes, sha256, contents, duration: started.elapsed() })
     }
 
@@ -112,9 +112,12 @@ impl Writer<'_> {
             .query_context("cannot read the database's properties")?;
         if row.get::<_, &str>(0) == "SQL_ASCII" {
             let name = self.connector.database_name();
-            return Err(Error::new(Kind::Refused, format!("the encoding of database \"{name}\" is not known (SQL_ASCII)"))
-                .with("state", "nothing was written")
-                .hint("A dump of it cannot be restored without a doubt about its characters; convert it to UTF8 first."));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("the encoding of database \"{name}\" is not known (SQL_ASCII)"),
+            )
+            .with("state", "nothing was written")
+            .hint("A dump of it cannot be restored without a doubt about its characters; convert it to UTF8 first."));
         }
         let old: i64 = row.get(1);
         if old > 0 {
@@ -180,7 +183,9 @@ impl Writer<'_> {
         self.ended_well(child, &words).await?;
         match pumped {
             Ok(done) => Ok(done),
-            Err(Failure::Source(cause)) => Err(Error::new(Kind::Source, "cannot read from pg_dump").with("cause", cause)),
+            Err(Failure::Source(cause)) => {
+                Err(Error::new(Kind::Source, "cannot read from pg_dump").with("cause", cause))
+            }
             Err(Failure::Target(cause)) => Err(write_failed(&cause)),
             Err(Failure::Text(flaw)) => Err(not_whole(&flaw)),
         }
@@ -215,7 +220,8 @@ impl Writer<'_> {
         meter.bytes.store(0, Ordering::Relaxed);
         let bytes = size();
         let hashed = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
-        let sha256 = on_thread(move || hash(&hashed)).await?.context(Kind::Verify, "cannot read back what was written")?;
+        let sha256 =
+            on_thread(move || hash(&hashed)).await?.context(Kind::Verify, "cannot read back what was written")?;
         file.rewind().context(Kind::Store, "cannot read back what was written")?;
         let contents = judge::archive(tools, Stdio::from(file), "-", meter).await.map_err(|error| {
             error.escalate(Kind::Verify).with("state", "no file was left, the database was only read")
@@ -243,7 +249,8 @@ impl Writer<'_> {
         }
         let mut error = Error::new(Kind::Source, format!("pg_dump failed ({status})")).with("cause", &text);
         if text.contains("invalid page") || text.contains("could not read block") {
-            error = error.hint("A page of the database is damaged: keep every backup that you have, then run `pg_amcheck`.");
+            error = error
+                .hint("A page of the database is damaged: keep every backup that you have, then run `pg_amcheck`.");
         }
         if text.contains("row-level security") {
             error = error.hint("Rows are hidden from this role: dump as the owner, or give the role BYPASSRLS.");

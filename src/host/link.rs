@@ -118,6 +118,7 @@ impl Link {
     }
 
     /// The descriptor, to hand it to a child.
+    #[must_use]
     pub fn into_descriptor(self) -> OwnedFd {
         self.0
     }
@@ -180,12 +181,7 @@ impl Link {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
-            recvmsg(
-                &self.0,
-                &mut [std::io::IoSliceMut::new(&mut bytes)],
-                &mut ancillary,
-                RecvFlags::CMSG_CLOEXEC,
-            )
+            recvmsg(&self.0, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
         })
         .context(Kind::Attention, "cannot hear the other process of this run")?;
         if received.bytes == 0 {

@@ -1,1 +1,364 @@
-//! stub
+//! Restoring: check, stage, load, verify, swap, keep the previous.
+//!
+//! The live database is never touched before its replacement is loaded and verified; then it is replaced in one
+//! transaction. This file is the recipe, [`Session::restore`]; the steps stand beside it. Not here: reading and
+//! judging dumps (`dump/`), and the service (`host/guard.rs`).
+
+pub mod check;
+pub mod load;
+pub mod names;
+pub mod properties;
+pub mod staging;
+pub mod swap;
+pub mod undo;
+pub mod verify;
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use crate::database::connect::{QueryContext, server_version};
+use crate::database::lock::{Lock, Purpose};
+use crate::database::tools::Tools;
+use crate::database::{ident, literal};
+use crate::dump::judge::{Judgement, judge};
+use crate::dump::source::{Body, Source};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::progress::Meter;
+use crate::service::State;
+use check::Live;
+use load::Loader;
+use names::Role;
+use properties::Properties;
+use swap::Swap;
+use verify::Verified;
+
+/// Where the loaded database goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// In the place of the live one.
+    Live,
+    /// Beside it, under this name.
+    Beside(String),
+    /// Nowhere: it is loaded, verified and dropped.
+    Drill,
+}
+
+/// What the command line allows and asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Parallel jobs for an archive.
+    pub jobs: u32,
+    /// Statements that `pg_dump` never writes are let pass.
+    pub trust_dump: bool,
+    /// A dump of a newer server or application is let pass.
+    pub allow_newer: bool,
+    /// A dump without TeslaMate's tables is let pass.
+    pub allow_other: bool,
+    /// Owners are not restored.
+    pub no_owner: bool,
+    /// Privileges are not restored.
+    pub no_privileges: bool,
+    /// Only definitions.
+    pub schema_only: bool,
+    /// Only these tables.
+    pub tables: Vec<String>,
+    /// The result is not meant to be whole.
+    pub partial: bool,
+    /// The service's unit.
+    pub unit: String,
+}
+
+/// What a restore did.
+#[derive(Debug)]
+pub struct Restored {
+    /// What was verified.
+    pub verified: Verified,
+    /// The name of the database that was replaced.
+    pub previous: Option<String>,
+    /// Previous databases that were dropped for it.
+    pub dropped: Vec<String>,
+    /// How long the service was stopped, or would have been.
+    pub downtime: Option<Duration>,
+    /// How long loading and verifying took.
+    pub load: Duration,
+    /// All of it.
+    pub duration: Duration,
+}
+
+/// A run of a restore command, which holds the lock.
+pub struct Session<'a> {
+    env: &'a Env,
+    lock: Lock,
+    /// The server's version, as `server_version_num` counts.
+    server: u32,
+}
+
+impl<'a> Session<'a> {
+    /// Takes the lock and cleans up after a run that was killed: its staging databases, its stopped service.
+    pub async fn begin(env: &'a Env) -> Result<Self> {
+        let lock = Lock::take(&env.connector, Purpose::Restore).await?;
+        let server = server_version(lock.client()).await?;
+        let session = Self { env, lock, server };
+        for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
+            env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
+        }
+        if env.host.recover_service().await? {
+            let unit = &env.settings.service.unit;
+            env.reporter.info(&format!("started {unit}, which a run that was killed had left stopped"));
+        }
+        Ok(session)
+    }
+
+    fn client(&self) -> &Client {
+        self.lock.client()
+    }
+
+    fn live_name(&self) -> &str {
+        &self.env.settings.database.name
+    }
+
+    /// The recipe.
+    pub async fn restore(&self, source: &Source, destination: &Destination, policy: &Policy) -> Result<Restored> {
+        let started = Instant::now();
+        let env = self.env;
+        for warning in &source.warnings {
+            env.reporter.warn(warning);
+        }
+        let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), self.server).await?;
+        let judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
+        let live = Live::read(&env.connector).await?;
+        let properties = self.check(&judgement, live.as_ref(), source, destination, policy).await?;
+
+        let databases = staging::databases(self.client()).await?;
+        let base = match destination {
+            Destination::Beside(name) => name,
+            Destination::Live | Destination::Drill => self.live_name(),
+        };
+        let name = names::fresh(base, Role::Staging, chrono::Utc::now(), &databases);
+        // From here on there is something to clean up, whatever happens.
+        let work = self.stage(source, &judgement, &tools, policy, &properties, &name, live.as_ref());
+        let verified = match env.interrupt.guard(work).await {
+            Ok(verified) => verified,
+            Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
+        };
+        let load = started.elapsed();
+        let mut restored =
+            Restored { verified, previous: None, dropped: Vec::new(), downtime: None, load, duration: load };
+        match destination {
+            Destination::Drill => {
+                env.reporter.step(&format!("dropping {name}")).await;
+                staging::drop_database(self.client(), &name).await.map_err(|error| {
+                    error.escalate(Kind::Attention).hint(format!("psql -c 'DROP DATABASE {}'", ident(&name)))
+                })?;
+            }
+            Destination::Beside(target) => self.rename_beside(&name, target).await?,
+            Destination::Live => self.go_live(&name, live.is_some(), &properties, &mut restored).await?,
+        }
+        restored.duration = started.elapsed();
+        Ok(restored)
+    }
+
+    async fn judge(&self, source: &Source, tools: &Tools) -> Result<Judgement> {
+        let reporter = &self.env.reporter;
+        reporter.step(&format!("checking {} ({})", source.name, source.format.word())).await;
+        let meter = Meter::new("checking");
+        reporter.show(&meter, judge(source, tools, &meter)).await
+    }
+
+    /// Everything that can be known beforehand; returns the properties of the database to be made.
+    async fn check(
+        &self,
+        judgement: &Judgement,
+        live: Option<&Live>,
+        source: &Source,
+        destination: &Destination,
+        policy: &Policy,
+    ) -> Result<Properties> {
+        let env = self.env;
+        let contents = &judgement.contents;
+        let is_plain = matches!(source.body, Body::Plain { .. });
+        if policy.partial && is_plain {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{} is SQL text: a part of it cannot be taken", source.name),
+            )
+            .with("state", "nothing was touched")
+            .hint("Restore all of it with --into NAME, and take the part from there with pg_dump."));
+        }
+        if let Destination::Beside(name) = destination
+            && staging::databases(self.client()).await?.contains(name)
+        {
+            return Err(Error::new(Kind::Refused, format!("database \"{name}\" exists already"))
+                .with("state", "nothing was touched")
+                .hint("Name a database that does not exist; without --into the live one is replaced safely."));
+        }
+        check::contents(contents, live, self.server, policy)?;
+        let live_name = live.map(|_| self.live_name());
+        check::rights(self.client(), live_name, contents, policy).await?;
+        if is_plain {
+            check::large_objects(self.client(), contents).await?;
+        }
+        if let (Some(name), Destination::Live) = (live_name, destination) {
+            check::nothing_in_the_way(self.client(), name).await?;
+        }
+        let properties = match live_name {
+            Some(name) => Properties::read(self.client(), name).await?,
+            None => None,
+        };
+        let properties = properties.unwrap_or_else(|| Properties::new(&env.settings.database.user));
+        let unchecked =
+            check::disk_space(self.client(), &env.connector, live, contents, &properties.tablespace).await?;
+        if let Some(remark) = unchecked {
+            env.reporter.warn(&remark);
+        }
+        Ok(properties)
+    }
+
+    /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
+    #[allow(clippy::too_many_arguments, reason = "a step of the recipe above, cut out for its error handling")]
+    async fn stage(
+        &self,
+        source: &Source,
+        judgement: &Judgement,
+        tools: &Tools,
+        policy: &Policy,
+        properties: &Properties,
+        name: &str,
+        live: Option<&Live>,
+    ) -> Result<Verified> {
+        let env = self.env;
+        env.reporter.step(&format!("loading into {name}")).await;
+        staging::create(self.client(), self.live_name(), name, properties).await?;
+        let loader =
+            Loader { connector: &env.connector, client: self.client(), tools, reporter: &env.reporter, policy };
+        loader.load(source, judgement, name).await?;
+
+        env.reporter.step("verifying").await;
+        let client = env.connector.connect_to(name).await?;
+        client.batch_execute("ANALYZE").await.query_context("cannot gather statistics")?;
+        let verified = if policy.partial {
+            Verified::default()
+        } else {
+            let teslamate = live.is_some_and(|live| live.is_teslamate) && !policy.allow_other;
+            verify::verify(&client, &judgement.contents, teslamate).await?
+        };
+        for remark in &verified.remarks {
+            env.reporter.warn(remark);
+        }
+        drop(client);
+        if live.is_some() {
+            properties.apply(self.client(), name).await?;
+            let copied = Properties::read(self.client(), name).await?.unwrap_or_default();
+            properties.compare(&copied)?;
+        }
+        // What was loaded must outlive a power cut before it may go live: the loading sessions did not wait for that.
+        self.client().batch_execute("CHECKPOINT").await.or_else(|cause| {
+            // Only a superuser may ask for one; a commit that waits comes before the swap in any case.
+            env.reporter.debug(&format!("no checkpoint: {cause}"));
+            Ok(())
+        })?;
+        Ok(verified)
+    }
+
+    async fn rename_beside(&self, name: &str, target: &str) -> Result<()> {
+        let statements = format!(
+            "BEGIN; COMMENT ON DATABASE {0} IS NULL; ALTER DATABASE {0} RENAME TO {1}; COMMIT",
+            ident(name),
+            ident(target)
+        );
+        let renamed = self.client().batch_execute(&statements).await.query_context("cannot name the new database");
+        match renamed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // The transaction has to end before the database can be dropped.
+                let _ = self.client().batch_execute("ROLLBACK").await;
+                Err(staging::abandon(self.client(), name, error).await)
+            }
+        }
+    }
+
+    /// Swaps the staging database in, and drops previous ones that are too many.
+    async fn go_live(&self, name: &str, replaces: bool, properties: &Properties, done: &mut Restored) -> Result<()> {
+        let live = self.live_name();
+        let databases = staging::databases(self.client()).await?;
+        let retired = replaces.then(|| names::fresh(live, Role::Previous, chrono::Utc::now(), &databases));
+        let swap = Swap {
+            live: live.to_owned(),
+            retired: retired.clone(),
+            replacement: name.to_owned(),
+            comment: Some(properties.comment.clone()),
+        };
+        if replaces {
+            // Between the first look and now, somebody may have prepared a transaction.
+            if let Err(error) = check::nothing_in_the_way(self.client(), live).await {
+                return Err(staging::abandon(self.client(), name, error).await);
+            }
+        }
+        let swapped = self.swap_with_service(&swap).await;
+        match swapped {
+            Ok(downtime) => done.downtime = Some(downtime),
+            Err(error) => {
+                let left = staging::databases(self.client()).await.unwrap_or_default();
+                // Where the swap did not take place, the staging database is still there by its name.
+                if left.iter().any(|found| found == name) {
+                    return Err(staging::abandon(self.client(), name, error).await);
+                }
+                return Err(error
+                    .escalate(Kind::Attention)
+                    .with(
+                        "state",
+                        format!("the restored database is live; the one before is {}", shown(retired.as_ref())),
+                    )
+                    .hint("teslamate-restore --undo brings the one before back."));
+            }
+        }
+        done.previous = retired;
+        self.drop_old_previous(done).await
+    }
+
+    /// Stops the service, swaps, and starts the service again, whatever the swap did. Returns the time in between.
+    async fn swap_with_service(&self, swap: &Swap) -> Result<Duration> {
+        let env = self.env;
+        // Opened before the service is stopped: a connection takes time, and can fail.
+        let ender = env.connector.connect_maintenance().await?;
+        let unit = &env.settings.service.unit;
+        match env.host.service_state().await? {
+            State::Active => env.reporter.step(&format!("stopping {unit}")).await,
+            State::Inactive => env.reporter.debug(&format!("{unit} is not running and stays so")),
+            State::Missing => env.reporter.debug(&format!("there is no {unit} here")),
+        }
+        let started = Instant::now();
+        env.host.stop_service().await?;
+        env.reporter.debug("swapping");
+        let swapped = swap.run(self.client(), &ender).await;
+        env.reporter.debug("swapped");
+        let back = env.host.start_service().await;
+        let downtime = started.elapsed();
+        swapped?;
+        back?;
+        env.reporter.debug("the service is as it was");
+        Ok(downtime)
+    }
+
+    /// Keeps as many previous databases as the settings say, the newest ones.
+    async fn drop_old_previous(&self, done: &mut Restored) -> Result<()> {
+        let databases = staging::databases(self.client()).await?;
+        let mut previous = names::of_role(&databases, self.live_name(), Role::Previous);
+        let keep = usize::try_from(self.env.settings.keep_previous).unwrap_or(usize::MAX);
+        let surplus = previous.len().saturating_sub(keep);
+        for name in previous.drain(..surplus) {
+            match staging::drop_database(self.client(), &name).await {
+                Ok(()) => done.dropped.push(name),
+                // The restore is done; an old database that stays costs nothing but space.
+                Err(error) => self.env.reporter.warn(&format!("{}: {}", error.message(), literal(&name))),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shown(name: Option<&String>) -> String {
+    name.map_or_else(|| "none".to_owned(), |name| format!("\"{name}\""))
+}

@@ -56,7 +56,13 @@ impl Resolver {
             }
             let parsed = secrets::parse(&text.bytes);
             for problem in &parsed.problems {
-                self.warnings.push(format!("{}:{}: {}", text.path.display(), problem.line, problem.message));
+                let line = format!("{}:{}: {}", text.path.display(), problem.line, problem.message);
+                // systemd would not start a unit with such a file; a line that it only ignores is worth a warning.
+                if parsed.refused {
+                    self.mistakes.push(line);
+                } else {
+                    self.warnings.push(line);
+                }
             }
             let values = parsed.assignments.iter().map(|(name, value)| (name.as_str(), value.expose()));
             self.read_variables(Layer::SecretsFile, values);
@@ -102,7 +108,8 @@ impl Resolver {
             } else {
                 let known = KEYS.iter().filter(|key| key.form != Form::Secret).map(|key| key.path);
                 let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);
-                self.unknown("key", &path, self.config.clone(), known.chain(sections));
+                let source = self.config.clone();
+                self.unknown("key", &path, &source, known.chain(sections));
             }
         }
     }
@@ -113,7 +120,7 @@ impl Resolver {
                 // TeslaMate's file holds much that is not ours; only our own prefix can be a slip.
                 if name.starts_with("GLOVEBOX_") {
                     let source = self.source(layer);
-                    self.unknown("variable", name, source, KEYS.iter().map(|key| key.env));
+                    self.unknown("variable", name, &source, KEYS.iter().map(|key| key.env));
                 }
                 continue;
             };
@@ -130,7 +137,7 @@ impl Resolver {
         }
     }
 
-    fn unknown<'a>(&mut self, what: &str, typed: &str, source: String, known: impl IntoIterator<Item = &'a str>) {
+    fn unknown<'a>(&mut self, what: &str, typed: &str, source: &str, known: impl IntoIterator<Item = &'a str>) {
         let mut line = format!("{source}: unknown {what} `{typed}`");
         if let Some(name) = keys::nearest(typed, known) {
             let _ = write!(line, "; did you mean `{name}`?");
@@ -198,12 +205,11 @@ impl Resolver {
             Some((_, Value::String(text))) => text.parse().ok(),
             Some(_) => None,
         };
-        match value.filter(|number| range.contains(number)) {
-            Some(number) => number,
-            None => {
-                self.mistake(path, &format!("a whole number from {} to {}", range.start(), range.end()));
-                default
-            }
+        if let Some(number) = value.filter(|number| range.contains(number)) {
+            number
+        } else {
+            self.mistake(path, &format!("a whole number from {} to {}", range.start(), range.end()));
+            default
         }
     }
 
@@ -334,7 +340,7 @@ impl Resolver {
         let mut copies = Vec::new();
         for (number, table) in tables.into_iter().enumerate() {
             for name in table.keys().filter(|name| !COPY_KEYS.contains(&name.as_str())) {
-                self.unknown("key", &format!("copies[{number}].{name}"), source.clone(), None::<&str>);
+                self.unknown("key", &format!("copies[{number}].{name}"), &source, None::<&str>);
                 if let (Some(near), Some(line)) =
                     (keys::nearest(name, COPY_KEYS.iter().copied()), self.mistakes.last_mut())
                 {

@@ -65,9 +65,11 @@ fn statements_end_at_a_semicolon_outside_of_everything() {
 
 #[test]
 fn the_body_of_a_function_is_one_statement_whatever_is_in_it() {
-    let body = "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$\nBEGIN\nCOPY x FROM stdin;\n\\.\n\\! ls\nEND $$;";
+    let body =
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$\nBEGIN\nCOPY x FROM stdin;\n\\.\n\\! ls\nEND $$;";
     assert_scan(&format!("{body}\nSELECT 1;\n"), &[&format!("1: {body}"), "7: SELECT 1;"]);
-    let atomic = "CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC\nSELECT CASE WHEN a THEN 1 END; SELECT 2; END;";
+    let atomic =
+        "CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC\nSELECT CASE WHEN a THEN 1 END; SELECT 2; END;";
     assert_scan(&format!("{atomic}\nSELECT 1;\n"), &[&format!("1: {atomic}"), "3: SELECT 1;"]);
 }
 
@@ -87,11 +89,10 @@ fn rows_stream_through_and_end_at_the_marker_only() {
 
 #[test]
 fn meta_commands_are_told_apart_and_never_hidden_in_a_statement() {
-    assert_scan("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n", &[
-        "1: \\restrict abc",
-        "2: SELECT 1;",
-        "3: \\unrestrict abc",
-    ]);
+    assert_scan(
+        "\\restrict abc\nSELECT 1;\n\\unrestrict abc\n",
+        &["1: \\restrict abc", "2: SELECT 1;", "3: \\unrestrict abc"],
+    );
     assert_eq!(scan("SELECT 1\n\\! ls\n;").unwrap_err().line, 2);
 }
 
@@ -118,10 +119,10 @@ fn messages_of_programs_are_recognised() {
 
 #[test]
 fn strings_have_escapes_where_the_dump_says_so() {
-    assert_scan("SET standard_conforming_strings = off;\nSELECT 'a\\';b';\n", &[
-        "1: SET standard_conforming_strings = off;",
-        "2: SELECT 'a\\';b';",
-    ]);
+    assert_scan(
+        "SET standard_conforming_strings = off;\nSELECT 'a\\';b';\n",
+        &["1: SET standard_conforming_strings = off;", "2: SELECT 'a\\';b';"],
+    );
 }
 
 #[test]

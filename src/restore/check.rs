@@ -1,0 +1,290 @@
+//! Everything that can be known before a staging database exists: a restore that cannot work does not begin.
+
+use std::path::Path;
+
+use tokio_postgres::Client;
+
+use crate::database::connect::QueryContext;
+use crate::database::{Connector, ident, version_text};
+use crate::dump::Contents;
+use crate::error::{Error, Kind, Result};
+use crate::restore::Policy;
+
+/// The tables without which a dump is none of TeslaMate.
+const ESSENTIAL: &[&str] = &["cars", "positions", "schema_migrations"];
+
+const UNTOUCHED: &str = "the live database was not touched";
+
+/// What is known of the live database.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Its size in bytes.
+    pub bytes: i64,
+    /// The size of its largest index in bytes.
+    pub largest_index: i64,
+    /// Whether it has TeslaMate's tables.
+    pub is_teslamate: bool,
+    /// The newest version in its `schema_migrations`.
+    pub newest_migration: Option<i64>,
+}
+
+impl Live {
+    /// Looks at the live database; `None` if there is none.
+    pub async fn read(connector: &Connector) -> Result<Option<Self>> {
+        let Some(client) = connector.connect_if_present(connector.database_name()).await? else { return Ok(None) };
+        let row = client
+            .query_one(
+                "SELECT pg_database_size(current_database()), \
+                        (SELECT coalesce(max(pg_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'i'), \
+                        (SELECT count(DISTINCT relname) FROM pg_class \
+                          WHERE relkind IN ('r', 'p') AND relname = ANY ($1)), \
+                        to_regclass('public.schema_migrations') IS NOT NULL",
+                &[&ESSENTIAL],
+            )
+            .await
+            .query_context("cannot look at the live database")?;
+        let tables: i64 = row.get(2);
+        let newest_migration = if row.get::<_, bool>(3) {
+            // The column may be of another type in an application that is not TeslaMate.
+            let sql = "SELECT max(version)::bigint FROM public.schema_migrations WHERE version < 100000000000000";
+            let newest = client.query_one(sql, &[]).await;
+            newest.ok().and_then(|row| row.get(0))
+        } else {
+            None
+        };
+        Ok(Some(Self {
+            bytes: row.get(0),
+            largest_index: row.get(1),
+            is_teslamate: usize::try_from(tables) == Ok(ESSENTIAL.len()),
+            newest_migration,
+        }))
+    }
+}
+
+/// Whether the dump is one that this database can be replaced by.
+pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, policy: &Policy) -> Result<()> {
+    if let (Some(flaw), false) = (contents.untrusted.first(), policy.trust_dump) {
+        return Err(Error::new(Kind::Refused, format!("the dump cannot be trusted: line {} {}", flaw.line, flaw.what))
+            .with("state", UNTOUCHED)
+            .hint("Look at that line; if you know where the file comes from, repeat it with --trust-dump."));
+    }
+    if let Some(version) = contents.server_version.filter(|version| version / 10_000 > server / 10_000)
+        && !policy.allow_newer
+    {
+        let message = format!(
+            "the dump is of PostgreSQL {}, newer than this server's {}",
+            version_text(version),
+            version_text(server)
+        );
+        return Err(Error::new(Kind::Refused, message)
+            .with("state", UNTOUCHED)
+            .hint("Upgrade the server, or try it with --allow-newer: the live database stays as it is if it fails."));
+    }
+    if policy.partial {
+        return Ok(());
+    }
+    // Without a live database the unit's name tells what is expected.
+    let expects_teslamate = live.map_or(policy.unit.contains("teslamate"), |live| live.is_teslamate);
+    let missing = |has: &dyn Fn(&str) -> bool| ESSENTIAL.iter().find(|table| !has(table)).copied();
+    let without = missing(&|table| contents.created.iter().any(|created| created.name == table));
+    let empty = missing(&|table| contents.rows.keys().any(|copied| copied.name == table));
+    if let (true, Some(table), false) = (expects_teslamate, without.or(empty), policy.allow_other) {
+        let what = match without {
+            Some(_) if !contents.has_table(table) => "is no dump of TeslaMate: it has no table",
+            Some(_) => "holds rows only: it does not define the table",
+            None => "holds definitions only: it has no rows of the table",
+        };
+        return Err(Error::new(Kind::Refused, format!("the dump {what} \"{table}\""))
+            .with("state", UNTOUCHED)
+            .hint("Look at what is in it with --into NAME, which loads it beside the live database.")
+            .hint("If it is meant to replace the live database nevertheless, repeat it with --allow-other."));
+    }
+    if let (Some(dump), Some(live)) = (contents.newest_migration, live.and_then(|live| live.newest_migration))
+        && dump > live
+        && !policy.allow_newer
+    {
+        return Err(Error::new(Kind::Refused, "the dump was made by a newer release of the application")
+            .with("dump", format!("schema version {dump}"))
+            .with("live", format!("schema version {live}"))
+            .with("state", UNTOUCHED)
+            .hint("Upgrade the application first, then restore; or repeat it with --allow-newer."));
+    }
+    Ok(())
+}
+
+/// Whether the role may do all that is needed.
+pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<()> {
+    let row = client
+        .query_one(
+            "SELECT r.rolsuper, r.rolcreatedb, \
+                    coalesce((SELECT pg_has_role(d.datdba, 'USAGE') FROM pg_database d WHERE d.datname = $1), true) \
+             FROM pg_roles r WHERE r.rolname = current_user",
+            &[&live],
+        )
+        .await
+        .query_context("cannot ask for the role's rights")?;
+    let (superuser, createdb, owner): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let user: String =
+        client.query_one("SELECT current_user::text", &[]).await.query_context("cannot ask for the role")?.get(0);
+    if !(superuser || createdb && owner) {
+        let what = if createdb { "does not own the live database" } else { "may not create databases" };
+        return Err(Error::new(Kind::Refused, format!("role \"{user}\" {what}"))
+            .with("state", UNTOUCHED)
+            .hint(format!("As a superuser: ALTER ROLE {} CREATEDB; and make it the owner.", ident(&user))));
+    }
+    extensions(client, contents, superuser, &user).await?;
+    roles(client, contents, policy).await
+}
+
+async fn extensions(client: &Client, contents: &Contents, superuser: bool, user: &str) -> Result<()> {
+    for name in &contents.extensions {
+        let row = client
+            .query_opt(
+                "SELECT coalesce(bool_or(v.trusted), false) FROM pg_available_extensions e \
+                 JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version \
+                 WHERE e.name = $1 GROUP BY e.name",
+                &[name],
+            )
+            .await
+            .query_context("cannot ask for the extensions")?;
+        let Some(row) = row else {
+            return Err(Error::new(Kind::Refused, format!("the server does not have the extension \"{name}\""))
+                .with("state", UNTOUCHED)
+                .hint(
+                    "Install it beside the server (Debian: postgresql-contrib; NixOS: services.postgresql.extensions).",
+                ));
+        };
+        if !superuser && !row.get::<_, bool>(0) {
+            let message = format!("role \"{user}\" may not create the extension \"{name}\": only a superuser may");
+            return Err(Error::new(Kind::Refused, message).with("state", UNTOUCHED).hint(format!(
+                "As a superuser: ALTER ROLE {} SUPERUSER; TeslaMate's own module does so.",
+                ident(user)
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn roles(client: &Client, contents: &Contents, policy: &Policy) -> Result<()> {
+    if policy.no_owner && policy.no_privileges {
+        return Ok(());
+    }
+    let wanted: Vec<&String> = contents.roles.iter().collect();
+    let rows = client
+        .query(
+            "SELECT w FROM unnest($1::text[]) w WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = w) \
+             AND w NOT IN ('current_user', 'session_user')",
+            &[&wanted],
+        )
+        .await
+        .query_context("cannot ask for the roles")?;
+    let missing: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let create: Vec<String> = missing.iter().map(|role| format!("CREATE ROLE {};", ident(role))).collect();
+    Err(Error::new(
+        Kind::Refused,
+        format!("the dump needs roles that this server does not have: {}", missing.join(", ")),
+    )
+    .with("state", UNTOUCHED)
+    .hint(format!("As a superuser: {}", create.join(" ")))
+    .hint("Or repeat it with --no-owner --no-privileges: everything then belongs to the role that restores."))
+}
+
+/// What would stop the rename is found before the service is stopped.
+pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
+    let rows = client
+        .query(
+            "SELECT format('prepared transaction %s of %s', quote_literal(gid), owner) FROM pg_prepared_xacts \
+              WHERE database = $1 \
+             UNION ALL SELECT format('replication slot %s', slot_name) FROM pg_replication_slots WHERE database = $1 \
+             UNION ALL SELECT format('subscription %s', s.subname) FROM pg_subscription s \
+              JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1",
+            &[&live],
+        )
+        .await;
+    // A role that is no superuser may not look at subscriptions, and cannot have made one.
+    let Ok(rows) = rows else { return Ok(()) };
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Err(Error::new(Kind::Refused, format!("database \"{live}\" cannot be replaced while something is bound to it"))
+        .with("found", found.join("\n"))
+        .with("state", "the live database and its service were not touched")
+        .hint("ROLLBACK PREPARED '…', SELECT pg_drop_replication_slot('…') or DROP SUBSCRIPTION removes it."))
+}
+
+/// More large objects than this in one transaction, and the server's lock table may not hold them.
+pub async fn large_objects(client: &Client, contents: &Contents) -> Result<()> {
+    if contents.large_objects == 0 {
+        return Ok(());
+    }
+    let row = client
+        .query_one(
+            "SELECT current_setting('max_locks_per_transaction')::bigint * \
+             (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)",
+            &[],
+        )
+        .await
+        .query_context("cannot ask for the size of the lock table")?;
+    let room = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+    if contents.large_objects < room {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("the dump holds {} large objects, too many for one transaction", contents.large_objects),
+    )
+    .with("room", format!("{room} locks (max_locks_per_transaction × connections)"))
+    .with("state", UNTOUCHED)
+    .hint("Raise max_locks_per_transaction, or restore from a .dump file, which is loaded in parts."))
+}
+
+/// Whether a second copy fits beside the live database: its size and that of the largest index, which is sorted on
+/// disk while it is built. Looks at the file systems of the data directory, the tablespace and the WAL where they are
+/// on this machine; returns what could not be checked.
+pub async fn disk_space(
+    client: &Client,
+    connector: &Connector,
+    live: Option<&Live>,
+    contents: &Contents,
+    tablespace: &str,
+) -> Result<Option<String>> {
+    let needed = match live {
+        Some(live) => u64::try_from(live.bytes + live.largest_index).unwrap_or(0),
+        // The text of the rows, and about as much again for indexes and row headers.
+        None => contents.bytes * 2,
+    };
+    if !connector.is_local() {
+        return Ok(Some("free space was not checked: the server is on another machine".into()));
+    }
+    let row = client
+        .query_opt(
+            "SELECT current_setting('data_directory'), \
+                    (SELECT nullif(pg_tablespace_location(oid), '') FROM pg_tablespace WHERE spcname = $1)",
+            &[&tablespace],
+        )
+        .await;
+    let Ok(Some(row)) = row else {
+        return Ok(Some("free space was not checked: the role may not ask for the data directory".into()));
+    };
+    let (data, tablespace): (String, Option<String>) = (row.get(0), row.get(1));
+    let place = tablespace.unwrap_or(data);
+    let Ok(space) = rustix::fs::statvfs(Path::new(&place)) else {
+        return Ok(Some(format!("free space was not checked: {place} cannot be seen from here")));
+    };
+    let free = space.f_bavail * space.f_frsize;
+    if free >= needed {
+        return Ok(None);
+    }
+    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
+    Err(Error::new(Kind::Refused, format!("there is no room for a second copy of the database in {place}"))
+        .with("needed", mebibytes(needed))
+        .with("free", mebibytes(free))
+        .with("state", "the live database and its service were not touched")
+        .hint(
+            "Free some space (an older database of a restore: `psql -l`, then DROP DATABASE), or grow the file system.",
+        ))
+}

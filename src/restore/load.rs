@@ -1,0 +1,415 @@
+//! Loads a judged dump into the staging database.
+//!
+//! SQL text is fed to psql, statement by statement, in a single transaction that stops at the first error, under
+//! `\restrict`; statements that concern the database itself are left out (`dump/rules.rs`). Line numbers in psql's
+//! messages are those of the file, since what is left out leaves empty lines behind. An archive goes through
+//! `pg_restore`, with parallel jobs in each of its three sections.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr};
+use tokio_postgres::Client;
+
+use super::Policy;
+use crate::database::Connector;
+use crate::database::connect::QueryContext;
+use crate::database::tools::Tools;
+use crate::dump::format::decompress;
+use crate::dump::judge::{HashingReader, Judgement};
+use crate::dump::rules::{self, Disposition};
+use crate::dump::scan::{Scanner, Statement, Visitor};
+use crate::dump::source::{Body, Source};
+use crate::dump::text::Flaw;
+use crate::dump::{Format, PIECE, on_thread};
+use crate::error::{Context, Error, Kind, Result};
+use crate::progress::{Meter, Reporter};
+
+/// What a load works with.
+pub struct Loader<'a> {
+    /// The way to the server.
+    pub connector: &'a Connector,
+    /// A session on the maintenance database.
+    pub client: &'a Client,
+    /// The client programs.
+    pub tools: &'a Tools,
+    /// Says what is being done.
+    pub reporter: &'a Reporter,
+    /// What the command line asked for.
+    pub policy: &'a Policy,
+}
+
+impl Loader<'_> {
+    /// Loads it into `database`, which is new and empty.
+    pub async fn load(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
+        match &source.body {
+            Body::Plain { .. } => self.plain(source, judgement, database).await,
+            Body::Archive(_) => self.archive(source, database).await,
+        }
+    }
+
+    /// Settings for the loading sessions: faster, and no weaker in the result, which is checkpointed before it counts.
+    async fn options(&self, jobs: u32) -> Result<String> {
+        let memory = maintenance_work_mem(self.client, self.connector.is_local(), jobs).await?;
+        let sql = "SELECT current_setting('max_parallel_maintenance_workers')";
+        let workers: String = self.client.query_one(sql, &[]).await.query_context("cannot read a setting")?.get(0);
+        // With several jobs the CPUs are busy already.
+        let workers = if jobs > 1 { "0" } else { &workers };
+        Ok(format!(
+            "-c synchronous_commit=off -c maintenance_work_mem={memory}kB -c max_parallel_maintenance_workers={workers} \
+             -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off"
+        ))
+    }
+
+    async fn plain(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
+        let Body::Plain { file, compression } = &source.body else { return Ok(()) };
+        let mut child = self
+            .tools
+            .command("psql", self.connector, database)
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--no-password",
+                "--set=ON_ERROR_STOP=1",
+                "--single-transaction",
+                "--file=-",
+            ])
+            .env("PGOPTIONS", self.options(1).await?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context(Kind::Refused, "cannot run psql")?;
+        let stdin = child.stdin.take().map(tokio::process::ChildStdin::into_owned_fd).transpose().ok().flatten();
+        let pipe = std::fs::File::from(stdin.ok_or_else(|| Error::new(Kind::Refused, "cannot run psql"))?);
+        let meter = Meter::new("loading");
+        meter.total.store(file.metadata().map_or(0, |metadata| metadata.len()), Ordering::Relaxed);
+        let feeder = Feeder {
+            out: BufWriter::with_capacity(PIECE, pipe),
+            line: 1,
+            restricted: supports_restrict(self.tools.version),
+            no_owner: self.policy.no_owner,
+            no_privileges: self.policy.no_privileges,
+            skipping_rows: false,
+            broken: None,
+            meter: meter.clone(),
+        };
+        let (file, compression, wanted) = (
+            file.try_clone().context(Kind::Refused, "cannot share a descriptor")?,
+            *compression,
+            judgement.sha256.clone(),
+        );
+        let feeding = on_thread(move || feeder.feed(file, compression, wanted.as_deref()));
+        let work = async { tokio::join!(feeding, collect(child.stderr.take(), None)) };
+        let (outcome, words) = self.reporter.show(&meter, work).await;
+        let outcome = outcome?;
+        if let Err(Fed::Changed(error)) = outcome {
+            // psql still waits for more, so nothing was committed; it is killed with the command.
+            return Err(error);
+        }
+        let status = child.wait().await.context(Kind::Refused, "cannot wait for psql")?;
+        if !status.success() || matches!(outcome, Err(Fed::Pipe(_))) {
+            return Err(load_failed("psql", &words.join("\n"), source));
+        }
+        Ok(())
+    }
+
+    async fn archive(&self, source: &Source, database: &str) -> Result<()> {
+        let jobs = if source.format == Format::Tar { 1 } else { self.policy.jobs };
+        let options = self.options(jobs).await?;
+        for section in ["pre-data", "data", "post-data"] {
+            if self.policy.schema_only && section == "data" {
+                continue;
+            }
+            let (stdin, path) = source.for_pg_restore()?;
+            let mut command = self.tools.command("pg_restore", self.connector, database);
+            command
+                .args(["--exit-on-error", "--no-password", "--verbose"])
+                .arg(format!("--section={section}"))
+                .arg(format!("--dbname={}", conninfo(database)));
+            if jobs > 1 {
+                command.arg(format!("--jobs={jobs}"));
+            }
+            for (wanted, flag) in [(self.policy.no_owner, "--no-owner"), (self.policy.no_privileges, "--no-privileges")]
+            {
+                if wanted {
+                    command.arg(flag);
+                }
+            }
+            for table in &self.policy.tables {
+                command.arg(format!("--table={table}"));
+            }
+            let mut child = command
+                .arg(path)
+                .env("PGOPTIONS", &options)
+                .stdin(stdin)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .context(Kind::Refused, "cannot run pg_restore")?;
+            let meter = Meter::new(&format!("loading {section}"));
+            let work = self.watch(&mut child, &meter, database);
+            let (status, words) = self.reporter.show(&meter, work).await;
+            if !status?.success() {
+                return Err(load_failed("pg_restore", &words.join("\n"), source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for `pg_restore`; the size of the database tells how far it is.
+    async fn watch(
+        &self,
+        child: &mut Child,
+        meter: &Meter,
+        database: &str,
+    ) -> (Result<std::process::ExitStatus>, Vec<String>) {
+        let growth = async {
+            loop {
+                let size = self.client.query_one("SELECT pg_database_size($1::name)", &[&database]).await;
+                if let Ok(row) = size {
+                    meter.bytes.store(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0), Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let stderr = child.stderr.take();
+        let ended = async {
+            let words = collect(stderr, Some(meter)).await;
+            (child.wait().await.context(Kind::Refused, "cannot wait for pg_restore"), words)
+        };
+        tokio::select! {
+            ended = ended => ended,
+            () = growth => (Err(Error::new(Kind::Attention, "the load was given up")), Vec::new()),
+        }
+    }
+}
+
+/// Memory for building indexes, in kB: an eighth of the machine's, shared by the jobs, 64 MB to 2 GB each.
+///
+/// On another machine the server's own `shared_buffers`, by habit a quarter of its memory, stands in for that.
+async fn maintenance_work_mem(client: &Client, local: bool, jobs: u32) -> Result<u64> {
+    let machine = if local {
+        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim();
+            line.split(' ').next()?.parse::<u64>().ok()
+        })
+    } else {
+        None
+    };
+    let kilobytes = if let Some(total) = machine {
+        total / 8
+    } else {
+        let sql = "SELECT setting::bigint * 8 FROM pg_settings WHERE name = 'shared_buffers'";
+        let row = client.query_one(sql, &[]).await.query_context("cannot read a setting")?;
+        u64::try_from(row.get::<_, i64>(0)).unwrap_or(0) / 2
+    };
+    Ok((kilobytes / u64::from(jobs.max(1))).clamp(64 * 1024, 2 * 1024 * 1024))
+}
+
+/// Whether psql knows `\restrict`: since the minor releases of August 2025.
+fn supports_restrict(version: u32) -> bool {
+    match version / 10_000 {
+        14 => version >= 140_019,
+        15 => version >= 150_014,
+        16 => version >= 160_010,
+        17 => version >= 170_006,
+        major => major >= 18,
+    }
+}
+
+/// A database name as libpq's connection string: `pg_restore --dbname` would take `a=b` for one.
+fn conninfo(database: &str) -> String {
+    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Feeds the statements of a plain dump to psql.
+struct Feeder<W: Write> {
+    out: W,
+    /// The line of `out` that comes next.
+    line: u64,
+    restricted: bool,
+    no_owner: bool,
+    no_privileges: bool,
+    skipping_rows: bool,
+    broken: Option<io::Error>,
+    meter: Arc<Meter>,
+}
+
+/// Why feeding ended early.
+enum Fed {
+    /// psql went away; it says why.
+    Pipe(#[allow(dead_code, reason = "psql's own words are better")] io::Error),
+    /// The file is not what was judged.
+    Changed(Error),
+}
+
+impl<W: Write> Feeder<W> {
+    fn feed(
+        mut self,
+        file: std::fs::File,
+        compression: crate::dump::format::Compression,
+        wanted: Option<&str>,
+    ) -> std::result::Result<(), Fed> {
+        let changed = |why: &str| {
+            Fed::Changed(Error::new(Kind::Verify, "the file changed after it was judged").with("cause", why))
+        };
+        let token = format!("glovebox{}", std::process::id());
+        if self.restricted {
+            writeln!(self.out, "\\restrict {token}").map_err(Fed::Pipe)?;
+            self.line += 1;
+        }
+        let meter = self.meter.clone();
+        let mut hashing = HashingReader::new(file, Some(&meter));
+        let mut scanner = Scanner::default();
+        {
+            let mut text = decompress(compression, &mut hashing).map_err(|cause| changed(&cause.to_string()))?;
+            let mut piece = vec![0; PIECE];
+            loop {
+                let length = text.read(&mut piece).map_err(|cause| changed(&cause.to_string()))?;
+                if length == 0 {
+                    break;
+                }
+                let result = scanner.feed(&piece[..length], &mut self);
+                if let Some(cause) = self.broken.take() {
+                    return Err(Fed::Pipe(cause));
+                }
+                result.map_err(|flaw| changed(&flaw.what))?;
+            }
+        }
+        let hash = hashing.finish().map_err(|cause| changed(&cause.to_string()))?;
+        if wanted.is_some_and(|wanted| wanted != hash) {
+            return Err(changed("its SHA-256 is another one"));
+        }
+        if self.restricted {
+            writeln!(self.out, "\n\\unrestrict {token}").map_err(Fed::Pipe)?;
+        }
+        self.out.flush().map_err(Fed::Pipe)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::result::Result<(), Flaw> {
+        self.out.write_all(bytes).map_err(|cause| {
+            self.broken = Some(cause);
+            Flaw::foreign(0, "psql went away")
+        })
+    }
+}
+
+impl<W: Write> Visitor for Feeder<W> {
+    fn statement(&mut self, statement: &Statement<'_>) -> std::result::Result<(), Flaw> {
+        let skipped = matches!(rules::disposition(statement), Disposition::Skip(_))
+            || (self.no_owner && rules::sets_owner(statement))
+            || (self.no_privileges && rules::sets_privileges(statement));
+        self.skipping_rows = skipped && statement.is_copy();
+        if skipped {
+            return Ok(());
+        }
+        if statement.is_copy() {
+            let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(200)]);
+            self.meter.now(text["COPY ".len()..].split(' ').next().unwrap_or_default());
+        }
+        // psql counts lines; so that it counts those of the file, what was left out leaves its lines behind.
+        if let Some(gap) = statement.line.checked_sub(self.line) {
+            self.write(&vec![b'\n'; usize::try_from(gap).unwrap_or(0)])?;
+            self.line = statement.line;
+        }
+        self.line += memchr::memchr_iter(b'\n', statement.text).count() as u64 + 1;
+        self.write(statement.text)?;
+        self.write(b"\n")
+    }
+
+    fn comment(&mut self, _text: &str, _line: u64) -> std::result::Result<(), Flaw> {
+        Ok(())
+    }
+
+    fn meta(&mut self, _text: &str, _line: u64) -> std::result::Result<(), Flaw> {
+        // \restrict is our own, \connect would leave the staging database, and there are no others to be obeyed.
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8], _line: u64) -> std::result::Result<(), Flaw> {
+        if self.skipping_rows { Ok(()) } else { self.write(bytes) }
+    }
+
+    fn data_end(&mut self, rows: u64) -> std::result::Result<(), Flaw> {
+        if self.skipping_rows {
+            return Ok(());
+        }
+        self.line += rows + 1;
+        self.meter.rows.fetch_add(rows, Ordering::Relaxed);
+        self.write(b"\\.\n")
+    }
+}
+
+/// Reads a child's words: which table it is at, and everything from the first error on.
+async fn collect(stderr: Option<ChildStderr>, meter: Option<&Meter>) -> Vec<String> {
+    let Some(stderr) = stderr else { return Vec::new() };
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    let mut words: Vec<String> = Vec::new();
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if let (Some(meter), Some(table)) = (meter, line.split("processing data for table ").nth(1)) {
+            meter.now(table.trim_matches('"'));
+        }
+        let is_error = line.contains("error: ") || line.contains("ERROR: ") || line.contains("FATAL: ");
+        if (is_error || !words.is_empty()) && words.len() < 20 {
+            words.push(line);
+        }
+    }
+    words
+}
+
+fn load_failed(program: &str, words: &str, source: &Source) -> Error {
+    // The server or the client says so; nothing is wrong with the dump then.
+    let (kind, what) = if words.contains("No space left on device") || words.contains("could not extend file") {
+        (Kind::Store, "the server ran out of space while the dump was loaded")
+    } else if words.contains("terminating connection") || words.contains("server closed the connection") {
+        (Kind::Source, "the server ended the connection while the dump was loaded")
+    } else {
+        (Kind::Verify, "the dump cannot be loaded without an error")
+    };
+    let mut error = Error::new(kind, what).with("file", &source.name).with(program, words);
+    if words.contains("type \"earth\" does not exist") || words.contains("ll_to_earth") {
+        error = error.hint(
+            "An index uses ll_to_earth, which old versions of earthdistance cannot do while a dump is loaded: \
+             drop that index in the source, or edit it out of the dump.",
+        );
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fed(text: &str, restricted: bool) -> String {
+        let mut feeder = Feeder {
+            out: Vec::new(),
+            line: 1,
+            restricted,
+            no_owner: false,
+            no_privileges: true,
+            skipping_rows: false,
+            broken: None,
+            meter: Meter::new(""),
+        };
+        Scanner::default().feed(text.as_bytes(), &mut feeder).unwrap();
+        String::from_utf8(feeder.out).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_leaves_its_lines_behind() {
+        let text = "--\n-- PostgreSQL database dump\n--\n\\connect x\nDROP TABLE a;\nCREATE TABLE a (\nb int);\n\
+                    GRANT ALL ON TABLE a TO b;\nCOPY a (b) FROM stdin;\n1\n2\n\\.\nSET a = b;\n";
+        let fed = fed(text, false);
+        for (line, expected) in text.lines().zip(fed.lines()) {
+            assert!(expected.is_empty() || line == expected, "{line:?} became {expected:?}");
+        }
+        assert!(fed.contains("CREATE TABLE a (\nb int);\n"), "{fed}");
+        assert!(!fed.contains("GRANT") && !fed.contains("DROP") && !fed.contains("connect"), "{fed}");
+    }
+}
