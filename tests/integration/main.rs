@@ -10,5 +10,8 @@
 )]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
+mod backup;
+mod connections;
 mod secrets_systemd;
+mod settings;
 mod support;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -69,6 +69,7 @@ pub struct Server {
     dir: PathBuf,
     port: u16,
     keeper: Option<(Child, ChildStdin)>,
+    boots: u32,
     next: AtomicU32,
 }
 
@@ -121,19 +122,26 @@ impl Server {
         if let Some(hba) = &options.hba {
             fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
         }
-        let mut server = Self { dir, port, keeper: None, next: AtomicU32::new(0) };
+        let mut server = Self { dir, port, keeper: None, boots: 0, next: AtomicU32::new(0) };
         server.boot();
         server
     }
 
-    /// Starts the server's processes; [`Server::stop`] ends them.
+    /// Starts the server's processes, for the first time or after [`Server::stop`].
     pub fn boot(&mut self) {
+        if let Some((mut keeper, pipe)) = self.keeper.take() {
+            // The keeper of the processes that were stopped must leave the directory where it is.
+            fs::write(self.dir.join(format!("keep-{}", self.boots)), "").expect("a marker");
+            drop(pipe);
+            let _ = keeper.wait();
+        }
+        self.boots += 1;
         let script = r#"
             "$@" >> "$LOG" 2>&1 &
             pid=$!
             cat > /dev/null
-            kill -INT $pid; wait $pid
-            [ -z "$KEEP" ] && rm -rf "$DIR" || true
+            kill -INT $pid 2> /dev/null; wait $pid
+            [ -e "$DIR/$KEEP" ] || rm -rf "$DIR"
         "#;
         let mut keeper = as_server_account(Path::new("/bin/sh"))
             .args(["-c", script, "keeper"])
@@ -142,6 +150,7 @@ impl Server {
             .arg(self.data())
             .env("LOG", self.dir.join("log"))
             .env("DIR", &self.dir)
+            .env("KEEP", format!("keep-{}", self.boots))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -226,6 +235,24 @@ impl Server {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
+    /// A session that has run these statements in a transaction, and keeps it open for as long as the value lives.
+    #[track_caller]
+    pub fn hold(&self, database: &str, statements: &str) -> Session {
+        let mut child = self
+            .tool("psql")
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &conninfo(database)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("psql runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        writeln!(stdin, "BEGIN; {statements};\nSELECT pg_backend_pid();").expect("psql listens");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("psql answers");
+        let pid = line.trim().parse().unwrap_or_else(|_| panic!("{statements}: {line}"));
+        Session { pid, child, stdin: Some(stdin) }
+    }
+
     /// A database name that no other test uses.
     pub fn fresh_name(&self, hint: &str) -> String {
         format!("{hint}_{}", self.next.fetch_add(1, Ordering::Relaxed))
@@ -285,6 +312,21 @@ impl Server {
             .output()
             .expect("pg_dump runs");
         assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// An open session; it ends with this value.
+pub struct Session {
+    /// The server's process.
+    pub pid: u32,
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
