@@ -10,5 +10,9 @@
 )]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
+mod restore_kill;
+mod restore_load;
+mod restore_sources;
+mod restore_swap;
 mod secrets_systemd;
 mod support;

@@ -26,7 +26,7 @@ pub fn bin_dir() -> PathBuf {
         .flatten()
         .map(|entry| entry.path().join("bin"))
         .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()))
-        .filter(|dir| dir.join("initdb").is_file() && dir.join("postgres").is_file())
+        .filter(|dir| ["initdb", "postgres", "psql"].iter().all(|program| dir.join(program).is_file()))
         .collect();
     dirs.sort();
     dirs.pop().expect("no PostgreSQL server found: install one (Debian: apt-get install postgresql)")
@@ -132,7 +132,9 @@ impl Server {
             "$@" >> "$LOG" 2>&1 &
             pid=$!
             cat > /dev/null
-            kill -INT $pid; wait $pid
+            # A server that is only just starting does not hear the first signal.
+            (while kill -INT $pid; do sleep 0.2; done) 2>/dev/null &
+            wait $pid
             [ -z "$KEEP" ] && rm -rf "$DIR" || true
         "#;
         let mut keeper = as_server_account(Path::new("/bin/sh"))
