@@ -45,7 +45,10 @@ impl Case {
     /// Restores over a database that lost something, and finds everything back.
     #[track_caller]
     fn comes_back(&self, source: &Path, arguments: &[&str]) -> Outcome {
-        self.server.query(&self.site.database, "DELETE FROM positions; DELETE FROM drives; DROP TABLE updates");
+        self.server.query(
+            &self.site.database,
+            "DELETE FROM charging_processes; DELETE FROM positions; DELETE FROM drives; DROP TABLE updates",
+        );
         let outcome = self.restore(source, &[arguments, &["--yes"]].concat()).expect(0);
         assert_eq!(self.server.content(&self.site.database), self.before, "{}", source.display());
         assert_eq!(self.site.systemctl.state(), "active");
@@ -231,7 +234,8 @@ fn r49_a_cut_archive_is_refused() {
         case.untouched(&outcome);
     }
     let directory = case.dump("dir", &["-Fd"]);
-    let largest = fs::read_dir(&directory).unwrap().flatten().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let largest =
+        fs::read_dir(&directory).unwrap().flatten().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
     let bytes = fs::read(largest.path()).unwrap();
     fs::write(largest.path(), &bytes[..bytes.len() / 2]).unwrap();
     case.refused(&directory, 14, "cut or changed");
@@ -319,7 +323,8 @@ fn r50_restrict_lines_are_understood_and_other_meta_commands_are_not() {
     let text = case.text();
     assert!(text.contains("\n\\restrict "), "this pg_dump writes no \\restrict: the test proves nothing");
     case.comes_back(&case.site.path("text.sql"), &[]);
-    let without: String = text.lines().filter(|line| !line.starts_with('\\') || *line == "\\.").map(|line| format!("{line}\n")).collect();
+    let without: String =
+        text.lines().filter(|line| !line.starts_with('\\') || *line == "\\.").map(|line| format!("{line}\n")).collect();
     case.comes_back(&case.file("without.sql", without), &[]);
 }
 
