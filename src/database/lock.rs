@@ -43,7 +43,6 @@ impl Lock {
     /// Takes the lock, or names who holds it ([`Kind::Busy`]). A run that is at work is not waited for.
     pub async fn take(connector: &Connector, purpose: Purpose) -> Result<Self> {
         let client = connector.connect_maintenance().await?;
-        let name = connector.database_name();
         let modes: &[(&str, bool)] = match purpose {
             Purpose::Restore => &[("swap", true)],
             Purpose::Backup => &[("swap", false), ("backup", true)],
