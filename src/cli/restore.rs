@@ -172,7 +172,8 @@ async fn confirm(env: &Env, yes: bool, warning: &str) -> Result<()> {
         return Ok(());
     }
     let untouched = "the live database and its service were not touched";
-    let answer = env.host.ask(&format!("{warning}\nType the database's name to go on: ")).await?;
+    let question = format!("{warning}\nType the database's name to go on: ");
+    let answer = env.interrupt.guard(env.host.ask(&question)).await.map_err(|error| error.or_state(untouched))?;
     match answer {
         Some(answer) if answer == env.settings.database.name => Ok(()),
         Some(_) => Err(Error::new(Kind::Refused, "that is not the database's name").with("state", untouched)),

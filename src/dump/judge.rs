@@ -16,9 +16,10 @@ use super::contents::Reader;
 use super::format::{Compression, decompress};
 use super::source::{Body, Source};
 use super::text::Flaw;
-use super::{Contents, PIECE, hex, on_thread};
+use super::{Contents, PIECE, hex};
 use crate::database::tools::Tools;
 use crate::error::{Context, Error, Kind, Result};
+use crate::process::on_thread;
 use crate::progress::Meter;
 
 /// A dump that can be used.

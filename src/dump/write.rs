@@ -20,13 +20,14 @@ use super::contents::Reader;
 use super::format::{Compression, Compressor};
 use super::judge::{self, unusable};
 use super::text::Flaw;
-use super::{Contents, Format, PIECE, hex, on_thread};
+use super::{Contents, Format, PIECE, hex};
 use crate::database::connect::{QueryContext, server_version};
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
 use crate::database::{Connector, connect};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
+use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
 
 /// What is dumped, in `pg_dump`'s own words.
