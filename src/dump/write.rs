@@ -243,7 +243,8 @@ impl Writer<'_> {
             return Err(write_failed(&io::Error::other(text)));
         }
         let state = "no file was left, the database was only read";
-        if text.contains("lock timeout") {
+        // pg_dump sets statement_timeout for the LOCK TABLE, whatever its option is called.
+        if text.contains("statement timeout") || text.contains("lock timeout") {
             let wait = self.lock_wait.as_secs();
             let error = Error::new(Kind::Busy, format!("a table was locked for more than {wait} s"));
             return Err(error.with("cause", &text).with("holder", self.lock_holders().await).with("state", state));

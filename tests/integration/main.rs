@@ -10,6 +10,8 @@
 )]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
+mod backup;
+mod backup_failures;
 mod privileges;
 mod restore_kill;
 mod restore_load;

@@ -4,7 +4,7 @@ pub mod binary;
 pub mod server;
 pub mod systemctl;
 
-pub use binary::{Outcome, Site};
+pub use binary::{Outcome, Run, Site};
 pub use server::Server;
 
 /// What a test returns: any error fails it.

@@ -128,6 +128,13 @@ impl Server {
 
     /// Starts the server's processes; [`Server::stop`] ends them.
     pub fn boot(&mut self) {
+        if let Some((mut keeper, pipe)) = self.keeper.take() {
+            // Booted again: the keeper of the server that was stopped must leave the directory alone.
+            fs::write(self.dir.join("keep"), "").expect("a mark");
+            drop(pipe);
+            keeper.wait().expect("the keeper ends");
+            fs::remove_file(self.dir.join("keep")).expect("the mark");
+        }
         let script = r#"
             "$@" >> "$LOG" 2>&1 &
             pid=$!
@@ -135,7 +142,7 @@ impl Server {
             # A server that is only just starting does not hear the first signal.
             (while kill -INT $pid; do sleep 0.2; done) 2>/dev/null &
             wait $pid
-            [ -z "$KEEP" ] && rm -rf "$DIR" || true
+            [ -e "$DIR/keep" ] || rm -rf "$DIR"
         "#;
         let mut keeper = as_server_account(Path::new("/bin/sh"))
             .args(["-c", script, "keeper"])
