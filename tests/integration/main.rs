@@ -19,3 +19,4 @@ mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;
 mod support;
+mod versions;
