@@ -117,9 +117,8 @@ pub async fn charges(args: &ChargeArgs, env: Env) -> Result<Report> {
 }
 
 async fn run(record: Record, args: &CloseArgs, allow_delete: bool, env: &Env) -> Result<Report> {
-    let desk = records::desk(env);
     if args.list {
-        return Ok(records::list(record, &open::list(desk, record).await?));
+        return Ok(records::list(record, &open::list(env, record).await?));
     }
     let target = if args.all_open {
         Target::AllOpen { older_than: args.older_than }
@@ -127,6 +126,6 @@ async fn run(record: Record, args: &CloseArgs, allow_delete: bool, env: &Env) ->
         Target::Ids(ids::distinct(&args.ids))
     };
     let plan = Plan { record, target, via: args.via.into(), dry_run: args.dry_run, allow_delete };
-    let closed = close::run(desk, &plan).await?;
+    let closed = close::run(env, &plan).await?;
     Ok(records::closed(record, plan.dry_run, closed, &env.reporter))
 }

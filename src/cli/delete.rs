@@ -98,11 +98,11 @@ pub async fn charges(args: &ChargeArgs, env: Env) -> Result<Report> {
 async fn run(record: Record, args: &DeleteArgs, mut env: Env) -> Result<Report> {
     if let Some(file) = &args.undo {
         let input = env.opened.input.take().ok_or_else(|| Error::new(Kind::Usage, "no file was opened"))?;
-        let outcome = undo::run(records::desk(&env), record, input, file).await?;
+        let outcome = undo::run(&env, record, input, file).await?;
         return Ok(records::outcomes(record, false, vec![outcome], &env.reporter));
     }
     let (ids, dry_run, force_open) = (ids::distinct(&args.ids), args.dry_run, args.force_open);
     let plan = Plan { record, ids, dry_run, force_open };
-    let outcomes = delete::run(records::desk(&env), &plan).await?;
+    let outcomes = delete::run(&env, &plan).await?;
     Ok(records::outcomes(record, dry_run, outcomes, &env.reporter))
 }

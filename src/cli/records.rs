@@ -2,26 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Env;
 use super::report::{Report, count, table};
 use crate::progress::Reporter;
 use crate::teslamate::close::Closed;
 use crate::teslamate::open::Open;
 use crate::teslamate::outcome::{Effects, Outcome, Status};
 use crate::teslamate::rows::Change;
-use crate::teslamate::{Desk, Record, age};
-
-/// The part of the environment that the work on records needs.
-#[must_use]
-pub fn desk(env: &Env) -> Desk<'_> {
-    Desk {
-        settings: &env.settings,
-        connector: &env.connector,
-        reporter: &env.reporter,
-        interrupt: &env.interrupt,
-        host: &env.host,
-    }
-}
+use crate::teslamate::{Record, age};
 
 /// The report of a closing.
 #[must_use]

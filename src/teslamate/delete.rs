@@ -6,12 +6,13 @@
 
 use tokio_postgres::Transaction;
 
+use super::Record;
 use super::outcome::{Effects, Outcome, Status, each};
 use super::rows::{Rows, compare};
 use super::saved::{Content, Saved, Table};
 use super::session::{self, Explain, Session, begin};
-use super::{Desk, Record};
 use crate::database::ident;
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::service::State;
 
@@ -29,43 +30,43 @@ pub struct Plan {
 }
 
 /// Deletes records, each in a transaction of its own.
-pub async fn run(desk: Desk<'_>, plan: &Plan) -> Result<Vec<Outcome>> {
-    let mut session = Session::open(&desk).await?;
-    Ok(each(&plan.ids, async |id| one(&desk, &mut session, plan, id).await).await)
+pub async fn run(env: &Env, plan: &Plan) -> Result<Vec<Outcome>> {
+    let mut session = Session::open(env).await?;
+    Ok(each(&plan.ids, async |id| one(env, &mut session, plan, id).await).await)
 }
 
-async fn one(desk: &Desk<'_>, session: &mut Session, plan: &Plan, id: i32) -> Result<Outcome> {
+async fn one(env: &Env, session: &mut Session, plan: &Plan, id: i32) -> Result<Outcome> {
     let record = plan.record;
     let origin = Origin::of(session);
     let transaction = begin(&mut session.client).await?;
-    let found = desk.interrupt.guard(look(&transaction, record, id, &origin)).await?;
+    let found = env.interrupt.guard(look(&transaction, record, id, &origin)).await?;
     session::rollback(transaction).await;
     let Some(removal) = found else {
-        desk.reporter.warn(&format!("{} {id} does not exist: nothing to delete", record.noun()));
+        env.reporter.warn(&format!("{} {id} does not exist: nothing to delete", record.noun()));
         return Ok(Outcome::new(id, Status::Absent));
     };
-    if removal.is_open() && !plan.force_open && desk.host.service_state().await? == State::Active {
-        return Err(still_open(desk, record, id));
+    if removal.is_open() && !plan.force_open && env.host.service_state().await? == State::Active {
+        return Err(still_open(env, record, id));
     }
     if plan.dry_run {
         return Ok(removal.outcome(session, Status::WouldDelete));
     }
-    confirm(desk, &removal).await?;
+    confirm(env, &removal).await?;
 
     let transaction = begin(&mut session.client).await?;
-    let removal = desk.interrupt.guard(remove(&transaction, record, id, &origin)).await?;
+    let removal = env.interrupt.guard(remove(&transaction, record, id, &origin)).await?;
     let Some(removal) = removal else {
         return Ok(Outcome::new(id, Status::Absent));
     };
     // Not to be interrupted: between the two, a signal could not be told from a success.
-    let saved = finish(desk, transaction, &removal).await?;
+    let saved = finish(env, transaction, &removal).await?;
     let mut outcome = removal.outcome(session, Status::Deleted);
     outcome.saved = Some(saved);
     Ok(outcome)
 }
 
-fn still_open(desk: &Desk<'_>, record: Record, id: i32) -> Error {
-    let (noun, unit) = (record.noun(), &desk.settings.service.unit);
+fn still_open(env: &Env, record: Record, id: i32) -> Error {
+    let (noun, unit) = (record.noun(), &env.settings.service.unit);
     Error::new(Kind::Refused, format!("{noun} {id} is still open, and {unit} is running: it may be recording it now"))
         .with("state", "nothing was changed")
         .hint(format!("Close it first: teslamate-close-{noun} {id}"))
@@ -74,11 +75,11 @@ fn still_open(desk: &Desk<'_>, record: Record, id: i32) -> Error {
 }
 
 /// Asks on a terminal; elsewhere there is nobody to ask.
-async fn confirm(desk: &Desk<'_>, removal: &Removal) -> Result<()> {
+async fn confirm(env: &Env, removal: &Removal) -> Result<()> {
     let noun = removal.content.record.noun();
     let id = removal.content.id;
     let question = format!("{}\nType yes to delete {noun} {id}: ", removal.sentence());
-    match desk.interrupt.guard(desk.host.ask(&question)).await? {
+    match env.interrupt.guard(env.host.ask(&question)).await? {
         Some(answer) if answer.trim() != "yes" && answer.trim() != id.to_string() => {
             Err(Error::new(Kind::Refused, format!("{noun} {id} was not confirmed"))
                 .with("state", "nothing was changed"))
@@ -194,13 +195,9 @@ pub(super) async fn remove(
 }
 
 /// Puts the rows on the disk, then commits. If the commit fails for certain, the file goes again.
-pub(super) async fn finish(
-    desk: &Desk<'_>,
-    transaction: Transaction<'_>,
-    removal: &Removal,
-) -> Result<std::path::PathBuf> {
+pub(super) async fn finish(env: &Env, transaction: Transaction<'_>, removal: &Removal) -> Result<std::path::PathBuf> {
     let content = &removal.content;
-    let saved = Saved::write(content, &desk.settings.state_dir)?;
+    let saved = Saved::write(content, &env.settings.state_dir)?;
     let what = format!("{} {}", content.record.noun(), content.id);
     match session::commit(transaction, &what).await {
         Ok(()) => Ok(saved.keep()),

@@ -33,12 +33,6 @@ pub mod undo;
 
 use serde::{Deserialize, Serialize};
 
-use crate::database::Connector;
-use crate::host::Host;
-use crate::interrupt::Interrupt;
-use crate::progress::Reporter;
-use crate::settings::Settings;
-
 /// The two kinds of record that can be closed and deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,19 +61,4 @@ impl Record {
             Self::Charge => "charging_processes",
         }
     }
-}
-
-/// What the work on records needs from outside.
-#[derive(Clone, Copy, Debug)]
-pub struct Desk<'a> {
-    /// The settings.
-    pub settings: &'a Settings,
-    /// The way to the server.
-    pub connector: &'a Connector,
-    /// Says what is being done.
-    pub reporter: &'a Reporter,
-    /// Tells whether to stop.
-    pub interrupt: &'a Interrupt,
-    /// The terminal and the service.
-    pub host: &'a Host,
 }

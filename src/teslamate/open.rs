@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::Record;
 use super::session::{Explain, Session};
-use super::{Desk, Record};
+use crate::env::Env;
 use crate::error::Result;
 
 /// A place and time that a car was last seen at.
@@ -39,8 +40,8 @@ pub struct Open {
 }
 
 /// Lists the open records, the oldest first.
-pub async fn list(desk: Desk<'_>, record: Record) -> Result<Vec<Open>> {
-    let session = Session::open(&desk).await?;
+pub async fn list(env: &Env, record: Record) -> Result<Vec<Open>> {
+    let session = Session::open(env).await?;
     read(&session, record).await
 }
 

@@ -5,11 +5,12 @@ use std::fmt::Display;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
+use super::Record;
 use super::catalog::Catalog;
 use super::rows::Rows;
-use super::{Desk, Record};
 use crate::database::connect::chain;
 use crate::database::lock::{Lock, Purpose};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 
 /// How values are written, so that their text is exact, and how long another session's lock is waited for.
@@ -32,11 +33,11 @@ pub struct Session {
 
 impl Session {
     /// Takes the lock, connects, and checks that this is `TeslaMate`'s database.
-    pub async fn open(desk: &Desk<'_>) -> Result<Self> {
-        let lock = Lock::take(desk.connector, Purpose::Maintenance).await?;
-        let client = desk.connector.connect().await?;
+    pub async fn open(env: &Env) -> Result<Self> {
+        let lock = Lock::take(&env.connector, Purpose::Maintenance).await?;
+        let client = env.connector.connect().await?;
         client.batch_execute(SETTINGS).await.explain("cannot prepare the session")?;
-        let database = desk.connector.database_name().to_owned();
+        let database = env.connector.database_name().to_owned();
         let catalog = Catalog::read(&client, &database).await?;
         let query = "SELECT system_identifier::text FROM pg_control_system()";
         let system_identifier = client.query_one(query, &[]).await.ok().map(|row| row.get(0));

@@ -9,25 +9,26 @@ use std::path::Path;
 
 use tokio_postgres::Transaction;
 
+use super::Record;
 use super::catalog::Catalog;
 use super::outcome::{Effects, Outcome, Status};
 use super::rows::{Rows, compare};
 use super::saved::{self, Content, Table};
 use super::session::{self, Explain, Session, begin};
-use super::{Desk, Record};
 use crate::database::{ident, literal};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 
 /// Rows in one INSERT.
 const BATCH: usize = 500;
 
 /// Puts back what the file holds; it is judged whole before the database is asked for anything.
-pub async fn run(desk: Desk<'_>, record: Record, input: OwnedFd, file: &Path) -> Result<Outcome> {
+pub async fn run(env: &Env, record: Record, input: OwnedFd, file: &Path) -> Result<Outcome> {
     let content = saved::read(input, file, record)?;
-    let mut session = Session::open(&desk).await?;
-    warn_if_elsewhere(&desk, &session, &content);
+    let mut session = Session::open(env).await?;
+    warn_if_elsewhere(env, &session, &content);
     let transaction = begin(&mut session.client).await?;
-    let effects = desk.interrupt.guard(put_back(&transaction, &session.catalog, &content)).await?;
+    let effects = env.interrupt.guard(put_back(&transaction, &session.catalog, &content)).await?;
     session::commit(transaction, &format!("{} {}", record.noun(), content.id)).await?;
 
     let row = Rows { columns: content.row.columns.clone(), rows: content.row.rows.clone() };
@@ -45,13 +46,13 @@ pub async fn run(desk: Desk<'_>, record: Record, input: OwnedFd, file: &Path) ->
     Ok(outcome)
 }
 
-fn warn_if_elsewhere(desk: &Desk<'_>, session: &Session, content: &Content) {
+fn warn_if_elsewhere(env: &Env, session: &Session, content: &Content) {
     let same_cluster = match (&session.system_identifier, &content.system_identifier) {
         (Some(here), Some(there)) => here == there,
         _ => true,
     };
     if !same_cluster || session.database != content.database {
-        desk.reporter.warn(&format!(
+        env.reporter.warn(&format!(
             "these rows were deleted from database \"{}\"{}; they are put into \"{}\"",
             content.database,
             if same_cluster { "" } else { " of another server" },

@@ -5,37 +5,38 @@ use super::super::outcome::{Effects, Outcome, Status, unknown};
 use super::super::rpc::Rpc;
 use super::super::saved::Saved;
 use super::super::session::{self, Session, begin};
-use super::super::{Desk, Record, drive};
+use super::super::{Record, drive};
 use super::{Picture, Plan, describe, may_delete, undo_note};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 
 /// Has it closed, and checks the row before and after.
-pub(super) async fn close(desk: &Desk<'_>, session: &mut Session, plan: &Plan, rpc: &Rpc, id: i32) -> Result<Outcome> {
+pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &Rpc, id: i32) -> Result<Outcome> {
     let record = plan.record;
     let before = picture(session, record, id).await?;
     if !before.exists() {
         return Err(unknown(record, id));
     }
     let reason = match record {
-        Record::Drive => reason_to_delete(desk, session, id).await?,
+        Record::Drive => reason_to_delete(env, session, id).await?,
         Record::Charge => None,
     };
     let mut removal = None;
     let mut saved = None;
     if let Some(reason) = &reason {
-        may_delete(desk, plan, id, reason).await?;
+        may_delete(env, plan, id, reason).await?;
         let origin = Origin::of(session);
         let transaction = begin(&mut session.client).await?;
-        let found = desk.interrupt.guard(delete::look(&transaction, record, id, &origin)).await?;
+        let found = env.interrupt.guard(delete::look(&transaction, record, id, &origin)).await?;
         // The application deletes it: the row must not stay locked.
         session::rollback(transaction).await;
         let found = found.ok_or_else(|| unknown(record, id))?;
-        saved = Some(Saved::write(&found.content, &desk.settings.state_dir)?);
+        saved = Some(Saved::write(&found.content, &env.settings.state_dir)?);
         removal = Some(found);
     }
 
-    desk.reporter.step(&format!("asking TeslaMate to close {} {id}", record.noun())).await;
-    let answer = desk.interrupt.guard(rpc.close(record, id)).await;
+    env.reporter.step(&format!("asking TeslaMate to close {} {id}", record.noun())).await;
+    let answer = env.interrupt.guard(rpc.close(record, id)).await;
     let after = match picture(session, record, id).await {
         Ok(after) => after,
         Err(error) => return Err(blind(error, answer.err(), saved, record, id)),
@@ -79,9 +80,9 @@ async fn picture(session: &mut Session, record: Record, id: i32) -> Result<Pictu
     picture
 }
 
-async fn reason_to_delete(desk: &Desk<'_>, session: &mut Session, id: i32) -> Result<Option<String>> {
+async fn reason_to_delete(env: &Env, session: &mut Session, id: i32) -> Result<Option<String>> {
     let transaction = begin(&mut session.client).await?;
-    let facts = desk.interrupt.guard(drive::Facts::read(&transaction, id)).await;
+    let facts = env.interrupt.guard(drive::Facts::read(&transaction, id)).await;
     session::rollback(transaction).await;
     Ok(facts?.reason_to_delete())
 }

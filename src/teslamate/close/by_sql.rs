@@ -5,8 +5,9 @@ use tokio_postgres::Transaction;
 use super::super::delete::{self, Origin};
 use super::super::outcome::{Outcome, Status, unknown};
 use super::super::session::{self, Session, begin};
-use super::super::{Desk, Record, charge, drive, efficiency};
+use super::super::{Record, charge, drive, efficiency};
 use super::{Picture, Plan, describe, may_delete, undo_note};
+use crate::env::Env;
 use crate::error::Result;
 
 /// What one transaction found or did.
@@ -18,9 +19,9 @@ enum Step {
 }
 
 /// Closes it, or refuses to; one transaction.
-pub(super) async fn close(desk: &Desk<'_>, session: &mut Session, plan: &Plan, id: i32) -> Result<Outcome> {
+pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, id: i32) -> Result<Outcome> {
     let transaction = begin(&mut session.client).await?;
-    let step = desk.interrupt.guard(compute(&transaction, plan.record, id)).await?;
+    let step = env.interrupt.guard(compute(&transaction, plan.record, id)).await?;
     match step {
         Step::Written { before, after, notes } => {
             let status = match (plan.dry_run, before.is_open()) {
@@ -53,8 +54,8 @@ pub(super) async fn close(desk: &Desk<'_>, session: &mut Session, plan: &Plan, i
                 outcome.notes.push(format!("closing it deletes it: {reason}"));
                 return Ok(outcome);
             }
-            may_delete(desk, plan, id, &reason).await?;
-            remove(desk, session, id).await
+            may_delete(env, plan, id, &reason).await?;
+            remove(env, session, id).await
         }
     }
 }
@@ -86,15 +87,15 @@ async fn compute(transaction: &Transaction<'_>, record: Record, id: i32) -> Resu
 }
 
 /// Deletes a drive that is none. It is judged again: positions may have come while a person was thinking.
-async fn remove(desk: &Desk<'_>, session: &mut Session, id: i32) -> Result<Outcome> {
+async fn remove(env: &Env, session: &mut Session, id: i32) -> Result<Outcome> {
     let origin = Origin::of(session);
     let transaction = begin(&mut session.client).await?;
     let work = async {
         let removal = delete::remove(&transaction, Record::Drive, id, &origin).await?;
         removal.ok_or_else(|| unknown(Record::Drive, id))
     };
-    let removal = desk.interrupt.guard(work).await?;
-    let saved = delete::finish(desk, transaction, &removal).await?;
+    let removal = env.interrupt.guard(work).await?;
+    let saved = delete::finish(env, transaction, &removal).await?;
     let mut outcome = removal.outcome(session, Status::Deleted);
     outcome.notes.push(undo_note(&saved));
     outcome.saved = Some(saved);

@@ -16,7 +16,8 @@ use super::outcome::{Outcome, each};
 use super::rows::{Change, Rows, compare};
 use super::rpc::Rpc;
 use super::session::Session;
-use super::{Desk, Record, open};
+use super::{Record, open};
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::process;
 use crate::service::State;
@@ -77,41 +78,41 @@ enum Route {
 }
 
 /// Closes records, each in a transaction of its own.
-pub async fn run(desk: Desk<'_>, plan: &Plan) -> Result<Closed> {
-    let (route, why) = choose(&desk, plan).await?;
+pub async fn run(env: &Env, plan: &Plan) -> Result<Closed> {
+    let (route, why) = choose(env, plan).await?;
     let via = match &route {
         Route::Rpc(_) => "rpc",
         Route::Sql => "sql",
     };
-    desk.reporter.info(&format!("closing by {via}: {why}"));
-    let mut session = Session::open(&desk).await?;
+    env.reporter.info(&format!("closing by {via}: {why}"));
+    let mut session = Session::open(env).await?;
     let ids = match &plan.target {
         Target::Ids(ids) => ids.clone(),
         Target::AllOpen { older_than } => open::ids(&session, plan.record, *older_than).await?,
     };
     let outcomes = each(&ids, async |id| match &route {
-        Route::Rpc(rpc) => by_rpc::close(&desk, &mut session, plan, rpc, id).await,
-        Route::Sql => by_sql::close(&desk, &mut session, plan, id).await,
+        Route::Rpc(rpc) => by_rpc::close(env, &mut session, plan, rpc, id).await,
+        Route::Sql => by_sql::close(env, &mut session, plan, id).await,
     })
     .await;
     Ok(Closed { via, why, outcomes })
 }
 
 /// Decides the way, and says why.
-async fn choose(desk: &Desk<'_>, plan: &Plan) -> Result<(Route, String)> {
+async fn choose(env: &Env, plan: &Plan) -> Result<(Route, String)> {
     if plan.dry_run {
         return Ok((Route::Sql, "a dry run computes in the database and changes nothing".into()));
     }
-    let unit = &desk.settings.service.unit;
-    let state = desk.host.service_state().await?;
-    let executable = executable(desk);
+    let unit = &env.settings.service.unit;
+    let state = env.host.service_state().await?;
+    let executable = executable(env);
     let rpc = |executable: &Path| {
-        Route::Rpc(Rpc { executable: executable.to_owned(), cookie: desk.settings.release_cookie.clone() })
+        Route::Rpc(Rpc { executable: executable.to_owned(), cookie: env.settings.release_cookie.clone() })
     };
     match (plan.via, state, executable) {
         (Via::Sql, state, _) => {
             if state == State::Active {
-                desk.reporter.warn(&format!("{unit} is running: it may go on recording into a {}", plan.record.noun()));
+                env.reporter.warn(&format!("{unit} is running: it may go on recording into a {}", plan.record.noun()));
             }
             Ok((Route::Sql, "--via sql".into()))
         }
@@ -133,8 +134,8 @@ async fn choose(desk: &Desk<'_>, plan: &Plan) -> Result<(Route, String)> {
 }
 
 /// `TeslaMate`'s executable, or why there is none.
-fn executable(desk: &Desk<'_>) -> std::result::Result<PathBuf, String> {
-    let path = desk.settings.service.executable.clone().ok_or("`service.executable` is not set")?;
+fn executable(env: &Env) -> std::result::Result<PathBuf, String> {
+    let path = env.settings.service.executable.clone().ok_or("`service.executable` is not set")?;
     if process::is_executable(&path) {
         return Ok(path);
     }
@@ -205,7 +206,7 @@ fn would_delete(id: i32, reason: &str) -> Error {
 }
 
 /// Whether a drive that is none may be deleted: by flag, or by a person at the terminal.
-async fn may_delete(desk: &Desk<'_>, plan: &Plan, id: i32, reason: &str) -> Result<()> {
+async fn may_delete(env: &Env, plan: &Plan, id: i32, reason: &str) -> Result<()> {
     if plan.allow_delete {
         return Ok(());
     }
@@ -213,7 +214,7 @@ async fn may_delete(desk: &Desk<'_>, plan: &Plan, id: i32, reason: &str) -> Resu
         "Closing drive {id} deletes it: {reason}. Its positions stay, and its row is saved to a file first.\n\
          Type yes to delete drive {id}: "
     );
-    match desk.interrupt.guard(desk.host.ask(&question)).await? {
+    match env.interrupt.guard(env.host.ask(&question)).await? {
         Some(answer) if answer.trim() == "yes" || answer.trim() == id.to_string() => Ok(()),
         _ => Err(would_delete(id, reason)),
     }
