@@ -124,13 +124,18 @@ fn as_json(outcome: &Outcome, dry_run: bool) -> Value {
     }
     let pairs = |keep: &dyn Fn(&Change) -> bool| -> Map<String, Value> {
         let all = outcome.row.iter().chain(&outcome.elsewhere).filter(|change| keep(change));
-        all.map(|change| (change.column.clone(), json!([value(change, &change.before), value(change, &change.after)])))
-            .collect()
+        all.map(|change| {
+            (
+                change.column.clone(),
+                json!([value(change, change.before.as_deref()), value(change, change.after.as_deref())]),
+            )
+        })
+        .collect()
     };
     match outcome.status {
         Status::Deleted | Status::WouldDelete | Status::Restored => {
             let row = outcome.row.iter().map(|change| {
-                let side = if change.before.is_some() { &change.before } else { &change.after };
+                let side = change.before.as_deref().or(change.after.as_deref());
                 (change.column.clone(), value(change, side))
             });
             fields.insert("row".into(), row.collect::<Map<_, _>>().into());
@@ -159,14 +164,12 @@ fn as_json(outcome: &Outcome, dry_run: bool) -> Value {
 }
 
 /// Numbers as numbers where JSON has them: NaN and infinity stay text, as does what has more digits than a double.
-fn value(change: &Change, text: &Option<String>) -> Value {
+fn value(change: &Change, text: Option<&str>) -> Value {
     let Some(text) = text else { return Value::Null };
-    if change.numeric && text.len() <= 17 {
-        if let Ok(number) = serde_json::from_str::<serde_json::Number>(text) {
-            return Value::Number(number);
-        }
+    match serde_json::from_str(text) {
+        Ok(number) if change.numeric && text.len() <= 17 => Value::Number(number),
+        _ => Value::String(text.to_owned()),
     }
-    Value::String(text.clone())
 }
 
 /// The report of `--list`.

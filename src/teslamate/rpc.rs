@@ -8,7 +8,7 @@
 //! `RELEASE_COOKIE` is in the environment of this one child. What the release script does with it is its own affair:
 //! it hands it to `erl` in the arguments, for as long as the call takes (`docs/maintenance.md`).
 //!
-//! Source: documentation of `mix release`, "bin/RELEASE_NAME commands" and "Environment variables"; erl(1).
+//! Source: documentation of `mix release`, its commands and its variables; erl(1).
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};

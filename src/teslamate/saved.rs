@@ -78,7 +78,7 @@ struct Document {
 
 fn digest(content: &Content) -> Result<String> {
     let bytes = serde_json::to_vec(content).context(Kind::Store, "cannot write the saved rows as JSON")?;
-    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")))
 }
 
 /// A saved file that is removed again unless it is kept.

@@ -10,6 +10,11 @@
 )]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
+mod close_charge;
+mod close_drive;
+mod delete;
+mod maintenance_cli;
+mod maintenance_rpc;
 mod restore_kill;
 mod restore_load;
 mod restore_sources;
