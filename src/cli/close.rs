@@ -52,7 +52,7 @@ struct CloseArgs {
     #[arg(long)]
     all_open: bool,
     /// With --all-open: only those that began at least this long ago, such as 30m, 12h, 1d or 2w
-    #[arg(long, value_name = "AGE", value_parser = age::parse, requires = "all_open")]
+    #[arg(long, value_name = "AGE", value_parser = age::parse, requires = "all_open", conflicts_with = "ids")]
     older_than: Option<Duration>,
     #[command(flatten)]
     common: Common,

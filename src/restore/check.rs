@@ -68,7 +68,8 @@ impl Live {
     /// Whether the replacement has to be TeslaMate's: if the live database is, or as far as the unit's name tells.
     #[must_use]
     pub fn expects_teslamate(live: Option<&Self>, policy: &Policy) -> bool {
-        live.and_then(|live| live.is_teslamate).unwrap_or_else(|| policy.unit.contains("teslamate")) && !policy.allow_other
+        live.and_then(|live| live.is_teslamate).unwrap_or_else(|| policy.unit.contains("teslamate"))
+            && !policy.allow_other
     }
 }
 

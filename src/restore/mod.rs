@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use crate::database::connect::{QueryContext, server_version};
+use crate::database::ident;
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
-use crate::database::ident;
 use crate::dump::judge::{Judgement, judge};
 use crate::dump::source::{Body, Source};
 use crate::env::Env;

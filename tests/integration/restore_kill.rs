@@ -50,7 +50,8 @@ fn r67_killed_anywhere_the_old_or_the_new_database_is_live_and_whole() {
     let site = Site::new(server, &database);
     let new = server.content(&database);
     site.run("teslamate-backup", &["a.dump"]).expect(0);
-    let lose = || server.query(&database, "UPDATE positions SET drive_id = NULL; DELETE FROM drives; DELETE FROM states");
+    let lose =
+        || server.query(&database, "UPDATE positions SET drive_id = NULL; DELETE FROM drives; DELETE FROM states");
     lose();
     let old = server.content(&database);
 
@@ -100,6 +101,9 @@ fn r67_killed_anywhere_the_old_or_the_new_database_is_live_and_whole() {
     }
     let killed: u32 = table.iter().filter(|((_, _, killed), _)| *killed).map(|(_, runs)| runs).sum();
     assert!(killed >= 40, "only {killed} runs were killed before they ended: the test proved too little");
-    assert!(table.keys().any(|(live, ..)| *live == "old") && table.keys().any(|(live, ..)| *live == "new"), "{table:?}");
+    assert!(
+        table.keys().any(|(live, ..)| *live == "old") && table.keys().any(|(live, ..)| *live == "new"),
+        "{table:?}"
+    );
     assert!(table.keys().any(|(_, service, _)| service == "inactive"), "no run was killed with the service stopped");
 }

@@ -25,15 +25,24 @@ fn r15_every_kind_of_object_comes_back() {
     server.query("postgres", &format!("CREATE DATABASE {database} OWNER teslamate"));
     server.run_file(&database, &fixture("torture.sql"), &[]);
     let (content, catalogue) = (server.content(&database), schema(server, &database));
-    let objects = server.query(&database, "SELECT md5(string_agg(encode(lo_get(oid), 'hex'), ',' ORDER BY oid)) FROM pg_largeobject_metadata");
-    let sequences = server.query(&database, "SELECT string_agg(format('%s.%s %s', schemaname, sequencename, last_value), ',' ORDER BY 1) FROM pg_sequences");
+    let objects = server.query(
+        &database,
+        "SELECT md5(string_agg(encode(lo_get(oid), 'hex'), ',' ORDER BY oid)) FROM pg_largeobject_metadata",
+    );
+    let sequences = server.query(
+        &database,
+        "SELECT string_agg(format('%s.%s %s', schemaname, sequencename, last_value), ',' ORDER BY 1) FROM pg_sequences",
+    );
     let site = Site::new(server, &database);
     for name in ["a.sql", "a.sql.zst", "a.dump"] {
         site.run("teslamate-backup", &[name]).expect(0);
         site.run("teslamate-restore", &["--yes", "--allow-other", name]).expect(0);
         assert_eq!(server.content(&database), content, "{name}");
         assert_eq!(schema(server, &database), catalogue, "{name}");
-        let again = server.query(&database, "SELECT md5(string_agg(encode(lo_get(oid), 'hex'), ',' ORDER BY oid)) FROM pg_largeobject_metadata");
+        let again = server.query(
+            &database,
+            "SELECT md5(string_agg(encode(lo_get(oid), 'hex'), ',' ORDER BY oid)) FROM pg_largeobject_metadata",
+        );
         assert_eq!(again, objects, "{name}");
         let again = server.query(&database, "SELECT string_agg(format('%s.%s %s', schemaname, sequencename, last_value), ',' ORDER BY 1) FROM pg_sequences");
         assert_eq!(again, sequences, "{name}");
@@ -53,9 +62,15 @@ fn r59_one_error_in_the_load_fails_it_and_names_the_line() {
     let row = at + text[at..].find('\n').unwrap() + 1;
     let line = text[..row].lines().count() + 1;
     fs::write(&path, format!("{}not-a-number{}", &text[..row], &text[row..])).unwrap();
-    let outcome = site.run("teslamate-restore", &["--yes", "a.sql"]).expect(14).says("cannot be loaded without an error");
+    let outcome =
+        site.run("teslamate-restore", &["--yes", "a.sql"]).expect(14).says("cannot be loaded without an error");
     assert!(outcome.stderr.contains("invalid input syntax for type integer"), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains(&format!("psql:<stdin>:{}", line + 3)) || outcome.stderr.contains("COPY geofences, line 1"), "line {line}: {}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains(&format!("psql:<stdin>:{}", line + 3))
+            || outcome.stderr.contains("COPY geofences, line 1"),
+        "line {line}: {}",
+        outcome.stderr
+    );
     assert_eq!(server.content(&database), before);
     assert_eq!(server.databases(&format!("{database}_")), Vec::<String>::new());
     assert_eq!(site.systemctl.calls(), []);
@@ -67,7 +82,10 @@ fn r59_an_error_in_an_archive_fails_it() {
     let database = server.teslamate("badarchive");
     let site = Site::new(server, &database);
     // The rows contradict a constraint that the schema did not check.
-    server.query(&database, "ALTER TABLE charges DISABLE TRIGGER ALL; UPDATE charges SET charging_process_id = -1 WHERE id = 1");
+    server.query(
+        &database,
+        "ALTER TABLE charges DISABLE TRIGGER ALL; UPDATE charges SET charging_process_id = -1 WHERE id = 1",
+    );
     let before = server.content(&database);
     server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
     site.run("teslamate-restore", &["--yes", "a.dump"]).expect(14).says("charges_charging_process_id_fkey");
@@ -192,7 +210,10 @@ fn r64_without_room_for_a_second_copy_nothing_begins() {
     site.run("teslamate-backup", &["a.sql"]).expect(0);
     site.run("teslamate-restore", &["--drill", "a.sql"]).expect(0);
     // 100 MB that compress badly and cannot be there twice.
-    server.query("full", "CREATE TABLE ballast AS SELECT gen_random_uuid() a, gen_random_uuid() b FROM generate_series(1, 1200000)");
+    server.query(
+        "full",
+        "CREATE TABLE ballast AS SELECT gen_random_uuid() a, gen_random_uuid() b FROM generate_series(1, 1200000)",
+    );
     site.run("teslamate-backup", &["b.sql"]).expect(0);
     let outcome = site.run("teslamate-restore", &["--yes", "b.sql"]);
     let outcome = outcome.expect(10).says("no room for a second copy");
@@ -217,7 +238,10 @@ fn r65_a_sequence_behind_its_column_is_said_with_the_way_to_mend_it() {
 
 #[test]
 fn r66_too_many_large_objects_for_one_transaction_are_refused() {
-    let server = Server::start(Options { config: vec!["max_locks_per_transaction = 10".into(), "max_connections = 20".into()], ..Options::default() });
+    let server = Server::start(Options {
+        config: vec!["max_locks_per_transaction = 10".into(), "max_connections = 20".into()],
+        ..Options::default()
+    });
     server.create_teslamate("objects", 600);
     let site = Site::new(&server, "objects");
     for _ in 0..4 {
@@ -225,7 +249,9 @@ fn r66_too_many_large_objects_for_one_transaction_are_refused() {
     }
     site.run("teslamate-backup", &["a.sql"]).expect(0);
     site.run("teslamate-backup", &["a.dump"]).expect(0);
-    site.run("teslamate-restore", &["--yes", "a.sql"]).expect(10).says("400 large objects, too many for one transaction");
+    site.run("teslamate-restore", &["--yes", "a.sql"])
+        .expect(10)
+        .says("400 large objects, too many for one transaction");
     // The hint, typed.
     site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
     assert_eq!(server.query("objects", "SELECT count(*) FROM pg_largeobject_metadata"), "400");
@@ -243,7 +269,9 @@ fn a_drill_says_what_it_proved_and_leaves_nothing() {
     let positions = before["public.positions"].split('|').next().unwrap().parse::<u64>().unwrap();
     let line = text.lines().find(|line| line.starts_with("public.positions")).expect("a line for positions");
     assert_eq!(line.split_whitespace().nth(1).unwrap().replace(',', "").parse::<u64>().unwrap(), positions);
-    for words in ["ok: every index is valid", "ok: every constraint is valid", "can be restored; nothing was changed", "in all"] {
+    for words in
+        ["ok: every index is valid", "ok: every constraint is valid", "can be restored; nothing was changed", "in all"]
+    {
         assert!(text.contains(words), "{words}\n{text}");
     }
     let json = site.run("teslamate-restore", &["--drill", "--json", "a.dump"]).expect(0).json();
@@ -266,7 +294,8 @@ fn into_makes_a_database_beside_the_live_one_and_refuses_one_that_exists() {
     site.run("teslamate-restore", &["--into", &other, "a.dump"]).expect(0);
     assert_eq!(server.content(&other), before);
     assert_eq!(server.query(&database, "SELECT count(*) FROM drives"), "0");
-    let comment = format!("SELECT shobj_description(oid, 'pg_database') IS NULL FROM pg_database WHERE datname = '{other}'");
+    let comment =
+        format!("SELECT shobj_description(oid, 'pg_database') IS NULL FROM pg_database WHERE datname = '{other}'");
     assert_eq!(server.query("postgres", &comment), "t");
     site.run("teslamate-restore", &["--into", &other, "a.dump"]).expect(10).says("exists already");
     assert_eq!(site.systemctl.calls(), []);
@@ -279,7 +308,9 @@ fn a_part_can_be_loaded_beside_the_live_database_only() {
     let site = Site::new(server, &database);
     let before = server.content(&database);
     site.run("teslamate-backup", &["a.dump"]).expect(0);
-    site.run("teslamate-restore", &["--yes", "--table", "geofences", "a.dump"]).expect(2).says("cannot replace the live one");
+    site.run("teslamate-restore", &["--yes", "--table", "geofences", "a.dump"])
+        .expect(2)
+        .says("cannot replace the live one");
     let other = format!("{database}_beside");
     site.run("teslamate-restore", &["--into", &other, "--table", "schema_migrations", "a.dump"]).expect(0);
     assert_eq!(server.content(&other)["public.schema_migrations"], before["public.schema_migrations"]);
@@ -298,6 +329,7 @@ fn a_database_that_was_lost_comes_back() {
     server.query("postgres", &format!("DROP DATABASE {database}"));
     site.run("teslamate-restore", &["--yes", "a.sql.zst"]).expect(0);
     assert_eq!(server.content(&database), before);
-    let owner = server.query("postgres", &format!("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{database}'"));
+    let owner = server
+        .query("postgres", &format!("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{database}'"));
     assert_eq!(owner, "teslamate");
 }

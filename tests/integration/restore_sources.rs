@@ -231,7 +231,8 @@ fn r49_a_cut_archive_is_refused() {
         case.untouched(&outcome);
     }
     let directory = case.dump("dir", &["-Fd"]);
-    let largest = fs::read_dir(&directory).unwrap().flatten().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let largest =
+        fs::read_dir(&directory).unwrap().flatten().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
     let bytes = fs::read(largest.path()).unwrap();
     fs::write(largest.path(), &bytes[..bytes.len() / 2]).unwrap();
     case.refused(&directory, 14, "cut or changed");
@@ -319,7 +320,8 @@ fn r50_restrict_lines_are_understood_and_other_meta_commands_are_not() {
     let text = case.text();
     assert!(text.contains("\n\\restrict "), "this pg_dump writes no \\restrict: the test proves nothing");
     case.comes_back(&case.site.path("text.sql"), &[]);
-    let without: String = text.lines().filter(|line| !line.starts_with('\\') || *line == "\\.").map(|line| format!("{line}\n")).collect();
+    let without: String =
+        text.lines().filter(|line| !line.starts_with('\\') || *line == "\\.").map(|line| format!("{line}\n")).collect();
     case.comes_back(&case.file("without.sql", without), &[]);
 }
 

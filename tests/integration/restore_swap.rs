@@ -100,9 +100,19 @@ fn r69_clients_that_reconnect_at_once_do_not_prevent_the_swap() {
     let clients: Vec<_> = (0..8)
         .map(|_| {
             let mut psql = server.tool("psql");
-            psql.args(["-X", "-A", "-t", "-d", &database, "-c", "SELECT count(*) FROM cars", "-c", "SELECT pg_sleep(30)"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
+            psql.args([
+                "-X",
+                "-A",
+                "-t",
+                "-d",
+                &database,
+                "-c",
+                "SELECT count(*) FROM cars",
+                "-c",
+                "SELECT pg_sleep(30)",
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
             let (stop, answered, reconnected) = (stop.clone(), answered.clone(), reconnected.clone());
             std::thread::spawn(move || {
                 // Bounded by time in any case: the loop ends with the test, or after a minute.
@@ -137,7 +147,10 @@ fn r69_clients_that_reconnect_at_once_do_not_prevent_the_swap() {
 #[test]
 fn r72_what_is_bound_to_the_database_is_found_before_the_service_is_stopped() {
     let (server, site, database) = lossy("bound");
-    server.query(&database, "BEGIN; INSERT INTO updates (start_date, car_id) VALUES (now(), 1); PREPARE TRANSACTION 'left behind'");
+    server.query(
+        &database,
+        "BEGIN; INSERT INTO updates (start_date, car_id) VALUES (now(), 1); PREPARE TRANSACTION 'left behind'",
+    );
     site.run("teslamate-restore", &["--yes", "a.dump"]).expect(10).says("prepared transaction 'left behind'");
     assert_eq!(site.systemctl.calls(), []);
     assert_eq!(server.databases(&format!("{database}_")), Vec::<String>::new());
