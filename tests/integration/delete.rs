@@ -132,12 +132,17 @@ fn undoing_leaves_positions_that_belong_to_another_drive_by_now() {
     let (server, site) = site("relink");
     let database = &site.database;
     site.run("teslamate-delete-drive", &["2"]).expect(0);
-    let stolen = server.query(database, "WITH p AS (SELECT id FROM positions WHERE drive_id IS NULL AND id IN (SELECT min(id) FROM positions WHERE drive_id IS NULL)) UPDATE positions SET drive_id = 3 FROM p WHERE positions.id = p.id RETURNING positions.id");
     let file = saved(&site, "drive-2-");
-    let mine = fs::read_to_string(site.path(&file)).unwrap().contains(&format!(" {stolen}"));
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(site.path(&file)).unwrap()).unwrap();
+    let positions = json["content"]["positions"].as_array().unwrap();
+    let (stolen, gone) = (&positions[3], &positions[4]);
+    server.query(database, &format!("UPDATE positions SET drive_id = 3 WHERE id = {stolen}"));
+    server.query(database, &format!("DELETE FROM positions WHERE id = {gone}"));
     let outcome = undo(&site, "drive", &file).expect(0);
-    assert_eq!(outcome.text().contains("1 of the"), mine, "{}", outcome.text());
+    assert!(outcome.text().contains(&format!("2 of the {} positions", positions.len())), "{}", outcome.text());
     assert_eq!(server.query(database, &format!("SELECT drive_id FROM positions WHERE id = {stolen}")), "3");
+    let linked = server.query(database, "SELECT count(*) FROM positions WHERE drive_id = 2");
+    assert_eq!(linked, (positions.len() - 2).to_string());
 }
 
 #[test]

@@ -42,8 +42,9 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &R
         Err(error) => return Err(blind(error, answer.err(), saved, record, id)),
     };
     let gone = !after.exists();
-    // Whatever the application said, rows that are gone are kept in the file.
-    let saved = saved.filter(|_| gone).map(Saved::keep);
+    // Whatever the application said, the file stays if the row is gone, or may go in a moment.
+    let unsure = answer.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Signal(_) | Kind::Busy));
+    let saved = saved.filter(|_| gone || unsure).map(Saved::keep);
     if let Some(error) = failure(answer, &before, &after, record, id) {
         return Err(match saved {
             Some(path) => error.with("rows", path.display()),
@@ -92,7 +93,7 @@ fn failure(answer: Result<()>, before: &Picture, after: &Picture, record: Record
     let noun = record.noun();
     let changed = before.row != after.row || before.car != after.car;
     match answer {
-        Err(error) if matches!(error.kind(), Kind::Signal(_)) => {
+        Err(error) if matches!(error.kind(), Kind::Signal(_) | Kind::Busy) => {
             Some(error.with("state", format!("{noun} {id} was handed to TeslaMate, which may still be closing it")))
         }
         Err(error) if changed => Some(
