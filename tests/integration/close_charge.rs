@@ -544,6 +544,11 @@ const EFFICIENCIES: &[Efficiency] = &[
         "0.1",
         "0.15002",
     ),
+    Efficiency("seven at five decimals are too few", &[("15 99.99 80 20", 7)], LAST, "rated", "0.1", "0.15"),
+    Efficiency("five agree to four decimals", &[("15.04 100 80 20", 5)], LAST, "rated", "0.1", "0.1504"),
+    Efficiency("four at four decimals are too few", &[("15.04 100 80 20", 4)], LAST, "rated", "0.1", "0.15"),
+    Efficiency("three agree to three decimals", &[("15.4 100 80 20", 3)], LAST, "rated", "0.1", "0.154"),
+    Efficiency("two at three decimals are too few", &[("15.4 100 80 20", 2)], LAST, "rated", "0.1", "0.15"),
     Efficiency(
         "three agree to three decimals: .1504, .1496 and .15",
         &[("15.04 100 80 20", 1), ("14.96 100 80 20", 1)],

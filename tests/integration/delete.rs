@@ -227,15 +227,19 @@ fn rows_of_other_tables_that_refer_to_the_record_refuse_its_deletion() {
     site.run("teslamate-delete-drive", &["3"]).expect(0);
 }
 
-/// Waits until the file is there: from then on the process is between saving and the end of its commit.
-fn wait_for_file(site: &Site) {
+#[track_caller]
+fn wait_for(mut arrived: impl FnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(20);
-    while !site.path("state/deleted").exists()
-        || !site.files("state/deleted").iter().any(|name| name.starts_with("drive-"))
-    {
-        assert!(Instant::now() < give_up, "no file was written");
+    while !arrived() {
+        assert!(Instant::now() < give_up, "it did not come");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits until the file is there: from then on the process is between saving and the end of its commit.
+fn wait_for_file(site: &Site) {
+    let is_saved = |name: &String| name.starts_with("drive-");
+    wait_for(|| site.path("state/deleted").exists() && site.files("state/deleted").iter().any(is_saved));
 }
 
 #[test]
@@ -245,16 +249,15 @@ fn killed_between_the_file_and_the_commit_nothing_is_lost() {
     server.query(database, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$; \
         CREATE CONSTRAINT TRIGGER late AFTER DELETE ON drives DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()");
     let before = server.content(database);
-    // As if the commit had never arrived: the session that is in it is ended.
+    // As if the commit had never arrived: the session that may be in it is ended.
     let mut child = site.command("teslamate-delete-drive").arg("2").spawn();
     wait_for_file(&site);
     child.kill().unwrap();
     child.wait().unwrap();
-    let end = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}' AND application_name LIKE 'teslamate-delete%'"
-    );
-    assert_eq!(server.query("postgres", &end), "1");
-    std::thread::sleep(Duration::from_millis(300));
+    let sessions =
+        format!("FROM pg_stat_activity WHERE datname = '{database}' AND application_name LIKE 'teslamate-delete%'");
+    server.query("postgres", &format!("SELECT pg_terminate_backend(pid) {sessions}"));
+    wait_for(|| server.query("postgres", &format!("SELECT count(*) {sessions}")) == "0");
     assert_eq!(server.content(database), before);
     let file = saved(&site, "drive-2-");
     undo(&site, "drive", &file).expect(10).says("its id is in use");
@@ -262,14 +265,10 @@ fn killed_between_the_file_and_the_commit_nothing_is_lost() {
 
     // As if it had: the server goes on alone.
     let mut child = site.command("teslamate-delete-drive").arg("2").spawn();
-    wait_for_file(&site);
+    wait_for(|| server.query("postgres", &format!("SELECT count(*) {sessions} AND wait_event = 'PgSleep'")) == "1");
     child.kill().unwrap();
     child.wait().unwrap();
-    let give_up = Instant::now() + Duration::from_secs(20);
-    while server.query(database, "SELECT count(*) FROM drives WHERE id = 2") != "0" {
-        assert!(Instant::now() < give_up, "the commit did not come");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for(|| server.query(database, "SELECT count(*) FROM drives WHERE id = 2") == "0");
     server.query(database, "DROP FUNCTION slow CASCADE");
     undo(&site, "drive", &saved(&site, "drive-2-")).expect(0);
     assert_eq!(server.content(database), before);
