@@ -4,6 +4,9 @@
 //! knows nothing of clap.
 
 pub mod backup;
+pub mod close;
+pub mod delete;
+pub mod records;
 pub mod report;
 pub mod restore;
 

@@ -12,6 +12,11 @@
 
 mod backup;
 mod backup_failures;
+mod close_charge;
+mod close_drive;
+mod delete;
+mod maintenance_cli;
+mod maintenance_rpc;
 mod privileges;
 mod restore_kill;
 mod restore_load;

@@ -1,6 +1,7 @@
 //! What the tests stand on: real servers, the built binaries, and a stand-in for `systemctl`.
 
 pub mod binary;
+pub mod cases;
 pub mod server;
 pub mod systemctl;
 
