@@ -8,6 +8,13 @@
     clippy::must_use_candidate,
     clippy::missing_panics_doc
 )]
+// File names of our own making, TOML written with Rust's quoting, short texts: clarity over speed.
+#![allow(
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::unnecessary_debug_formatting,
+    clippy::format_collect,
+    clippy::similar_names
+)]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
 mod backup;

@@ -7,6 +7,3 @@ pub mod systemctl;
 
 pub use binary::{Outcome, Run, Site};
 pub use server::Server;
-
-/// What a test returns: any error fails it.
-pub type TestResult = Result<(), Box<dyn std::error::Error>>;
