@@ -229,7 +229,9 @@ fn memory_stays_small_whatever_the_size() {
     let child = site
         .command("teslamate-backup")
         .arg("out/a.sql.zst")
-        .with(|command| drop(command.stdout(Stdio::null())))
+        .with(|command| {
+            command.stdout(Stdio::null());
+        })
         .spawn();
     let mut peak = 0;
     let status = format!("/proc/{}/status", child.id());
