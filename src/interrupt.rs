@@ -29,6 +29,10 @@ impl Interrupt {
                 }
             });
         }
+        // A limit on the size of files is an error of the write, as a full disk is, and not the end of the process.
+        let mut exceeded =
+            signal(SignalKind::from_raw(nix::libc::SIGXFSZ)).context(Kind::Refused, "cannot listen for signals")?;
+        tokio::spawn(async move { while exceeded.recv().await.is_some() {} });
         Ok(Self(receiver))
     }
 

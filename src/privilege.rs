@@ -151,7 +151,7 @@ pub async fn supervise(
     let (ours, theirs) = Link::pair()?;
     let program = std::env::current_exe().context(Kind::Refused, "cannot find this program's own file")?;
     let mut command = process::command(&program);
-    for variable in ["TERM", "NO_COLOR", "JOURNAL_STREAM", "PATH"] {
+    for variable in ["TERM", "NO_COLOR", "JOURNAL_STREAM", "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }
@@ -185,9 +185,25 @@ pub async fn supervise(
         tokio::select! {
             status = child.wait() => break status.context(Kind::Attention, "cannot wait for the worker")?,
             Some(request) = requests.recv() => {
-                let answer: Result<Answer> = host.handle(request).await;
-                // A worker that is gone is noticed by the line above.
-                let _ = link.send(&answer, &[]);
+                let mut handling = Box::pin(host.handle(request));
+                // A worker that ends meanwhile needs no answer, and a signal does not wait for one.
+                let ended = loop {
+                    tokio::select! {
+                        answer = &mut handling => {
+                            let answer: Result<Answer> = answer;
+                            let _ = link.send(&answer, &[]);
+                            break None;
+                        }
+                        status = child.wait() => break Some(status),
+                        number = interrupt.raised(), if !forwarded => {
+                            forwarded = true;
+                            forward(child.id(), number);
+                        }
+                    }
+                };
+                if let Some(status) = ended {
+                    break status.context(Kind::Attention, "cannot wait for the worker")?;
+                }
             }
             number = interrupt.raised(), if !forwarded => {
                 forwarded = true;

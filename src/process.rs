@@ -1,4 +1,4 @@
-//! Child processes: absolute paths, no shell, a cleared environment, and no child that outlives us.
+//! Child processes: absolute paths, no shell, a cleared environment, and no child that outlives us. And threads.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use tokio::process::Command;
+
+use crate::error::{Context, Kind, Result};
 
 /// A command that is killed when this process ends, however it ends.
 ///
@@ -77,4 +79,14 @@ pub fn shown(program: &Path, arguments: &[impl AsRef<OsStr>]) -> String {
         text.push_str(&argument.as_ref().to_string_lossy());
     }
     text
+}
+
+/// Runs work that blocks on a thread of its own.
+///
+/// Unlike the runtime's own, such a thread keeps nobody from ending the process: a reader that is stuck on a pipe
+/// must not hold up the answer to SIGTERM.
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(sender.send(work())));
+    receiver.await.context(Kind::Attention, "a thread of this program failed")
 }

@@ -38,7 +38,7 @@ pub struct Args {
     /// Only rows, no definitions
     #[arg(long)]
     pub data_only: bool,
-    /// Only tables that match this pattern, as `pg_dump` means it (repeatable)
+    /// Only tables that match this pattern, as pg_dump means it (repeatable)
     #[arg(long = "table", short = 't', value_name = "PATTERN")]
     pub tables: Vec<String>,
     /// Seconds to wait for a table that somebody else has locked

@@ -4,6 +4,9 @@
 //! knows nothing of clap.
 
 pub mod backup;
+pub mod close;
+pub mod delete;
+pub mod records;
 pub mod report;
 pub mod restore;
 
@@ -168,6 +171,7 @@ impl Run<'_> {
         }));
         // Whatever happened, a panic included: the service is put back.
         let finished = runtime.block_on(async { host.lock().await.finish().await });
+        runtime.shutdown_background();
         let result = guarded.unwrap_or_else(|_| {
             Err(Error::new(Kind::Attention, "this program has a fault and stopped at it (see above)")
                 .with("state", "the live database is whole: it is only ever replaced in one transaction")
@@ -183,7 +187,10 @@ impl Run<'_> {
         // The parent has shown the warnings.
         let settings = Settings::resolve(inputs)?;
         let host = Host::Parent(Arc::new(Mutex::new(link)));
-        runtime()?.block_on(async { work(self.env(settings, host, opened)?).await }).map(Ended::Here)
+        let runtime = runtime()?;
+        let result = runtime.block_on(async { work(self.env(settings, host, opened)?).await });
+        runtime.shutdown_background();
+        result.map(Ended::Here)
     }
 
     fn env(&self, settings: Settings, host: Host, opened: Opened) -> Result<Env> {

@@ -26,7 +26,7 @@ pub struct Args {
     /// The flags of every binary.
     #[command(flatten)]
     pub common: Common,
-    /// Dump file (.sql, .sql.gz, .sql.zst, .dump), directory of `pg_dump` -Fd, or `-` for standard input
+    /// Dump file (.sql, .sql.gz, .sql.zst, .dump), directory of pg_dump -Fd, or `-` for standard input
     #[arg(value_name = "SOURCE", required_unless_present = "undo", conflicts_with = "undo")]
     pub source: Option<PathBuf>,
     /// Load into a new database of this name, beside the live one
@@ -56,7 +56,7 @@ pub struct Args {
     /// Leave out GRANT and REVOKE
     #[arg(long)]
     pub no_privileges: bool,
-    /// Let statements pass that `pg_dump` never writes; a dump is code, so know where it comes from
+    /// Let statements pass that pg_dump never writes; a dump is code, so know where it comes from
     #[arg(long)]
     pub trust_dump: bool,
     /// Let a dump pass that a newer PostgreSQL or a newer release of the application made
@@ -172,7 +172,8 @@ async fn confirm(env: &Env, yes: bool, warning: &str) -> Result<()> {
         return Ok(());
     }
     let untouched = "the live database and its service were not touched";
-    let answer = env.host.ask(&format!("{warning}\nType the database's name to go on: ")).await?;
+    let question = format!("{warning}\nType the database's name to go on: ");
+    let answer = env.interrupt.guard(env.host.ask(&question)).await.map_err(|error| error.or_state(untouched))?;
     match answer {
         Some(answer) if answer == env.settings.database.name => Ok(()),
         Some(_) => Err(Error::new(Kind::Refused, "that is not the database's name").with("state", untouched)),

@@ -11,11 +11,17 @@
 //!
 //! A restore excludes everything; a drive can be closed while a long backup runs.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Client;
 
 use super::Connector;
 use super::connect::QueryContext;
 use crate::error::{Error, Kind, Result};
+
+/// How long the session of a process that is gone is waited for.
+const GHOST_WAIT: Duration = Duration::from_secs(30);
 
 /// What a run is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,30 +40,16 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock or names who holds it ([`Kind::Busy`]); never waits.
+    /// Takes the lock, or names who holds it ([`Kind::Busy`]). A run that is at work is not waited for.
     pub async fn take(connector: &Connector, purpose: Purpose) -> Result<Self> {
         let client = connector.connect_maintenance().await?;
-        let name = connector.database_name();
         let modes: &[(&str, bool)] = match purpose {
             Purpose::Restore => &[("swap", true)],
             Purpose::Backup => &[("swap", false), ("backup", true)],
             Purpose::Maintenance => &[("swap", false)],
         };
         for (which, exclusive) in modes {
-            let key = format!("glovebox:{which}:{name}");
-            let function = if *exclusive { "pg_try_advisory_lock" } else { "pg_try_advisory_lock_shared" };
-            let taken: bool = client
-                .query_one(&format!("SELECT {function}(hashtextextended($1, 0))"), &[&key])
-                .await
-                .query_context("cannot ask for the lock")?
-                .get(0);
-            if !taken {
-                let holder = holder(&client, &key).await?;
-                return Err(Error::new(Kind::Busy, format!("another run is at work on database \"{name}\""))
-                    .with("holder", holder)
-                    .with("state", "nothing was read, nothing was changed")
-                    .hint("Try again when it has ended."));
-            }
+            take_one(&client, connector, which, *exclusive).await?;
         }
         Ok(Self { client })
     }
@@ -69,7 +61,47 @@ impl Lock {
     }
 }
 
-async fn holder(client: &Client, key: &str) -> Result<String> {
+async fn take_one(client: &Client, connector: &Connector, which: &str, exclusive: bool) -> Result<()> {
+    let name = connector.database_name();
+    let key = format!("glovebox:{which}:{name}");
+    let function = if exclusive { "pg_try_advisory_lock" } else { "pg_try_advisory_lock_shared" };
+    let give_up = Instant::now() + GHOST_WAIT;
+    loop {
+        let taken: bool = client
+            .query_one(&format!("SELECT {function}(hashtextextended($1, 0))"), &[&key])
+            .await
+            .query_context("cannot ask for the lock")?
+            .get(0);
+        if taken {
+            return Ok(());
+        }
+        let holders = holders(client, &key).await?;
+        if Instant::now() > give_up || holders.iter().any(|holder| holder.is_at_work(connector)) {
+            let shown: Vec<String> = holders.into_iter().map(|holder| holder.shown).collect();
+            return Err(Error::new(Kind::Busy, format!("another run is at work on database \"{name}\""))
+                .with("holder", shown.join("\n"))
+                .with("state", "nothing was read, nothing was changed")
+                .hint("Try again when it has ended."));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+struct Holder {
+    application_name: String,
+    shown: String,
+}
+
+impl Holder {
+    /// A session outlives a process that was killed until the server has done what it was at; that is waited for.
+    fn is_at_work(&self, connector: &Connector) -> bool {
+        let pid = self.application_name.rsplit_once(" pid ").map(|(_, pid)| pid);
+        let gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+        !(connector.is_local() && pid.is_some_and(gone))
+    }
+}
+
+async fn holders(client: &Client, key: &str) -> Result<Vec<Holder>> {
     // A bigint key is split over classid and objid (documentation of pg_locks).
     let rows = client
         .query(
@@ -83,12 +115,11 @@ async fn holder(client: &Client, key: &str) -> Result<String> {
         )
         .await
         .query_context("cannot ask who holds the lock")?;
-    let names: Vec<String> = rows
+    Ok(rows
         .iter()
         .map(|row| {
-            let (program, host, since): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-            format!("{program} on {host}, connected since {since} UTC")
+            let (application_name, host, since): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+            Holder { shown: format!("{application_name} on {host}, connected since {since} UTC"), application_name }
         })
-        .collect();
-    Ok(if names.is_empty() { "a run that has just ended".into() } else { names.join("\n") })
+        .collect())
 }

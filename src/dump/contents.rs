@@ -104,12 +104,13 @@ impl Reader {
 
     /// The end of the text: it must be whole.
     pub fn finish(mut self) -> Result<Contents, Flaw> {
-        self.scanner.finish(&mut self.judge)?;
+        let scanned = self.scanner.finish(&mut self.judge);
         let judge = self.judge;
         let last = judge.last_line;
         if !judge.is_dump {
-            return Err(Flaw::foreign(1, "is not the begin of a dump"));
+            return Err(Flaw::foreign(1, "is not the begin of a dump: pg_dump's header is missing"));
         }
+        scanned?;
         if !judge.is_complete {
             return Err(Flaw::damaged(last, "is the last one: the end marker of pg_dump is missing, the file was cut"));
         }

@@ -16,9 +16,10 @@ use super::contents::Reader;
 use super::format::{Compression, decompress};
 use super::source::{Body, Source};
 use super::text::Flaw;
-use super::{Contents, PIECE, hex, on_thread};
+use super::{Contents, PIECE, hex};
 use crate::database::tools::Tools;
 use crate::error::{Context, Error, Kind, Result};
+use crate::process::on_thread;
 use crate::progress::Meter;
 
 /// A dump that can be used.
@@ -187,6 +188,9 @@ fn explain_pg_restore(words: &str, tools: &Tools) -> Error {
 pub(crate) fn unusable(flaw: &Flaw, what: &str) -> Error {
     let kind = if flaw.damaged { Kind::Verify } else { Kind::Refused };
     let error = Error::new(kind, format!("{what} cannot be used: line {} {}", flaw.line, flaw.what));
+    if flaw.damaged {
+        return error.hint("Take another copy of this dump, or an older one: what is missing cannot be made up.");
+    }
     if flaw.what.contains("pg_dumpall") {
         return error.hint("Take the one database out of it with stock tools, or dump it alone with pg_dump.");
     }

@@ -31,13 +31,3 @@ pub(crate) fn hex(hash: Sha256) -> String {
         text
     })
 }
-
-/// Runs work that blocks on a thread of its own.
-///
-/// Unlike the runtime's own, such a thread keeps nobody from ending the process: a reader that is stuck on a pipe
-/// must not hold up the answer to SIGTERM.
-pub(crate) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> crate::error::Result<T> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || drop(sender.send(work())));
-    crate::error::Context::context(receiver.await, crate::error::Kind::Attention, "a thread of this program failed")
-}

@@ -13,10 +13,11 @@ use std::process::Stdio;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 
+use super::Format;
 use super::format::{self, Compression};
-use super::{Format, on_thread};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Opened;
+use crate::process::on_thread;
 
 /// A dump, open.
 #[derive(Debug)]

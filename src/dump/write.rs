@@ -20,13 +20,14 @@ use super::contents::Reader;
 use super::format::{Compression, Compressor};
 use super::judge::{self, unusable};
 use super::text::Flaw;
-use super::{Contents, Format, PIECE, hex, on_thread};
+use super::{Contents, Format, PIECE, hex};
 use crate::database::connect::{QueryContext, server_version};
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
 use crate::database::{Connector, connect};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
+use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
 
 /// What is dumped, in `pg_dump`'s own words.
@@ -242,7 +243,8 @@ impl Writer<'_> {
             return Err(write_failed(&io::Error::other(text)));
         }
         let state = "no file was left, the database was only read";
-        if text.contains("lock timeout") {
+        // pg_dump sets statement_timeout for the LOCK TABLE, whatever its option is called.
+        if text.contains("statement timeout") || text.contains("lock timeout") {
             let wait = self.lock_wait.as_secs();
             let error = Error::new(Kind::Busy, format!("a table was locked for more than {wait} s"));
             return Err(error.with("cause", &text).with("holder", self.lock_holders().await).with("state", state));

@@ -17,6 +17,9 @@ use crate::settings::Settings;
 /// The note's name in the state directory.
 const NOTE: &str = "service-stopped";
 
+/// Its name while it is written.
+const TEMPORARY_NOTE: &str = ".service-stopped.partial";
+
 /// Stops the service and sees to it that it is started again.
 #[derive(Debug)]
 pub struct ServiceGuard {
@@ -77,6 +80,8 @@ impl ServiceGuard {
 
     /// Starts the service if a run that was killed left it stopped. Answers whether there was a note of one.
     pub async fn recover(&mut self) -> Result<bool> {
+        // Killed while it was written: the service was not stopped yet.
+        let _ = std::fs::remove_file(self.state_dir.join(TEMPORARY_NOTE));
         let Ok(note) = std::fs::read_to_string(self.state_dir.join(NOTE)) else { return Ok(false) };
         if note.trim() != self.unit.name() {
             return Ok(false);
@@ -90,17 +95,16 @@ impl ServiceGuard {
         let failed = || format!("cannot write into the state directory {}", self.state_dir.display());
         let write = || -> std::io::Result<()> {
             let directory = fs::open(&self.state_dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            let temporary = format!(".{NOTE}.{}", std::process::id());
-            // A left-over of the same pid is only ever our own kind of file.
-            match fs::unlinkat(&directory, &*temporary, AtFlags::empty()) {
+            // One name is enough: whoever gets here holds the lock of the database. A killed run may have left it.
+            match fs::unlinkat(&directory, TEMPORARY_NOTE, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(cause) => return Err(cause.into()),
             }
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = std::fs::File::from(fs::openat(&directory, &*temporary, flags, Mode::RUSR | Mode::WUSR)?);
+            let mut file = std::fs::File::from(fs::openat(&directory, TEMPORARY_NOTE, flags, Mode::RUSR | Mode::WUSR)?);
             writeln!(file, "{}", self.unit.name())?;
             file.sync_all()?;
-            fs::renameat(&directory, &*temporary, &directory, NOTE)?;
+            fs::renameat(&directory, TEMPORARY_NOTE, &directory, NOTE)?;
             Ok(fs::fsync(&directory)?)
         };
         write().context(Kind::Refused, failed()).map_err(|error| {

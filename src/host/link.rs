@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::{Answer, HostState, Request};
 use crate::error::{Context, Error, Kind, Result};
+use crate::process::on_thread;
 use crate::service::State;
 
 /// The work's view of the host.
@@ -38,7 +39,7 @@ impl Host {
                     link.send(&request, &[])?;
                     link.receive::<Result<Answer>>()?.0
                 };
-                tokio::task::spawn_blocking(exchange).await.context(Kind::Attention, "a task ended early")?
+                on_thread(exchange).await?
             }
         }
     }

@@ -20,6 +20,7 @@ pub use link::Host;
 pub use output::OutputFile;
 
 use crate::error::{Context, Kind, Result};
+use crate::process::on_thread;
 use crate::service::{State, notify};
 use crate::settings::Settings;
 use guard::ServiceGuard;
@@ -128,7 +129,8 @@ impl HostState {
                 notify::status(&text);
                 Ok(Answer::Done)
             }
-            Request::Ask(question) => Ok(Answer::Line(ask(&question))),
+            // On a thread, so that a signal is heard while the question is on the terminal.
+            Request::Ask(question) => on_thread(move || ask(&question)).await.map(Answer::Line),
         }
     }
 

@@ -22,42 +22,54 @@ pub struct Live {
     pub bytes: i64,
     /// The size of its largest index in bytes.
     pub largest_index: i64,
-    /// Whether it has TeslaMate's tables.
-    pub is_teslamate: bool,
+    /// Whether it has TeslaMate's tables; `None` if it could not be looked into.
+    pub is_teslamate: Option<bool>,
     /// The newest version in its `schema_migrations`.
     pub newest_migration: Option<i64>,
 }
 
 impl Live {
     /// Looks at the live database; `None` if there is none.
-    pub async fn read(connector: &Connector) -> Result<Option<Self>> {
-        let Some(client) = connector.connect_if_present(connector.database_name()).await? else { return Ok(None) };
+    ///
+    /// A database that is so damaged that it takes no connection is a reason to restore, not an obstacle: then only
+    /// its size is known, and the reason is returned beside it.
+    pub async fn read(client: &Client, connector: &Connector) -> Result<Option<(Self, Option<Error>)>> {
+        let name = connector.database_name();
+        let size = "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1";
+        let row = client.query_opt(size, &[&name]).await.query_context("cannot look for the live database")?;
+        let Some(row) = row else { return Ok(None) };
+        let mut live = Self { bytes: row.get(0), ..Self::default() };
+        let remark = live.look_inside(connector).await.err();
+        Ok(Some((live, remark)))
+    }
+
+    async fn look_inside(&mut self, connector: &Connector) -> Result<()> {
+        let client = connector.connect().await?;
         let row = client
             .query_one(
-                "SELECT pg_database_size(current_database()), \
-                        (SELECT coalesce(max(pg_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'i'), \
+                "SELECT (SELECT coalesce(max(pg_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'i'), \
                         (SELECT count(DISTINCT relname) FROM pg_class \
                           WHERE relkind IN ('r', 'p') AND relname = ANY ($1)), \
                         to_regclass('public.schema_migrations') IS NOT NULL",
                 &[&ESSENTIAL],
             )
             .await
-            .query_context("cannot look at the live database")?;
-        let tables: i64 = row.get(2);
-        let newest_migration = if row.get::<_, bool>(3) {
+            .query_context("cannot look into the live database")?;
+        self.largest_index = row.get(0);
+        self.is_teslamate = Some(usize::try_from(row.get::<_, i64>(1)) == Ok(ESSENTIAL.len()));
+        if row.get::<_, bool>(2) {
             // The column may be of another type in an application that is not TeslaMate.
             let sql = "SELECT max(version)::bigint FROM public.schema_migrations WHERE version < 100000000000000";
-            let newest = client.query_one(sql, &[]).await;
-            newest.ok().and_then(|row| row.get(0))
-        } else {
-            None
-        };
-        Ok(Some(Self {
-            bytes: row.get(0),
-            largest_index: row.get(1),
-            is_teslamate: usize::try_from(tables) == Ok(ESSENTIAL.len()),
-            newest_migration,
-        }))
+            self.newest_migration = client.query_one(sql, &[]).await.ok().and_then(|row| row.get(0));
+        }
+        Ok(())
+    }
+
+    /// Whether the replacement has to be TeslaMate's: if the live database is, or as far as the unit's name tells.
+    #[must_use]
+    pub fn expects_teslamate(live: Option<&Self>, policy: &Policy) -> bool {
+        live.and_then(|live| live.is_teslamate).unwrap_or_else(|| policy.unit.contains("teslamate"))
+            && !policy.allow_other
     }
 }
 
@@ -83,12 +95,10 @@ pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, policy: &
     if policy.partial {
         return Ok(());
     }
-    // Without a live database the unit's name tells what is expected.
-    let expects_teslamate = live.map_or(policy.unit.contains("teslamate"), |live| live.is_teslamate);
     let missing = |has: &dyn Fn(&str) -> bool| ESSENTIAL.iter().find(|table| !has(table)).copied();
     let without = missing(&|table| contents.created.iter().any(|created| created.name == table));
     let empty = missing(&|table| contents.rows.keys().any(|copied| copied.name == table));
-    if let (true, Some(table), false) = (expects_teslamate, without.or(empty), policy.allow_other) {
+    if let (true, Some(table)) = (Live::expects_teslamate(live, policy), without.or(empty)) {
         let what = match without {
             Some(_) if !contents.has_table(table) => "is no dump of TeslaMate: it has no table",
             Some(_) => "holds rows only: it does not define the table",

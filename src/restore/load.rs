@@ -25,8 +25,9 @@ use crate::dump::rules::{self, Disposition};
 use crate::dump::scan::{Scanner, Statement, Visitor};
 use crate::dump::source::{Body, Source};
 use crate::dump::text::Flaw;
-use crate::dump::{Format, PIECE, on_thread};
+use crate::dump::{Format, PIECE};
 use crate::error::{Context, Error, Kind, Result};
+use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
 
 /// What a load works with.

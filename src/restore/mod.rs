@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use crate::database::connect::{QueryContext, server_version};
+use crate::database::ident;
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
-use crate::database::{ident, literal};
 use crate::dump::judge::{Judgement, judge};
 use crate::dump::source::{Body, Source};
 use crate::env::Env;
@@ -128,7 +128,14 @@ impl<'a> Session<'a> {
         }
         let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), self.server).await?;
         let judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
-        let live = Live::read(&env.connector).await?;
+        let live = match Live::read(self.client(), &env.connector).await? {
+            Some((live, None)) => Some(live),
+            Some((live, Some(remark))) => {
+                env.reporter.warn(&format!("the live database cannot be looked into:\n{remark}"));
+                Some(live)
+            }
+            None => None,
+        };
         let properties = self.check(&judgement, live.as_ref(), source, destination, policy).await?;
 
         let databases = staging::databases(self.client()).await?;
@@ -241,8 +248,7 @@ impl<'a> Session<'a> {
         let verified = if policy.partial {
             Verified::default()
         } else {
-            let teslamate = live.is_some_and(|live| live.is_teslamate) && !policy.allow_other;
-            verify::verify(&client, &judgement.contents, teslamate).await?
+            verify::verify(&client, &judgement.contents, Live::expects_teslamate(live, policy)).await?
         };
         for remark in &verified.remarks {
             env.reporter.warn(remark);
@@ -315,7 +321,11 @@ impl<'a> Session<'a> {
             }
         }
         done.previous = retired;
-        self.drop_old_previous(done).await
+        if let Err(error) = self.drop_old_previous(done).await {
+            // The restore is done; an old database that stays costs nothing but space.
+            self.env.reporter.warn(error.message());
+        }
+        Ok(())
     }
 
     /// Stops the service, swaps, and starts the service again, whatever the swap did. Returns the time in between.
@@ -336,10 +346,18 @@ impl<'a> Session<'a> {
         env.reporter.debug("swapped");
         let back = env.host.start_service().await;
         let downtime = started.elapsed();
-        swapped?;
-        back?;
-        env.reporter.debug("the service is as it was");
-        Ok(downtime)
+        match (swapped, back) {
+            (Ok(()), Ok(())) => {
+                env.reporter.debug("the service is as it was");
+                Ok(downtime)
+            }
+            (Ok(()), Err(error)) | (Err(error), Ok(())) => Err(error),
+            (Err(error), Err(start)) => Err(error
+                .escalate(Kind::Attention)
+                .with("service", start.message())
+                .with("state", format!("the live database is as it was, {unit} is stopped"))
+                .hint(format!("systemctl start {unit}"))),
+        }
     }
 
     /// Keeps as many previous databases as the settings say, the newest ones.
@@ -351,8 +369,7 @@ impl<'a> Session<'a> {
         for name in previous.drain(..surplus) {
             match staging::drop_database(self.client(), &name).await {
                 Ok(()) => done.dropped.push(name),
-                // The restore is done; an old database that stays costs nothing but space.
-                Err(error) => self.env.reporter.warn(&format!("{}: {}", error.message(), literal(&name))),
+                Err(error) => self.env.reporter.warn(error.message()),
             }
         }
         Ok(())

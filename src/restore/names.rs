@@ -43,17 +43,14 @@ fn prefix(name: &str, role: Role) -> String {
     format!("{}~{checksum}{}", &name[..end], role.word())
 }
 
-/// A name for a database of this role that none of `taken` has: the time is moved on until it is free.
+/// A name for a database of this role that is newer than every one in `taken`: two in the same second, or a clock
+/// that was set back, must not make an undo bring back the wrong one.
 #[must_use]
 pub fn fresh(name: &str, role: Role, now: DateTime<Utc>, taken: &[String]) -> String {
-    let mut time = now;
-    loop {
-        let fresh = format!("{}{}", prefix(name, role), time.format(TIME_FORMAT));
-        if !taken.contains(&fresh) {
-            return fresh;
-        }
-        time += Duration::seconds(1);
-    }
+    let newest = taken.iter().filter_map(|candidate| time_of(candidate, name, role)).max();
+    let now = now.naive_utc();
+    let time = newest.map_or(now, |newest| now.max(newest + Duration::seconds(1)));
+    format!("{}{}", prefix(name, role), time.format(TIME_FORMAT))
 }
 
 /// The time in a name of this role; `None` for every other name.
@@ -100,9 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_name_is_left_alone() {
+    fn a_new_name_is_the_newest_even_if_the_clock_was_set_back() {
         let first = fresh("t", Role::Previous, noon(), &[]);
-        let second = fresh("t", Role::Previous, noon(), std::slice::from_ref(&first));
+        let second = fresh("t", Role::Previous, noon() - Duration::days(3), std::slice::from_ref(&first));
         assert_eq!(second, "t_before_20231114_221321");
         assert_eq!(of_role(&[second.clone(), first.clone()], "t", Role::Previous), [first, second]);
     }

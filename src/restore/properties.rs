@@ -29,7 +29,6 @@ const COLUMNS: &[&str] = &[
     "encoding",
     "datlocprovider",
     "datistemplate",
-    "datallowconn",
     "datconnlimit",
     "datcollate",
     "datctype",
@@ -51,8 +50,8 @@ pub struct Properties {
     columns: BTreeMap<&'static str, String>,
     /// `(grantee, privilege, grantable)`; an empty grantee is PUBLIC. `None` stands for the defaults.
     privileges: Option<BTreeSet<(String, String, bool)>>,
-    /// `(role, setting, value)`; an empty role stands for every role.
-    settings: BTreeSet<(String, String, String)>,
+    /// `(role, setting, value)` in their order; an empty role stands for every role.
+    settings: Vec<(String, String, String)>,
 }
 
 impl Properties {
@@ -209,12 +208,13 @@ async fn privileges(client: &Client, name: &str) -> Result<BTreeSet<(String, Str
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
-async fn settings(client: &Client, name: &str) -> Result<BTreeSet<(String, String, String)>> {
+async fn settings(client: &Client, name: &str) -> Result<Vec<(String, String, String)>> {
     let rows = client
         .query(
             "SELECT CASE WHEN s.setrole = 0 THEN '' ELSE pg_get_userbyid(s.setrole)::text END, c \
-             FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c \
-             WHERE d.datname = $1",
+             FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, \
+                  unnest(s.setconfig) WITH ORDINALITY AS u(c, number) \
+             WHERE d.datname = $1 ORDER BY s.setrole, number",
             &[&name],
         )
         .await

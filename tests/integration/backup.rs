@@ -1,112 +1,245 @@
-//! `teslamate-backup FILE`: a whole file or none, whatever happens. Rows of `docs/reliability.md` are in the names.
-
-mod content;
-mod failures;
-mod files;
-mod locks;
-mod privileges;
-mod signals;
+//! `teslamate-backup FILE` on a good day: every format comes back with stock tools, and nothing is left beside it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use super::support::probe::{self, listing};
-use super::support::server::conninfo;
-use super::support::{Outcome, Server, Site, binary::Run};
+use crate::support::server::conninfo;
+use crate::support::{Server, Site};
 
-/// The four ways to write a dump.
-const FORMATS: [&str; 4] = ["a.sql", "a.sql.gz", "a.sql.zst", "a.dump"];
-
-/// An installation with a directory `out` for its dumps.
-struct Case {
-    site: Site,
-    out: PathBuf,
+fn site(hint: &str) -> (&'static Server, Site, String) {
+    let server = Server::shared();
+    let database = server.teslamate(hint);
+    let site = Site::new(server, &database);
+    fs::create_dir(site.path("out")).unwrap();
+    (server, site, database)
 }
 
-impl Case {
-    fn new(server: &Server, database: &str) -> Self {
-        let site = Site::new(server, database);
-        let out = site.path("out");
-        fs::create_dir(&out).unwrap();
-        Self { site, out }
-    }
-
-    /// The backup to `out/NAME`.
-    fn backup(&self, name: &str) -> Run {
-        self.site.command("teslamate-backup").arg(format!("out/{name}"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.out.join(name)
-    }
-
-    /// Uses this script for `pg_dump`.
-    fn fake_pg_dump(&self, server: &Server, script: &str) {
-        let tools = probe::tools(&self.site.path(""), script);
-        self.site.configure(&format!("port = {}\ntools = {tools:?}", server.port()), "");
-    }
-
-    /// Runs a backup that must fail, and looks at all that a failure has to leave alone.
-    #[track_caller]
-    fn fails(&self, run: Run, code: i32, words: &[&str]) -> Outcome {
-        let before = listing(&self.out);
-        let outcome = run.outcome();
-        self.failed(outcome, code, words, &before)
-    }
-
-    #[track_caller]
-    fn failed(
-        &self,
-        outcome: Outcome,
-        code: i32,
-        words: &[&str],
-        before: &std::collections::BTreeMap<String, String>,
-    ) -> Outcome {
-        let outcome = outcome.expect(code);
-        for words in words {
-            assert!(outcome.stderr.contains(words), "not said: {words}\nstderr: {}", outcome.stderr);
-        }
-        assert!(outcome.stderr.contains("state:"), "the state is not said\nstderr: {}", outcome.stderr);
-        assert_eq!(outcome.text(), "", "standard output of a failure");
-        assert_eq!(&listing(&self.out), before, "the directory of the dump\nstderr: {}", outcome.stderr);
-        outcome
-    }
-}
-
-/// Loads a dump into a new database with stock tools alone, and returns the database's name.
-#[track_caller]
-fn load(server: &Server, dump: &Path) -> String {
-    let database = server.fresh_name("loaded");
-    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
-    let name = dump.to_string_lossy();
-    let mut command = if name.ends_with(".dump") {
-        server.tool("pg_restore")
+/// Loads a file into a fresh database with stock tools alone, and returns the database's name.
+fn load_with_stock_tools(server: &Server, file: &Path, hint: &str) -> String {
+    let fresh = server.fresh_name(hint);
+    server.query("postgres", &format!("CREATE DATABASE {fresh} TEMPLATE template0"));
+    let name = file.to_str().unwrap();
+    let status = if name.ends_with(".dump") {
+        server.tool("pg_restore").args(["-e", "-d", &fresh]).arg(file).status().unwrap()
     } else {
-        let mut psql = server.tool("psql");
-        psql.args(["-X", "-q", "-1", "-v", "ON_ERROR_STOP=1"]);
-        psql
-    };
-    command.args(["-d", &conninfo(&database)]);
-    if name.ends_with(".dump") {
-        command.arg("--exit-on-error").arg(dump);
-    } else {
-        let (program, package) = match name.rsplit('.').next() {
-            Some("gz") => ("gunzip", "gzip"),
-            Some("zst") => ("zstd", "zstd"),
-            _ => ("cat", "coreutils"),
+        let unpack = match name {
+            name if name.ends_with(".gz") => "gunzip -c",
+            name if name.ends_with(".zst") => "zstd -dc",
+            _ => "cat",
         };
-        let mut unpack = std::process::Command::new(probe::need(program, package));
-        if program != "cat" {
-            unpack.args(["-d", "-c"]);
-        }
-        let text = unpack.arg(dump).output().unwrap();
-        assert!(text.status.success(), "{program}: {}", String::from_utf8_lossy(&text.stderr));
-        let plain = dump.with_extension("unpacked");
-        fs::write(&plain, text.stdout).unwrap();
-        command.arg("-f").arg(plain);
+        let program = crate::support::server::bin_dir().join("psql");
+        let line = format!(
+            "set -e; {unpack} '{name}' | {} -X -q -v ON_ERROR_STOP=1 -d {fresh} > /dev/null",
+            program.display()
+        );
+        Command::new("/bin/bash")
+            .args(["-o", "pipefail", "-c", &line])
+            .env("PGHOST", server.dir())
+            .env("PGPORT", server.port().to_string())
+            .env("PGUSER", "postgres")
+            .status()
+            .unwrap()
+    };
+    assert!(status.success(), "{name}");
+    fresh
+}
+
+#[test]
+fn every_format_comes_back_with_stock_tools_alone() {
+    let (server, site, database) = site("stock");
+    let before = server.content(&database);
+    for name in ["a.sql", "a.sql.gz", "a.sql.zst", "a.dump", "teslamate.bck"] {
+        let outcome = site.run("teslamate-backup", &[&format!("out/{name}")]).expect(0);
+        assert!(outcome.text().contains("rows in 16 tables"), "{}", outcome.text());
+        let fresh = load_with_stock_tools(server, &site.path("out").join(name), "stockload");
+        assert_eq!(server.content(&fresh), before, "{name}");
+        let mode = fs::metadata(site.path("out").join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "r26: {name}");
     }
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}: {}", dump.display(), String::from_utf8_lossy(&output.stderr));
-    database
+    let mut expected = ["a.sql", "a.sql.gz", "a.sql.zst", "a.dump", "teslamate.bck"].map(String::from);
+    expected.sort();
+    assert_eq!(site.files("out"), expected, "nothing else is left");
+    assert!(fs::read_to_string(site.path("out/teslamate.bck")).unwrap().starts_with("--\n"), "plain SQL by habit");
+}
+
+#[test]
+fn the_report_says_what_is_in_the_file() {
+    let (server, site, database) = site("report");
+    let outcome = site.run("teslamate-backup", &["--json", "out/a.sql.zst"]).expect(0);
+    let json = outcome.json();
+    let bytes = fs::read(site.path("out/a.sql.zst")).unwrap();
+    assert_eq!(json["bytes"], bytes.len());
+    let sum = Command::new("sha256sum").arg(site.path("out/a.sql.zst")).output().unwrap();
+    assert!(String::from_utf8(sum.stdout).unwrap().starts_with(json["sha256"].as_str().unwrap()));
+    let positions: u64 = server.query(&database, "SELECT count(*) FROM positions").parse().unwrap();
+    assert_eq!(json["tables"]["public.positions"], positions);
+    assert_eq!(json["database"], database);
+    assert_eq!(json["format"], "plain, zstd");
+    for line in outcome.stderr.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|cause| panic!("{cause}: {line}"));
+    }
+}
+
+#[test]
+fn standard_output_carries_the_dump_and_nothing_else() {
+    let (server, site, database) = site("stdout");
+    let outcome = site.run("teslamate-backup", &["--json", "-"]).expect(0);
+    let last = outcome.stderr.lines().last().unwrap();
+    let json: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(json["bytes"], outcome.stdout.len());
+    fs::write(site.path("out/a.sql"), &outcome.stdout).unwrap();
+    let fresh = load_with_stock_tools(server, &site.path("out/a.sql"), "stdoutload");
+    assert_eq!(server.content(&fresh), server.content(&database));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_a_failure() {
+    let (_, site, _) = site("epipe");
+    let mut child = site.command("teslamate-backup").arg("-").spawn();
+    let mut some = [0; 1000];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut some).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(13), "{words}");
+    assert!(words.contains("Broken pipe"), "{words}");
+}
+
+#[test]
+fn a_part_of_the_database_as_pg_dump_means_it() {
+    let (_, site, _) = site("parts");
+    let text = |arguments: &[&str]| site.run("teslamate-backup", &[arguments, &["-q", "-"]].concat()).expect(0).text();
+    let schema = text(&["--schema-only"]);
+    assert!(schema.contains("CREATE TABLE public.cars") && !schema.contains("COPY public.cars"));
+    let data = text(&["--data-only"]);
+    assert!(!data.contains("CREATE TABLE") && data.contains("COPY public.cars"));
+    let table = text(&["--table", "ca*s", "--table=public.drives"]);
+    assert!(
+        table.contains("COPY public.cars")
+            && table.contains("COPY public.drives")
+            && !table.contains("COPY public.positions")
+    );
+    site.run("teslamate-backup", &["--schema-only", "--data-only", "-"]).expect(2);
+    site.run("teslamate-backup", &["--table", "no_such_table", "out/a.sql"]).expect(12).says("no matching tables");
+    assert_eq!(site.files("out"), Vec::<String>::new());
+}
+
+#[test]
+fn the_time_in_a_name_is_filled_in() {
+    let (_, site, _) = site("time");
+    site.run("teslamate-backup", &["-q", "out/{time}.sql"]).expect(0);
+    let files = site.files("out");
+    let time = files[0].strip_suffix(".sql").unwrap();
+    assert!(chrono::NaiveDateTime::parse_from_str(time, "%Y-%m-%dT%H%M%SZ").is_ok(), "{time}");
+}
+
+#[test]
+fn r19_an_existing_file_is_kept_unless_it_is_to_be_replaced() {
+    let (_, site, _) = site("existing");
+    fs::write(site.path("out/a.sql"), "precious").unwrap();
+    site.run("teslamate-backup", &["out/a.sql"]).expect(10).says("exists already").says("--force");
+    assert_eq!(fs::read_to_string(site.path("out/a.sql")).unwrap(), "precious");
+    // Killed while it replaces: the old file is there until the new one is whole.
+    let child = site.command("teslamate-backup").args(&["--force", "out/a.sql"]).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let mut child = child;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_to_string(site.path("out/a.sql")).unwrap(), "precious");
+    site.run("teslamate-backup", &["--force", "out/a.sql"]).expect(0);
+    assert!(fs::read_to_string(site.path("out/a.sql")).unwrap().contains("dump complete"));
+    assert_eq!(site.files("out"), ["a.sql"]);
+}
+
+#[test]
+fn r25_what_is_no_regular_file_is_never_written_to() {
+    let (_, site, _) = site("special");
+    fs::write(site.path("target"), "precious").unwrap();
+    std::os::unix::fs::symlink(site.path("target"), site.path("out/link.sql")).unwrap();
+    nix::unistd::mkfifo(&site.path("out/pipe.sql"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    fs::create_dir(site.path("out/dir.sql")).unwrap();
+    for (name, words) in [
+        ("out/link.sql", "is a symbolic link"),
+        ("out/pipe.sql", "is a named pipe"),
+        ("out/dir.sql", "is a directory"),
+        ("/dev/null", "is a device or socket"),
+        ("out/", "names no file"),
+    ] {
+        let outcome = site.run("teslamate-backup", &["--force", name]);
+        assert!(matches!(outcome.code, Some(2 | 10)), "{outcome:?}");
+        outcome.says(words);
+    }
+    assert_eq!(fs::read_to_string(site.path("target")).unwrap(), "precious");
+    site.run("teslamate-backup", &["nowhere/a.sql"]).expect(13).says("cannot write into the directory nowhere");
+}
+
+#[test]
+fn r17_names_with_every_odd_character_are_backed_up_and_restored() {
+    let server = Server::shared();
+    for name in
+        ["a=b", "te\"st", "x';--", "with space", "ÄöüßÄöüßÄöüßÄöüßÄöüßÄöüßÄöüßÄöü", "back\\slash", "$(id)", "%s"]
+    {
+        let quoted = name.replace('"', "\"\"");
+        server.query("postgres", &format!("CREATE DATABASE \"{quoted}\" OWNER teslamate"));
+        server.query(name, "CREATE TABLE t AS SELECT generate_series(1, 100) n");
+        let site = Site::new(server, "replaced");
+        for file in ["a.sql", "a.dump"] {
+            let run = |binary: &str, arguments: &[&str]| {
+                site.command(binary).args(arguments).env("DATABASE_NAME", name).outcome()
+            };
+            run("teslamate-backup", &[file]).expect(0);
+            server.query(name, "DROP TABLE IF EXISTS t");
+            run("teslamate-restore", &["--yes", "--allow-other", file]).expect(0);
+            assert_eq!(server.query(name, "SELECT count(*) FROM t"), "100", "{name}");
+        }
+        let stock = server.tool("psql").args(["-At", "-d", &conninfo(name), "-c", "SELECT 1"]).output().unwrap();
+        assert!(stock.status.success());
+    }
+}
+
+#[test]
+fn r14_values_that_no_language_has_a_type_for_come_back() {
+    let server = Server::shared();
+    let name = server.fresh_name("odd");
+    server.query("postgres", &format!("CREATE DATABASE {name} OWNER teslamate"));
+    server.query(
+        &name,
+        "CREATE TABLE odd AS SELECT 'NaN'::float8 a, '-infinity'::timestamp b, '4713-01-01 BC'::date c, \
+         (repeat('9', 1000) || '.' || repeat('1', 1000))::numeric d, '\\x00ff'::bytea e, ARRAY[NULL, '\\N', E'a\\tb\\n\\\\.'] f, 'NaN'::numeric g",
+    );
+    let site = Site::new(server, &name);
+    let before = server.content(&name);
+    for file in ["a.sql", "a.dump", "a.sql.zst"] {
+        site.run("teslamate-backup", &[file]).expect(0);
+        site.run("teslamate-restore", &["--yes", "--allow-other", file]).expect(0);
+        assert_eq!(server.content(&name), before);
+    }
+}
+
+#[test]
+fn memory_stays_small_whatever_the_size() {
+    let (server, site, database) = site("memory");
+    server
+        .query(&database, "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 100) t FROM generate_series(1, 60000) n");
+    server.query(&database, "INSERT INTO big SELECT 0, repeat('x', 50000000)");
+    let child = site
+        .command("teslamate-backup")
+        .arg("out/a.sql.zst")
+        .with(|command| {
+            command.stdout(Stdio::null());
+        })
+        .spawn();
+    let mut peak = 0;
+    let status = format!("/proc/{}/status", child.id());
+    while let Ok(text) = fs::read_to_string(&status) {
+        let Some(line) = text.lines().find_map(|line| line.strip_prefix("VmHWM:")) else { break };
+        peak = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert!(peak > 0 && peak < 200 * 1024, "{peak} kB");
 }

@@ -8,10 +8,30 @@
     clippy::must_use_candidate,
     clippy::missing_panics_doc
 )]
+// File names of our own making, TOML written with Rust's quoting, short texts: clarity over speed.
+#![allow(
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::unnecessary_debug_formatting,
+    clippy::format_collect,
+    clippy::similar_names
+)]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
 mod backup;
-mod connections;
+mod backup_failures;
+mod backup_files;
+mod backup_signals;
+mod backup_sources;
+mod close_charge;
+mod close_drive;
+mod delete;
+mod maintenance_cli;
+mod maintenance_rpc;
+mod privileges;
+mod restore_kill;
+mod restore_load;
+mod restore_sources;
+mod restore_swap;
 mod secrets_systemd;
-mod settings;
 mod support;
+mod versions;

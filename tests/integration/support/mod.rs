@@ -1,12 +1,11 @@
 //! What the tests stand on: real servers, the built binaries, and a stand-in for `systemctl`.
 
 pub mod binary;
+pub mod cases;
+pub mod dumps;
 pub mod probe;
 pub mod server;
 pub mod systemctl;
 
-pub use binary::{Outcome, Site};
+pub use binary::{Outcome, Run, Site};
 pub use server::Server;
-
-/// What a test returns: any error fails it.
-pub type TestResult = Result<(), Box<dyn std::error::Error>>;

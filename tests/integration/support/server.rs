@@ -26,7 +26,7 @@ pub fn bin_dir() -> PathBuf {
         .flatten()
         .map(|entry| entry.path().join("bin"))
         .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()))
-        .filter(|dir| dir.join("initdb").is_file() && dir.join("postgres").is_file())
+        .filter(|dir| ["initdb", "postgres", "psql"].iter().all(|program| dir.join(program).is_file()))
         .collect();
     dirs.sort();
     dirs.pop().expect("no PostgreSQL server found: install one (Debian: apt-get install postgresql)")
@@ -69,7 +69,6 @@ pub struct Server {
     dir: PathBuf,
     port: u16,
     keeper: Option<(Child, ChildStdin)>,
-    boots: u32,
     next: AtomicU32,
 }
 
@@ -122,26 +121,28 @@ impl Server {
         if let Some(hba) = &options.hba {
             fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
         }
-        let mut server = Self { dir, port, keeper: None, boots: 0, next: AtomicU32::new(0) };
+        let mut server = Self { dir, port, keeper: None, next: AtomicU32::new(0) };
         server.boot();
         server
     }
 
-    /// Starts the server's processes, for the first time or after [`Server::stop`].
+    /// Starts the server's processes; [`Server::stop`] ends them.
     pub fn boot(&mut self) {
         if let Some((mut keeper, pipe)) = self.keeper.take() {
-            // The keeper of the processes that were stopped must leave the directory where it is.
-            fs::write(self.dir.join(format!("keep-{}", self.boots)), "").expect("a marker");
+            // Booted again: the keeper of the server that was stopped must leave the directory alone.
+            fs::write(self.dir.join("keep"), "").expect("a mark");
             drop(pipe);
-            let _ = keeper.wait();
+            keeper.wait().expect("the keeper ends");
+            fs::remove_file(self.dir.join("keep")).expect("the mark");
         }
-        self.boots += 1;
         let script = r#"
             "$@" >> "$LOG" 2>&1 &
             pid=$!
             cat > /dev/null
-            kill -INT $pid 2> /dev/null; wait $pid
-            [ -e "$DIR/$KEEP" ] || rm -rf "$DIR"
+            # A server that is only just starting does not hear the first signal.
+            (while kill -INT $pid; do sleep 0.2; done) 2>/dev/null &
+            wait $pid
+            [ -e "$DIR/keep" ] || rm -rf "$DIR"
         "#;
         let mut keeper = as_server_account(Path::new("/bin/sh"))
             .args(["-c", script, "keeper"])
@@ -150,7 +151,6 @@ impl Server {
             .arg(self.data())
             .env("LOG", self.dir.join("log"))
             .env("DIR", &self.dir)
-            .env("KEEP", format!("keep-{}", self.boots))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -249,8 +249,8 @@ impl Server {
         writeln!(stdin, "BEGIN; {statements};\nSELECT pg_backend_pid();").expect("psql listens");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("psql answers");
-        let pid = line.trim().parse().unwrap_or_else(|_| panic!("{statements}: {line}"));
-        Session { pid, child, stdin: Some(stdin) }
+        assert!(line.trim().parse::<u32>().is_ok(), "{statements}: {line}");
+        Session { child, stdin: Some(stdin) }
     }
 
     /// A database name that no other test uses.
@@ -317,8 +317,6 @@ impl Server {
 
 /// An open session; it ends with this value.
 pub struct Session {
-    /// The server's process.
-    pub pid: u32,
     child: Child,
     stdin: Option<ChildStdin>,
 }

@@ -1,29 +1,13 @@
-//! A `pg_dump`, a server or a database that fails: nothing is left, and the child's own words are in the message.
+//! A `pg_dump` or a server that misbehaves in the middle of a backup; what is retried, and what never is.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use super::{Case, FORMATS, load};
-use crate::support::probe::{self, Random, descendant, eventually, signal};
-use crate::support::server::{Options, bin_dir, is_root};
+use crate::support::dumps::{Case, FORMATS, load};
+use crate::support::probe::{self, Random, descendant, eventually, runs, signal};
+use crate::support::server::Options;
 use crate::support::{Outcome, Server};
-
-#[test]
-fn r01_no_connection_leaves_no_file_and_the_old_one_as_it_was() {
-    let server = Server::shared();
-    let database = server.teslamate("connect");
-    let case = Case::new(server, &database);
-    fs::write(case.path("a.sql"), "a good backup").unwrap();
-    case.site.configure("port = 1", "");
-    for name in FORMATS {
-        case.fails(case.backup(name).arg("--force"), 12, &["no server listens at", "nothing was read"]);
-    }
-    case.site.configure(&format!("port = {}", server.port()), "");
-    case.fails(case.backup("b.sql").arg("--dbname=absent"), 12, &["there is no database \"absent\""]);
-}
 
 #[test]
 fn r02_a_pg_dump_that_dies_after_any_number_of_bytes_leaves_no_file() {
@@ -144,30 +128,6 @@ fn r03_a_server_that_dies_in_mid_copy_leaves_no_file() {
     }
 }
 
-#[test]
-fn r07_a_role_that_may_not_read_everything_gets_no_backup_at_all() {
-    let server = Server::shared();
-    let database = server.teslamate("rights");
-    server.query(
-        &database,
-        "CREATE ROLE rights_reader LOGIN; GRANT USAGE ON SCHEMA private TO rights_reader; \
-         GRANT SELECT ON ALL TABLES IN SCHEMA public, private TO rights_reader; \
-         GRANT SELECT ON ALL SEQUENCES IN SCHEMA public, private TO rights_reader",
-    );
-    let case = Case::new(server, &database);
-    let config = fs::read_to_string(case.site.config()).unwrap();
-    case.site.write_config(&config.replace("user = \"teslamate\"", "user = \"rights_reader\""));
-    case.backup("allowed.sql").outcome().expect(0);
-    server.query(&database, "REVOKE SELECT ON geofences FROM rights_reader");
-    for name in FORMATS {
-        case.fails(case.backup(name), 12, &["permission denied for table geofences"]);
-    }
-    server.query(&database, "GRANT SELECT ON geofences TO rights_reader; ALTER TABLE cars ENABLE ROW LEVEL SECURITY");
-    for name in FORMATS {
-        case.fails(case.backup(name), 12, &["row-level security", "\"cars\"", "BYPASSRLS"]);
-    }
-}
-
 /// Calls of the fake `pg_dump` that were noted.
 fn calls(case: &Case) -> usize {
     let text = fs::read_to_string(case.site.path("calls")).unwrap_or_default();
@@ -242,117 +202,6 @@ fn r10_tables_made_and_dropped_all_the_time_never_make_a_wrong_file() {
 }
 
 #[test]
-fn r11_a_damaged_page_is_named_and_leaves_no_file() {
-    use std::os::unix::fs::FileExt;
-    let mut server = Server::start(Options { initdb: vec!["--data-checksums"], ..Options::default() });
-    server.create_teslamate("teslamate", 1000);
-    let file = server.data().join(server.query("teslamate", "CHECKPOINT; SELECT pg_relation_filepath('positions')"));
-    server.stop("fast");
-    let heap = fs::OpenOptions::new().write(true).open(&file).unwrap();
-    heap.write_all_at(&[0x5a; 4096], 3 * 8192 + 100).unwrap();
-    server.boot();
-    let case = Case::new(&server, "teslamate");
-    fs::write(case.path("kept.sql"), "a good backup").unwrap();
-    for name in FORMATS {
-        case.fails(case.backup(name), 12, &["positions", "invalid page in block 3", "pg_amcheck", "keep every backup"]);
-    }
-}
-
-/// PostgreSQL 17 in the tree of `tests/host/build`, or why not.
-struct Newer {
-    dir: tempfile::TempDir,
-}
-
-const HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/host");
-
-impl Newer {
-    fn start() -> Option<Self> {
-        if !is_root() {
-            eprintln!("SKIPPED: a server of version 17 (its tree needs root)");
-            return None;
-        }
-        if std::env::var_os("GLOVEBOX_SKIP_HOST").is_some_and(|value| value == "1") {
-            eprintln!("SKIPPED: a server of version 17 (GLOVEBOX_SKIP_HOST=1)");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let started = Command::new(format!("{HOST}/pg17-server"))
-            .arg("start")
-            .arg(dir.path())
-            .args(["--owner", &std::process::id().to_string()])
-            .output()
-            .unwrap();
-        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
-        Some(Self { dir })
-    }
-
-    fn psql(&self, sql: &str) {
-        let output = Command::new(bin_dir().join("psql"))
-            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
-            .arg(self.dir.path().join("socket"))
-            .args(["-c", sql, "postgres"])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// The directory of version 17's client programs.
-    fn tools(&self) -> PathBuf {
-        let dir = self.dir.path().join("tools17");
-        let made = Command::new(format!("{HOST}/pg17-tools")).arg(&dir).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        dir
-    }
-}
-
-impl Drop for Newer {
-    fn drop(&mut self) {
-        let _ = Command::new(format!("{HOST}/pg17-server")).arg("stop").arg(self.dir.path()).output();
-    }
-}
-
-#[test]
-fn r05_r06_the_client_of_the_servers_own_version_is_chosen_and_an_older_one_refused() {
-    let Some(newer) = Newer::start() else { return };
-    newer.psql("CREATE TABLE t AS SELECT 1 AS x");
-    let server = Server::shared();
-    let (tools17, tools15) = (newer.tools(), bin_dir());
-    let case = Case::new(server, "postgres");
-    let config = |more: &str| {
-        case.site.write_config(&format!(
-            "state_dir = {:?}\n[database]\nname = \"postgres\"\nuser = \"postgres\"\nos_user = \"root\"\nsocket_dir = {:?}\n{more}\n",
-            case.site.state_dir(),
-            newer.dir.path().join("socket")
-        ));
-    };
-    let major = server.major();
-    assert!(major < 17, "the machine's own server is to be the older one");
-    config(&format!("tools = {tools15:?}"));
-    for name in FORMATS {
-        let words = [&format!("pg_dump {major}."), "cannot read a server of version 17.", "database.tools", "NixOS"];
-        case.fails(case.backup(name), 10, &words.map(|words| words as &str));
-    }
-    let written_by = |name: &str| {
-        let text = fs::read_to_string(case.path(name)).unwrap();
-        text.lines().find_map(|line| line.strip_prefix("-- Dumped by pg_dump version ")).unwrap().to_owned()
-    };
-    let path = format!("{}:{}:/usr/bin:/bin", tools17.display(), tools15.display());
-    config("");
-    case.backup("seventeen.sql").env("PATH", &path).outcome().expect(0);
-    assert!(written_by("seventeen.sql").starts_with("17."));
-    case.backup("seventeen.dump").env("PATH", &path).outcome().expect(0);
-    // The same directories, and the older server: its own client again, although a newer one comes first.
-    case.site.write_config(&format!(
-        "state_dir = {:?}\n[database]\nname = \"postgres\"\nuser = \"postgres\"\nos_user = \"root\"\nsocket_dir = {:?}\n",
-        case.site.state_dir(),
-        server.dir()
-    ));
-    case.backup("own.sql").env("PATH", &path).outcome().expect(0);
-    assert!(written_by("own.sql").starts_with(&format!("{major}.")));
-}
-
-#[test]
 fn programs_that_cannot_be_used_are_refused_before_anything_is_read() {
     let server = Server::shared();
     let database = server.teslamate("programs");
@@ -365,4 +214,42 @@ fn programs_that_cannot_be_used_are_refused_before_anything_is_read() {
     case.fails(case.backup("a.sql"), 10, &["does not tell its version", "not a version"]);
     fs::remove_file(dir.join("pg_dump")).unwrap();
     case.fails(case.backup("a.sql"), 10, &["there is no pg_dump in", "database.tools"]);
+}
+
+#[test]
+fn r13_another_encoding_is_dumped_as_utf8() {
+    let server = Server::shared();
+    let database = server.fresh_name("latin");
+    server.query("postgres", &format!("CREATE DATABASE {database} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"));
+    server.query(&database, "SET client_encoding = UTF8; CREATE TABLE t (x text); INSERT INTO t VALUES ('Größe')");
+    let case = Case::new(server, &database);
+    case.backup("a.sql").outcome().expect(0);
+    assert!(fs::read_to_string(case.path("a.sql")).unwrap().contains("\nGröße\n"));
+    assert_eq!(server.query(&load(server, &case.path("a.sql")), "SELECT x FROM t"), "Größe");
+}
+
+#[test]
+fn memory_does_not_grow_with_tables_or_values() {
+    let server = Server::shared();
+    let database = server.fresh_name("large");
+    server.create_teslamate(&database, 300_000);
+    server.query(&database, "CREATE TABLE wide AS SELECT decode(repeat('00ff5c0a', 13107200), 'hex') AS bytes");
+    let case = Case::new(server, &database);
+    for name in FORMATS {
+        let child = case.backup(name).spawn();
+        let mut most = 0;
+        eventually(120, "the backup ends", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kilobytes: u64 = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+            most = most.max(kilobytes);
+            !runs(child.id())
+        });
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        eprintln!("{name}: {} MB at most", most / 1024);
+        assert!((1..200 * 1024).contains(&most), "{name}: {most} kB");
+        fs::remove_file(case.path(name)).unwrap();
+    }
+    server.query("postgres", &format!("DROP DATABASE {database}"));
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Case, FORMATS};
+use crate::support::dumps::{Case, FORMATS};
 use crate::support::probe::{self, Random, descendant, descendants, eventually, listing, partials, runs, signal};
 use crate::support::{Outcome, Server};
 

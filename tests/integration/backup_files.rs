@@ -1,74 +1,18 @@
-//! The file: its formats, its name, its mode, and what is there already.
+//! The file of a backup: when it gets its name, who may read it, what is there already, and a full disk.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use super::{Case, FORMATS, load};
 use crate::support::binary::path_of;
-use crate::support::probe::{self, Random, descendant, eventually, hex, listing, partials, sha256, signal};
+use crate::support::dumps::{Case, FORMATS, load};
+use crate::support::probe::{self, Random, descendant, eventually, listing, partials, sha256, signal};
 use crate::support::server::is_root;
 use crate::support::{Outcome, Server};
-
-#[test]
-fn every_format_loads_with_stock_tools_alone() {
-    let server = Server::shared();
-    let database = server.teslamate("formats");
-    let before = server.content(&database);
-    let case = Case::new(server, &database);
-    let mut rows = None;
-    for name in FORMATS.into_iter().chain(["teslamate.bck"]) {
-        let outcome = case.backup(name).outcome().expect(0);
-        let path = case.path(name);
-        let first = outcome.text().lines().next().unwrap().to_owned();
-        assert!(first.starts_with(&format!("out/{name}: ")), "{first}");
-        assert!(outcome.text().contains(&format!("sha256 {}", sha256(&path))), "{}", outcome.text());
-        let told = first.split(", ").find(|part| part.contains(" rows in ")).unwrap().to_owned();
-        assert_eq!(*rows.get_or_insert(told.clone()), told, "every format counts the same rows");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        assert_eq!(server.content(&load(server, &path)), before, "{name}");
-    }
-    let bck = fs::read(case.path("teslamate.bck")).unwrap();
-    assert!(bck.starts_with(b"--\n-- PostgreSQL database dump\n"), "a .bck file is plain SQL");
-    assert!(partials(&case.out).is_empty());
-}
-
-#[test]
-fn the_json_document_says_what_is_in_the_file() {
-    let server = Server::shared();
-    let database = server.teslamate("json");
-    let case = Case::new(server, &database);
-    let outcome = case.backup("a.sql.zst").arg("--json").outcome().expect(0);
-    let document = outcome.json();
-    let path = case.path("a.sql.zst");
-    let fields: Vec<&String> = document.as_object().unwrap().keys().collect();
-    assert_eq!(fields, ["bytes", "database", "file", "format", "rows", "seconds", "sha256", "tables"]);
-    assert_eq!(document["file"], "out/a.sql.zst");
-    assert_eq!(document["database"], database);
-    assert_eq!(document["format"], "plain, zstd");
-    assert_eq!(document["bytes"], fs::metadata(&path).unwrap().len());
-    assert_eq!(document["sha256"], sha256(&path));
-    assert!(document["seconds"].as_f64().unwrap() > 0.0);
-    let tables = document["tables"].as_object().unwrap();
-    let content = server.content(&database);
-    assert_eq!(tables.len(), content.len());
-    for (table, rest) in &content {
-        assert_eq!(tables[table].to_string(), rest.split('|').next().unwrap(), "{table}");
-    }
-    assert_eq!(document["rows"], tables.values().map(|rows| rows.as_u64().unwrap()).sum::<u64>());
-    for line in outcome.stderr.lines() {
-        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {line}"));
-        assert!(event["event"].is_string(), "{line}");
-    }
-    let failure = case.backup("a.sql.zst").arg("--json").outcome().expect(10).json();
-    assert_eq!(failure["error"]["kind"], "refused");
-    assert_eq!(failure["error"]["exit_code"], 10);
-    assert!(failure["error"]["details"]["state"].is_string() && failure["error"]["hints"][0].is_string());
-}
 
 #[test]
 fn quiet_says_nothing_of_a_success() {
@@ -78,24 +22,6 @@ fn quiet_says_nothing_of_a_success() {
     let outcome = case.backup("a.sql").arg("-q").outcome().expect(0);
     assert_eq!((outcome.text(), outcome.stderr.as_str()), (String::new(), ""));
     case.fails(case.backup("a.sql").arg("-q"), 10, &["exists already"]);
-}
-
-#[test]
-fn standard_output_gets_the_dump_and_nothing_else() {
-    let server = Server::shared();
-    let database = server.teslamate("stdout");
-    let case = Case::new(server, &database);
-    let to_stdout = |flags: &[&str]| case.site.command("teslamate-backup").arg("-").args(flags).outcome().expect(0);
-    let plain = to_stdout(&[]);
-    assert!(plain.stdout.starts_with(b"--\n-- PostgreSQL database dump\n"));
-    assert!(plain.stderr.contains(&format!("sha256 {}", hex(&plain.stdout))), "{}", plain.stderr);
-    let json = to_stdout(&["--json"]);
-    let document: serde_json::Value = serde_json::from_str(json.stderr.lines().last().unwrap()).unwrap();
-    assert_eq!(document["sha256"], hex(&json.stdout));
-    assert_eq!(document["bytes"], json.stdout.len());
-    fs::write(case.path("piped.sql"), &plain.stdout).unwrap();
-    assert_eq!(server.content(&load(server, &case.path("piped.sql"))), server.content(&database));
-    assert_eq!(to_stdout(&["-q"]).stderr, "");
 }
 
 #[test]
@@ -111,49 +37,6 @@ fn standard_output_that_cannot_be_written_is_13() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(13), "a reader that went away");
     assert!(String::from_utf8_lossy(&output.stderr).contains("The program that read standard output ended"));
-}
-
-#[test]
-fn parts_are_what_pg_dump_means_by_them() {
-    let server = Server::shared();
-    let database = server.teslamate("parts");
-    let case = Case::new(server, &database);
-    let take = |name: &str, flags: &[&str]| case.backup(name).args(flags).arg("--json").outcome().expect(0).json();
-    let text = |name: &str| fs::read_to_string(case.path(name)).unwrap();
-
-    let schema = take("schema.sql", &["--schema-only"]);
-    assert_eq!((schema["rows"].as_u64(), schema["tables"].as_object().unwrap().len()), (Some(0), 0));
-    assert!(text("schema.sql").contains("CREATE TABLE public.positions") && !text("schema.sql").contains("\nCOPY "));
-
-    let data = take("data.sql", &["--data-only"]);
-    assert!(data["rows"].as_u64().unwrap() > 3000);
-    assert!(!text("data.sql").contains("CREATE TABLE") && text("data.sql").contains("\nCOPY public.positions"));
-
-    for name in ["table.sql", "table.dump"] {
-        let table = take(name, &["--table", "cars", "-t", "geo*"]);
-        let tables: Vec<&String> = table["tables"].as_object().unwrap().keys().collect();
-        assert_eq!(tables, ["public.cars", "public.geofences"]);
-        assert_eq!(table["rows"], 5);
-    }
-    assert!(!text("table.sql").contains("positions ("));
-
-    case.fails(case.backup("none.sql").args(&["-t", "no_such_table"]), 12, &["no matching tables were found"]);
-    case.backup("both.sql").args(&["--schema-only", "--data-only"]).outcome().expect(2).says("cannot be used with");
-    case.fails(case.backup("wait.sql").args(&["--lock-wait", "0"]), 2, &["--lock-wait must be at least 1 second"]);
-}
-
-#[test]
-fn r82_the_time_in_the_name_is_utc_and_names_a_new_file_each_time() {
-    let server = Server::shared();
-    let database = server.teslamate("time");
-    let case = Case::new(server, &database);
-    let before = chrono::Utc::now().format("teslamate-%Y-%m-%dT%H%M%SZ.sql.gz").to_string();
-    let outcome = case.backup("teslamate-{time}.sql.gz").outcome().expect(0);
-    let after = chrono::Utc::now().format("teslamate-%Y-%m-%dT%H%M%SZ.sql.gz").to_string();
-    let names: Vec<String> = listing(&case.out).into_keys().collect();
-    assert_eq!(names.len(), 1);
-    assert!(before <= names[0] && names[0] <= after, "{before} {names:?} {after}");
-    assert!(outcome.text().starts_with(&format!("out/{}: ", names[0])));
 }
 
 #[test]
@@ -320,27 +203,6 @@ fn r18_a_full_disk_leaves_no_file_and_is_13() {
     }
 }
 
-#[test]
-fn r18_a_limit_on_file_size_leaves_no_file_and_is_13() {
-    let server = Server::shared();
-    let database = server.teslamate("limit");
-    fill(server, &database, 200);
-    let case = Case::new(server, &database);
-    for name in FORMATS {
-        let run = case.backup(name).with(limit_file_size);
-        case.fails(run, 13, &["cannot write the dump", "File too large", name]);
-    }
-}
-
-fn limit_file_size(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: setrlimit(2) is a plain system call, which is async-signal-safe.
-    #[allow(unsafe_code)]
-    unsafe {
-        command.pre_exec(|| Ok(nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_FSIZE, 3 << 20, 3 << 20)?));
-    }
-}
-
 /// Adds rows of 32 KiB that no compression makes smaller.
 fn fill(server: &Server, database: &str, rows: u32) {
     server.query(
@@ -424,35 +286,4 @@ fn r22_the_file_is_synced_before_its_name_and_the_directory_after() {
         assert!(synced < renamed && renamed < settled, "{name}: {synced} {renamed} {settled}");
         assert!(lines[renamed].contains("RENAME_NOREPLACE"), "{}", lines[renamed]);
     }
-}
-
-#[test]
-fn r23_a_flipped_bit_in_zst_is_found_before_anything_is_created() {
-    let server = Server::start(crate::support::server::Options {
-        config: vec!["log_statement = ddl".into()],
-        ..Default::default()
-    });
-    server.create_teslamate("teslamate", 500);
-    let case = Case::new(&server, "teslamate");
-    case.backup("a.sql.zst").outcome().expect(0);
-    let drill = |name: &str| case.site.command("teslamate-restore").arg("--drill").arg(case.path(name)).outcome();
-    let created = || fs::read_to_string(server.dir().join("log")).unwrap().matches("CREATE DATABASE").count();
-    drill("a.sql.zst").expect(0);
-    let before = created();
-    assert!(before > 0, "the log shows what a drill creates");
-    let good = fs::read(case.path("a.sql.zst")).unwrap();
-    let mut random = Random::new("r23");
-    for number in 0..100 {
-        let mut bad = good.clone();
-        let at = usize::try_from(random.below(good.len() as u64)).unwrap();
-        // The one bit that the format reserves and decoders ignore.
-        let bit = if at == 4 { 2 } else { random.below(8) };
-        bad[at] ^= 1 << bit;
-        fs::write(case.path("bad.sql.zst"), &bad).unwrap();
-        let outcome = drill("bad.sql.zst");
-        let found = matches!(outcome.code, Some(10 | 14));
-        assert!(found, "flip {number}, bit {bit} of byte {at}: {:?}\n{}", outcome.code, outcome.stderr);
-        assert!(outcome.stderr.contains("state:"), "{}", outcome.stderr);
-    }
-    assert_eq!(created(), before, "no staging database was made");
 }

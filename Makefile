@@ -1,0 +1,17 @@
+# `make demo` shows what Glovebox does, `make test` shows that it does. Both install what they need.
+.PHONY: demo test bench fmt lint
+
+demo:
+	@tests/demo/run
+
+test:
+	@.ci/check
+
+bench:
+	cargo bench --locked --bench restore
+
+fmt:
+	cargo fmt
+
+lint:
+	cargo clippy --locked --all-targets -- -D warnings

@@ -1,0 +1,12 @@
+//! `teslamate-delete-charge`: deletes charges and their readings, after saving the rows to a file.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use glovebox::cli::{self, delete};
+
+fn main() -> ExitCode {
+    let args = delete::ChargeArgs::parse();
+    cli::run("teslamate-delete-charge", args.common(), &args.needs(), async |env| delete::charges(&args, env).await)
+}

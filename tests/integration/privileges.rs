@@ -1,0 +1,176 @@
+//! Root keeps root's rights for the file and the service; everything else is done without them.
+//!
+//! These tests need root, which CI has; elsewhere they say that they were left out.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::time::{Duration, Instant};
+
+use crate::support::server::{SERVER_ACCOUNT, is_root};
+use crate::support::{Server, Site};
+
+/// An installation whose state directory belongs to the server's account, and a directory that only root may see.
+fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
+    if !is_root() {
+        println!("SKIPPED: giving up root's rights needs root");
+        return None;
+    }
+    let server = Server::shared();
+    let database = server.teslamate(hint);
+    let site = Site::new(server, &database);
+    let user = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+    chown(site.state_dir(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    let text = fs::read_to_string(site.config()).unwrap();
+    // The state directory's owner is the account; there is none named like the role.
+    let text: String = text.lines().filter(|line| !line.starts_with("os_user")).flat_map(|line| [line, "\n"]).collect();
+    site.write_config(&text);
+    fs::create_dir(site.path("private")).unwrap();
+    fs::set_permissions(site.path("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    Some((server, site, database))
+}
+
+fn status(pid: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.trim().to_owned())
+}
+
+/// The processes that descend from one.
+fn descendants(pid: u32) -> Vec<String> {
+    let mut found = vec![pid.to_string()];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at].clone();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.parse::<u32>().is_ok()
+                && status(&name, "PPid").as_deref() == Some(&parent)
+                && !found.contains(&name)
+            {
+                found.push(name);
+            }
+        }
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+#[test]
+fn started_as_root_the_work_is_done_by_the_account_for_good() {
+    let Some((server, site, database)) = site("drop") else { return };
+    let user = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+    // pg_dump waits for this lock, so there is time to look.
+    let mut holder = server
+        .tool("psql")
+        .args(["-X", "-d", &database, "-c", "BEGIN; LOCK TABLE cars; SELECT pg_sleep(4)"])
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let child = site.command("teslamate-backup").arg("private/a.sql").spawn();
+    let give_up = Instant::now() + Duration::from_secs(10);
+    let seen = loop {
+        let pids = descendants(child.id());
+        let dump =
+            pids.iter().find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default() == "pg_dump\n");
+        if let Some(dump) = dump {
+            break (pids[0].clone(), dump.clone());
+        }
+        assert!(Instant::now() < give_up, "pg_dump was never seen");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let (worker, dump) = seen;
+    let ids = vec![user.uid.to_string(); 4].join("\t");
+    for pid in [&worker, &dump] {
+        assert_eq!(status(pid, "Uid").unwrap(), ids);
+        assert_eq!(status(pid, "NoNewPrivs").unwrap(), "1");
+        assert_eq!(status(pid, "CapPrm").unwrap(), "0000000000000000");
+        assert_eq!(status(pid, "CapEff").unwrap(), "0000000000000000");
+        assert!(!status(pid, "Groups").unwrap().split_whitespace().any(|group| group == "0"), "root's group is left");
+    }
+    assert_eq!(status(&child.id().to_string(), "Uid").unwrap(), ["0"; 4].join("\t"));
+    // pg_dump has its three streams and what it opened itself, the connection; nothing of ours.
+    let open: Vec<String> = fs::read_dir(format!("/proc/{dump}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    assert!(!open.iter().any(|path| path.contains(".partial.") || path.contains("config")), "{open:?}");
+    // The file is not readable by others while it is written, and the worker could not have opened it.
+    let partial = fs::read_dir(site.path("private")).unwrap().flatten().next().expect("a file is being written");
+    let metadata = partial.metadata().unwrap();
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o600));
+    assert!(child.wait_with_output().unwrap().status.success());
+    holder.wait().unwrap();
+    assert_eq!(site.files("private"), ["a.sql"]);
+    assert_eq!(fs::metadata(site.path("private/a.sql")).unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn files_that_only_root_may_read_can_be_restored_in_every_format() {
+    let Some((server, site, database)) = site("rootonly") else { return };
+    let before = server.content(&database);
+    for name in ["a.sql", "a.sql.zst", "a.dump"] {
+        site.run("teslamate-backup", &[&format!("private/{name}")]).expect(0);
+    }
+    server.pg_dump(&database, &site.path("private/dir"), &["-Fd"]);
+    for name in ["a.sql", "a.sql.zst", "a.dump", "dir"] {
+        server.query(&database, "UPDATE positions SET drive_id = NULL; DELETE FROM drives");
+        let outcome = site.run("teslamate-restore", &["--yes", &format!("private/{name}")]).expect(0);
+        assert!(!outcome.stderr.contains("working as root"), "{}", outcome.stderr);
+        assert_eq!(server.content(&database), before, "{name}");
+        assert_eq!(site.systemctl.state(), "active");
+        assert_eq!(site.files("state"), Vec::<String>::new(), "{name}");
+    }
+    site.run("teslamate-restore", &["--yes", "--undo"]).expect(0);
+}
+
+#[test]
+fn the_worker_killed_alone_leaves_the_service_running_and_no_file() {
+    let Some((server, site, database)) = site("worker") else { return };
+    site.run("teslamate-backup", &["private/a.dump"]).expect(0);
+    let before = server.content(&database);
+    fs::write(site.systemctl.dir().join("slow-stop"), "1").unwrap();
+    let child = site.command("teslamate-restore").args(&["--yes", "private/a.dump"]).spawn();
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while site.systemctl.calls().is_empty() {
+        assert!(Instant::now() < give_up, "the service was never stopped");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let worker: i32 = descendants(child.id())[0].parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(137), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(site.systemctl.state(), "active", "the first process starts the service again");
+    assert_eq!(server.content(&database), before);
+    site.run("teslamate-restore", &["--drill", "private/a.dump"]).expect(0).says("had left behind");
+    assert_eq!(server.databases(&format!("{database}_restore_")), Vec::<String>::new());
+}
+
+#[test]
+fn an_account_that_does_not_exist_is_a_clear_error() {
+    let Some((_, site, _)) = site("noaccount") else { return };
+    let run =
+        site.command("teslamate-backup").env("GLOVEBOX_DATABASE_OS_USER", "nobody-like-this").arg("private/a.sql");
+    run.outcome().expect(2).says("no account \"nobody-like-this\"").says("database.os_user");
+    assert_eq!(site.files("private"), Vec::<String>::new());
+}
+
+#[test]
+fn an_ordinary_user_gains_no_file_that_he_could_not_open() {
+    let Some((_, site, _)) = site("ordinary") else { return };
+    fs::write(site.path("private/secret.sql"), "x").unwrap();
+    // A copy: the build's own directory may be one that only root can enter.
+    let binary = site.path("teslamate-restore");
+    fs::copy(crate::support::binary::path_of("teslamate-restore"), &binary).unwrap();
+    let output = std::process::Command::new("runuser")
+        .args(["-u", SERVER_ACCOUNT, "--"])
+        .arg(binary)
+        .arg("--config")
+        .arg(site.config())
+        .args(["--drill", "private/secret.sql"])
+        .current_dir(site.path(""))
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(10), "{words}");
+    assert!(words.contains("cannot open private/secret.sql") && words.contains("Permission denied"), "{words}");
+}
