@@ -132,7 +132,34 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Dumps; and once more if a table was dropped between the moment when `pg_dump` saw it and the one when it locked
+    /// it. Not to standard output: what went there cannot be taken back.
     async fn dump(
+        &self,
+        tools: &Tools,
+        format: Format,
+        selection: &Selection,
+        target: Target,
+        meter: &Arc<Meter>,
+    ) -> Result<(u64, String, Contents)> {
+        let again = match &target {
+            Target::File(file) => Some(file.try_clone().context(Kind::Store, "cannot share a descriptor")?),
+            Target::Stdout => None,
+        };
+        let first = self.attempt(tools, format, selection, target, meter).await;
+        match (first, again) {
+            (Err(error), Some(mut file)) if has_vanished(&error) => {
+                self.reporter.warn("a table was dropped while pg_dump looked at it: once more, from the start");
+                file.set_len(0).and_then(|()| file.rewind()).context(Kind::Store, "cannot begin the dump again")?;
+                meter.bytes.store(0, Ordering::Relaxed);
+                meter.rows.store(0, Ordering::Relaxed);
+                self.attempt(tools, format, selection, Target::File(file), meter).await
+            }
+            (first, _) => first,
+        }
+    }
+
+    async fn attempt(
         &self,
         tools: &Tools,
         format: Format,
@@ -379,6 +406,16 @@ async fn collect(stderr: Option<ChildStderr>, meter: &Meter) -> Vec<String> {
         }
     }
     words
+}
+
+/// Whether `pg_dump` failed since something that it had seen was gone a moment later.
+fn has_vanished(error: &Error) -> bool {
+    let gone = |line: &str| {
+        line.contains("could not open relation with OID")
+            || line.contains("cache lookup failed for")
+            || (line.contains("ERROR:  relation ") && line.ends_with("does not exist"))
+    };
+    error.kind() == Kind::Source && error.detail("cause").is_some_and(|words| words.lines().any(gone))
 }
 
 fn no_pipe() -> Error {
