@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::support::dumps::{Case, FORMATS};
-use crate::support::probe::{self, Random, descendant, descendants, eventually, listing, partials, runs, signal};
+use crate::support::probe::{self, Random, descendants, eventually, listing, partials, pg_dump_of, runs, signal};
 use crate::support::{Outcome, Server};
 
 const SIGNALS: [(Signal, i32); 3] = [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)];
@@ -44,7 +44,7 @@ fn r83_a_signal_while_pg_dump_works_ends_it_within_ten_seconds() {
                 command.process_group(0);
             })
             .spawn();
-        let pg_dump = descendant(child.id(), "pg_dump");
+        let pg_dump = pg_dump_of(child.id());
         let started = Instant::now();
         if group {
             // As a terminal or a service manager does it: the children get it too.
@@ -116,7 +116,7 @@ fn a_signal_that_the_caller_ignores_stays_ignored() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    descendant(child.id(), "pg_dump");
+    pg_dump_of(child.id());
     signal(child.id(), Signal::SIGHUP);
     probe::sleep_ms(300);
     assert!(runs(child.id()), "nohup keeps it alive");
@@ -133,8 +133,8 @@ fn r84_nothing_outlives_a_killed_run() {
     for name in FORMATS {
         let lock = server.hold(&database, "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
         let child = case.backup(name).spawn();
-        let pg_dump = descendant(child.id(), "pg_dump");
-        assert_ne!(sessions(server, &database), "0");
+        let pg_dump = pg_dump_of(child.id());
+        eventually(10, "its session begins", || sessions(server, &database) != "0");
         let children = descendants(child.id());
         signal(child.id(), Signal::SIGKILL);
         assert_eq!(ended(child).signal, Some(9));

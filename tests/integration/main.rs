@@ -20,6 +20,7 @@
 mod backup;
 mod backup_failures;
 mod backup_files;
+mod backup_locks;
 mod backup_signals;
 mod backup_sources;
 mod close_charge;

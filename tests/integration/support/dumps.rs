@@ -50,13 +50,7 @@ impl Case {
     }
 
     #[track_caller]
-    pub fn failed(
-        &self,
-        outcome: Outcome,
-        code: i32,
-        words: &[&str],
-        before: &BTreeMap<String, String>,
-    ) -> Outcome {
+    pub fn failed(&self, outcome: Outcome, code: i32, words: &[&str], before: &BTreeMap<String, String>) -> Outcome {
         let outcome = outcome.expect(code);
         for words in words {
             assert!(outcome.stderr.contains(words), "not said: {words}\nstderr: {}", outcome.stderr);

@@ -7,5 +7,5 @@ pub mod probe;
 pub mod server;
 pub mod systemctl;
 
-pub use binary::{Outcome, Run, Site};
+pub use binary::{Outcome, Site};
 pub use server::Server;

@@ -18,7 +18,8 @@ pub struct Random(u64);
 
 impl Random {
     pub fn new(test: &str) -> Self {
-        let now = || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() & 0xffff_ffff).unwrap();
+        let now =
+            || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() & 0xffff_ffff).unwrap();
         let seed = std::env::var("GLOVEBOX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now);
         eprintln!("{test}: GLOVEBOX_SEED={seed}");
         Self(seed)
@@ -107,7 +108,9 @@ pub fn processes() -> Vec<u32> {
 pub fn descendants(of: u32) -> Vec<(u32, String)> {
     let all: Vec<(u32, u32, String)> = processes()
         .into_iter()
-        .filter_map(|pid| state(pid).filter(|(state, _, _)| !"ZX".contains(*state)).map(|(_, parent, name)| (pid, parent, name)))
+        .filter_map(|pid| {
+            state(pid).filter(|(state, _, _)| !"ZX".contains(*state)).map(|(_, parent, name)| (pid, parent, name))
+        })
         .collect();
     let mut found = Vec::new();
     let mut parents = vec![of];
@@ -120,12 +123,15 @@ pub fn descendants(of: u32) -> Vec<(u32, String)> {
     found
 }
 
-/// Waits for a descendant of this name.
+/// Waits for the `pg_dump` under a process that dumps; an earlier one is only asked for its version.
 #[track_caller]
-pub fn descendant(of: u32, name: &str) -> u32 {
+pub fn pg_dump_of(process: u32) -> u32 {
+    let dumps =
+        |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("--format="));
     let mut found = None;
-    eventually(20, &format!("a process {name} under {of}"), || {
-        found = descendants(of).into_iter().find(|(_, known)| known == name).map(|(pid, _)| pid);
+    eventually(20, &format!("a pg_dump under {process}"), || {
+        let mut below = descendants(process).into_iter();
+        found = below.find(|(pid, name)| name == "pg_dump" && dumps(*pid)).map(|(pid, _)| pid);
         found.is_some()
     });
     found.unwrap()
