@@ -36,7 +36,6 @@ fn r83_a_signal_while_pg_dump_works_ends_it_within_ten_seconds() {
     for (number, (kind, code)) in SIGNALS.into_iter().cycle().take(12).enumerate() {
         let name = FORMATS[number % 4];
         let lock = server.hold(&database, "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
-        let group = number >= 6;
         let child = case
             .backup(name)
             .with(|command| {
@@ -46,12 +45,19 @@ fn r83_a_signal_while_pg_dump_works_ends_it_within_ten_seconds() {
             .spawn();
         let pg_dump = pg_dump_of(child.id());
         let started = Instant::now();
-        if group {
+        match number / 3 {
             // As a terminal or a service manager does it: the children get it too.
-            let group = Pid::from_raw(i32::try_from(child.id()).unwrap());
-            nix::sys::signal::killpg(group, kind).unwrap();
-        } else {
-            signal(child.id(), kind);
+            0 | 1 => {
+                let group = Pid::from_raw(i32::try_from(child.id()).unwrap());
+                nix::sys::signal::killpg(group, kind).unwrap();
+            }
+            // The same, and the child hears it first.
+            2 => {
+                signal(pg_dump, kind);
+                probe::sleep_ms(10);
+                signal(child.id(), kind);
+            }
+            _ => signal(child.id(), kind),
         }
         let outcome = ended(child);
         assert!(started.elapsed() < Duration::from_secs(10), "{kind}: {:?}", started.elapsed());
