@@ -278,25 +278,7 @@ fn killed_between_the_file_and_the_commit_nothing_is_lost() {
 fn a_terminal_is_asked_and_only_yes_or_the_id_is_a_yes() {
     let (server, site) = site("asked");
     let before = server.content(&site.database);
-    let ask = |answer: &str| {
-        let command = format!(
-            "{} --config {} 2",
-            super::support::binary::path_of("teslamate-delete-drive").display(),
-            site.config().display()
-        );
-        let mut script = std::process::Command::new("script");
-        let path = format!("{}:/usr/bin:/bin", site.systemctl.dir().display());
-        script
-            .args(["-qec", &command, "/dev/null"])
-            .env("PATH", path)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped());
-        let mut child = script.spawn().expect("script (util-linux) runs");
-        std::thread::sleep(Duration::from_millis(500));
-        std::io::Write::write_all(child.stdin.as_mut().unwrap(), format!("{answer}\n").as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let ask = |answer: &str| site.on_terminal("teslamate-delete-drive", "2").answer(answer);
     for answer in ["", "no", "y", "3"] {
         let (code, shown) = ask(answer);
         assert_eq!(code, Some(10), "{answer}: {shown}");
