@@ -30,6 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connector {
     database: Database,
     application_name: String,
+    startup_wait: Duration,
 }
 
 impl Connector {
@@ -37,7 +38,7 @@ impl Connector {
     #[must_use]
     pub fn new(database: &Database, program: &str) -> Self {
         let application_name = format!("{program} pid {}", std::process::id());
-        Self { database: database.clone(), application_name }
+        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT }
     }
 
     /// The configured database's name.
@@ -101,7 +102,7 @@ impl Connector {
     /// Waits for a server that is starting up; any other answer is final.
     async fn attempt(&self, name: &str) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
         let config = self.config(name);
-        let give_up = Instant::now() + STARTUP_WAIT;
+        let give_up = Instant::now() + self.startup_wait;
         loop {
             match self.open(&config).await? {
                 Ok(client) => {
@@ -205,7 +206,7 @@ impl Connector {
             return match *answer.code() {
                 SqlState::CANNOT_CONNECT_NOW => (
                     Kind::Busy,
-                    format!("the server is still starting up or shutting down after {} s", STARTUP_WAIT.as_secs()),
+                    format!("the server is still starting up or shutting down after {} s", self.startup_wait.as_secs()),
                     Some("Try again in a minute; `journalctl -u postgresql` shows what it is doing.".into()),
                 ),
                 SqlState::TOO_MANY_CONNECTIONS => (
