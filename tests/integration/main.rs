@@ -10,6 +10,7 @@
 )]
 #![allow(missing_docs, unreachable_pub, clippy::print_stderr, clippy::print_stdout)]
 
+mod connections;
 mod restore_kill;
 mod restore_load;
 mod restore_sources;
