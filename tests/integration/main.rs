@@ -21,6 +21,7 @@ mod backup;
 mod backup_failures;
 mod close_charge;
 mod close_drive;
+mod connections;
 mod delete;
 mod maintenance_cli;
 mod maintenance_rpc;
