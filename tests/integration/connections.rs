@@ -98,7 +98,7 @@ fn tls_file(server: &Server, name: &str) -> PathBuf {
 
 /// An installation with these lines in `[database]`, which runs as the caller.
 pub fn site(server: &Server, lines: &str) -> Site {
-    let site = Site::new(server, "template_teslamate");
+    let site = Site::new(server, &server.teslamate("connect"));
     let lines = format!("os_user = {:?}\n{lines}", current_account());
     configure(&site, &lines);
     site
@@ -106,7 +106,7 @@ pub fn site(server: &Server, lines: &str) -> Site {
 
 fn configure(site: &Site, lines: &str) {
     let state = site.state_dir();
-    site.write_config(&format!("state_dir = {state:?}\n[database]\nname = \"template_teslamate\"\n{lines}\n"));
+    site.write_config(&format!("state_dir = {state:?}\n[database]\nname = {:?}\n{lines}\n", site.database));
 }
 
 /// Over TCP as this role; `more` are further lines.
@@ -146,7 +146,7 @@ fn there_and_back(site: &Site, variables: &[(&str, &str)]) {
 #[test]
 fn r86_peer_authentication_works_as_the_account_named_like_the_role() {
     let server = server();
-    let site = Site::new(server, "template_teslamate");
+    let site = Site::new(server, &server.teslamate("connect"));
     // No `os_user`: the account is found by the role's name.
     configure(&site, &format!("user = {:?}\nport = {}\nsocket_dir = {:?}", account(), server.port(), server.dir()));
     backup(&site, None).expect(0);
@@ -160,7 +160,7 @@ fn r86_refused_peer_authentication_names_the_os_user_in_use() {
     let refused = refused.says(&words).says("Run it as OS user \"by_scram\", set `database.os_user`");
     assert!(!refused.stderr.contains(PASSWORD));
     if is_root() {
-        let site = Site::new(server, "template_teslamate");
+        let site = Site::new(server, &server.teslamate("connect"));
         let lines = format!("port = {}\nsocket_dir = {:?}", server.port(), server.dir());
         configure(&site, &format!("user = \"by_md5\"\nos_user = \"nobody\"\n{lines}"));
         backup(&site, None).expect(10).says("OS user \"nobody\" is not role \"by_md5\"");
@@ -212,7 +212,7 @@ fn a_missing_role_is_called_so() {
 #[test]
 fn a_role_that_pg_hba_does_not_know_is_told_so() {
     let refused = backup(&tcp(server(), "stranger", "ssl = \"noverify\""), None).expect(12);
-    refused.says("pg_hba.conf does not let role \"stranger\" into database \"template_teslamate\"");
+    refused.says("pg_hba.conf does not let role \"stranger\" into database \"postgres\"");
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn a_server_that_wants_encryption_is_told_from_one_that_refuses() {
 #[test]
 fn a_server_without_tls_is_called_so_and_then_any_certificate_does_for_noverify() {
     let server = Server::start(Options { tcp: true, ..Options::default() });
-    server.create_teslamate("template_teslamate", 100);
+    server.create_teslamate("template_teslamate", 500);
     for ssl in ["true", "\"noverify\""] {
         let ca = tls_file(self::server(), "ca.crt");
         let site = tcp(&server, "teslamate", &format!("ssl = {ssl}\nssl_ca_cert_file = {ca:?}"));
@@ -334,7 +334,7 @@ impl Drop for Restarted<'_> {
 #[test]
 fn a_server_that_is_starting_up_is_waited_for_with_an_ear_for_signals() {
     let server = Server::start(Options::default());
-    server.create_teslamate("template_teslamate", 100);
+    server.create_teslamate("template_teslamate", 500);
     let site = socket(&server, "teslamate", "");
     backup(&site, None).expect(0);
 
