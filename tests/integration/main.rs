@@ -16,4 +16,5 @@ mod restore_load;
 mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;
+mod settings;
 mod support;
