@@ -105,8 +105,13 @@ pub fn site(server: &Server, lines: &str) -> Site {
 }
 
 fn configure(site: &Site, lines: &str) {
-    let state = site.state_dir();
-    site.write_config(&format!("state_dir = {state:?}\n[database]\nname = {:?}\n{lines}\n", site.database));
+    let state = quoted(&site.state_dir());
+    site.write_config(&format!("state_dir = {state}\n[database]\nname = {:?}\n{lines}\n", site.database));
+}
+
+/// A path as TOML writes it.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_str().unwrap())
 }
 
 /// Over TCP as this role; `more` are further lines.
@@ -117,7 +122,7 @@ fn tcp(server: &Server, role: &str, more: &str) -> Site {
 
 /// Over the socket as this role.
 fn socket(server: &Server, role: &str, more: &str) -> Site {
-    site(server, &format!("user = {role:?}\nport = {}\nsocket_dir = {:?}\n{more}", server.port(), server.dir()))
+    site(server, &format!("user = {role:?}\nport = {}\nsocket_dir = {}\n{more}", server.port(), quoted(server.dir())))
 }
 
 /// The quickest run that connects with our own driver and with a client program.

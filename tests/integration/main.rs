@@ -31,5 +31,6 @@ mod restore_load;
 mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;
+mod settings;
 mod support;
 mod versions;

@@ -250,9 +250,9 @@ proptest! {
         variables in proptest::collection::vec(variable(), 0..4),
         secrets in proptest::collection::vec(variable(), 0..4),
     ) {
-        let secrets: String = secrets.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        let secrets: Vec<String> = secrets.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        match Settings::resolve(&inputs(&lines.concat(), &secrets, &variables)) {
+        match Settings::resolve(&inputs(&lines.concat(), &secrets.concat(), &variables)) {
             Ok(settings) => prop_assert!(!settings.warnings.concat().contains("S3cr3t")),
             Err(error) => {
                 prop_assert!(!error.to_string().contains("S3cr3t"), "{}", error);
