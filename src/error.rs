@@ -128,6 +128,12 @@ impl Error {
         &self.message
     }
 
+    /// The line of this name.
+    #[must_use]
+    pub fn detail(&self, name: &str) -> Option<&str> {
+        self.details.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// The JSON document of a failure (`docs/json.md`).
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {

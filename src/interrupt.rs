@@ -1,11 +1,15 @@
 //! SIGINT, SIGTERM and SIGHUP as an ordinary failure, so that cleaning up is ordinary too.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{Context, Error, Kind, Result};
+
+/// How long a failure waits for the signal that may have caused it.
+const LATE_SIGNAL: Duration = Duration::from_millis(100);
 
 /// Tells whether a signal has come.
 #[derive(Clone, Debug)]
@@ -15,7 +19,12 @@ impl Interrupt {
     /// Starts to listen. Must be called within the runtime.
     pub fn listen() -> Result<Self> {
         let (sender, receiver) = watch::channel(None);
+        let ignored = ignored();
         for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            // What the caller chose to ignore (`nohup`, a shell's background job) stays ignored.
+            if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+                continue;
+            }
             let mut stream = signal(kind).context(Kind::Refused, "cannot listen for signals")?;
             let sender = sender.clone();
             tokio::spawn(async move {
@@ -52,7 +61,14 @@ impl Interrupt {
         tokio::select! {
             biased;
             number = self.raised() => Err(Self::error(number)),
-            result = work => result,
+            result = work => match result {
+                Ok(done) => Ok(done),
+                // A terminal and a service manager signal the children too: one that fails of it may be heard first.
+                Err(error) => tokio::select! {
+                    number = self.raised() => Err(Self::error(number)),
+                    () = tokio::time::sleep(LATE_SIGNAL) => Err(error),
+                },
+            },
         }
     }
 
@@ -60,4 +76,11 @@ impl Interrupt {
         let name = nix::sys::signal::Signal::try_from(number).map_or("a signal", nix::sys::signal::Signal::as_str);
         Error::new(Kind::Signal(number), format!("stopped by {name}"))
     }
+}
+
+/// The signals that this process ignores, as bits; the lowest is signal 1. Source: proc(5), `SigIgn`.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

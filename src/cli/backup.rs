@@ -1,5 +1,6 @@
 //! `teslamate-backup FILE`: the flags, the report.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use serde_json::json;
 
 use super::report::{self, Report};
 use super::{Common, Env, Needs};
-use crate::dump::write::{Selection, Target, Writer, Written};
+use crate::dump::write::{NOTHING_LEFT, Selection, Target, Writer, Written};
 use crate::dump::{Contents, Format};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::host::Opens;
 
 /// Write the database to one dump file, which exists only if it is whole
@@ -70,6 +71,10 @@ pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
     let format = Format::of_name(&path);
     let selection = Selection { schema_only: args.schema_only, data_only: args.data_only, tables: args.tables.clone() };
     let to_file = matches!(target, Target::File(_));
+    let disk = match &target {
+        Target::File(file) => Some(file.try_clone().context(Kind::Store, "cannot share a descriptor")?),
+        Target::Stdout => None,
+    };
     env.reporter.step(&format!("dumping database \"{}\"", env.settings.database.name)).await;
     let writer = Writer {
         connector: &env.connector,
@@ -79,15 +84,32 @@ pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
         level: env.settings.backup.compression,
         lock_wait: Duration::from_secs(args.lock_wait.into()),
     };
-    let nothing = "no file was left, the database was only read";
-    let written = Box::pin(writer.write(format, &selection, target)).await.map_err(|error| error.or_state(nothing))?;
+    let explain = |error: Error| explain(error, &path, args.force, disk.as_ref());
+    let written = Box::pin(writer.write(format, &selection, target)).await.map_err(explain)?;
     if to_file {
-        env.host.publish().await.map_err(|error| error.or_state(nothing))?;
+        env.host.publish().await.map_err(explain)?;
     }
     for flaw in &written.contents.untrusted {
         env.reporter.warn(&format!("restoring this will need --trust-dump: line {} {}", flaw.line, flaw.what));
     }
     Ok(describe(&path, format, &env.settings.database.name, &written))
+}
+
+/// Adds what is true after a failure; where writing failed, which file and how much room there is.
+fn explain(mut error: Error, path: &Path, force: bool, disk: Option<&File>) -> Error {
+    let mut state = error.detail("state").unwrap_or(NOTHING_LEFT).to_owned();
+    if force && state == NOTHING_LEFT {
+        "a file that had this name before is as it was, the database was only read".clone_into(&mut state);
+    }
+    if let (Kind::Store, Some(disk)) = (error.kind(), disk) {
+        error = error.with("file", path.display());
+        if let Ok(system) = rustix::fs::fstatvfs(disk) {
+            // The descriptor keeps what was written so far, so this is the room that was left when it failed.
+            let free = report::bytes(system.f_bavail.saturating_mul(system.f_frsize));
+            error = error.with("free", format!("{free} on its file system"));
+        }
+    }
+    error.with("state", state)
 }
 
 fn describe(path: &Path, format: Format, database: &str, written: &Written) -> Report {

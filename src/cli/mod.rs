@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use clap::{ArgAction, Args};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 use crate::database::Connector;
@@ -141,43 +142,29 @@ impl Run<'_> {
         }
         let account = privilege::account(&settings)?;
         make_state_dir(&settings, &account)?;
+        let runtime = runtime()?;
+        // Before the first file is made: from here on, a signal is a failure that cleans up.
+        let interrupt = {
+            let _context = runtime.enter();
+            Interrupt::listen()?
+        };
         let (mut host, opened) = HostState::open(&settings, &self.needs.opens)?;
         notify::ready();
         match account {
-            Account::Other(name) => runtime()?.block_on(async {
-                let interrupt = Interrupt::listen()?;
+            Account::Other(name) => runtime.block_on(async {
                 let result = privilege::supervise(&name, inputs, opened, &mut host, &interrupt).await;
                 let code = host.finish().await.and(result)?;
                 Ok(Ended::Worker(code))
             }),
             Account::Root | Account::Caller => {
+                let host = Arc::new(Mutex::new(host));
                 if account == Account::Root {
                     self.reporter.info("working as root: `database.os_user` or the state directory's owner says so");
                 }
-                self.work_here(settings, host, opened, work)
+                let env = self.env(settings, Host::Here(host.clone()), opened, interrupt);
+                work_here(runtime, &host, work, env)
             }
         }
-    }
-
-    fn work_here<W>(self, settings: Settings, host: HostState, opened: Opened, work: W) -> Result<Ended>
-    where
-        W: AsyncFnOnce(Env) -> Result<Report>,
-    {
-        let host = Arc::new(Mutex::new(host));
-        let runtime = runtime()?;
-        let shared = host.clone();
-        let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(async { work(self.env(settings, Host::Here(shared), opened)?).await })
-        }));
-        // Whatever happened, a panic included: the service is put back.
-        let finished = runtime.block_on(async { host.lock().await.finish().await });
-        runtime.shutdown_background();
-        let result = guarded.unwrap_or_else(|_| {
-            Err(Error::new(Kind::Attention, "this program has a fault and stopped at it (see above)")
-                .with("state", "the live database is whole: it is only ever replaced in one transaction")
-                .hint("Please report it with the lines above."))
-        });
-        finished.and(result).map(Ended::Here)
     }
 
     fn work_as_worker<W>(self, link: Link, inputs: &Inputs, opened: Opened, work: W) -> Result<Ended>
@@ -188,19 +175,37 @@ impl Run<'_> {
         let settings = Settings::resolve(inputs)?;
         let host = Host::Parent(Arc::new(Mutex::new(link)));
         let runtime = runtime()?;
-        let result = runtime.block_on(async { work(self.env(settings, host, opened)?).await });
+        let result = runtime.block_on(async {
+            let interrupt = Interrupt::listen()?;
+            work(self.env(settings, host, opened, interrupt)).await
+        });
         runtime.shutdown_background();
         result.map(Ended::Here)
     }
 
-    fn env(&self, settings: Settings, host: Host, opened: Opened) -> Result<Env> {
+    fn env(&self, settings: Settings, host: Host, opened: Opened, interrupt: Interrupt) -> Env {
         let connector = Connector::new(&settings.database, self.program);
-        let interrupt = Interrupt::listen()?;
-        Ok(Env { settings, connector, reporter: self.reporter.with_host(host.clone()), interrupt, host, opened })
+        Env { settings, connector, reporter: self.reporter.with_host(host.clone()), interrupt, host, opened }
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+/// Does the work in this process, and puts the service back whatever happened, a panic included.
+fn work_here<W>(runtime: Runtime, host: &Mutex<HostState>, work: W, env: Env) -> Result<Ended>
+where
+    W: AsyncFnOnce(Env) -> Result<Report>,
+{
+    let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(work(env))));
+    let finished = runtime.block_on(async { host.lock().await.finish().await });
+    runtime.shutdown_background();
+    let result = guarded.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Attention, "this program has a fault and stopped at it (see above)")
+            .with("state", "the live database is whole: it is only ever replaced in one transaction")
+            .hint("Please report it with the lines above."))
+    });
+    finished.and(result).map(Ended::Here)
+}
+
+fn runtime() -> Result<Runtime> {
     // One thread: children must be started from the main one (see `process.rs`), and the work waits more than it
     // computes. What computes runs on threads of its own.
     tokio::runtime::Builder::new_current_thread()

@@ -7,11 +7,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr};
@@ -29,6 +31,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
+
+/// What is true after a failure.
+pub const NOTHING_LEFT: &str = "no file was left, the database was only read";
 
 /// What is dumped, in `pg_dump`'s own words.
 #[derive(Clone, Debug, Default)]
@@ -127,7 +132,34 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Dumps; and once more if a table was dropped between the moment when `pg_dump` saw it and the one when it locked
+    /// it. Not to standard output: what went there cannot be taken back.
     async fn dump(
+        &self,
+        tools: &Tools,
+        format: Format,
+        selection: &Selection,
+        target: Target,
+        meter: &Arc<Meter>,
+    ) -> Result<(u64, String, Contents)> {
+        let again = match &target {
+            Target::File(file) => Some(file.try_clone().context(Kind::Store, "cannot share a descriptor")?),
+            Target::Stdout => None,
+        };
+        let first = self.attempt(tools, format, selection, target, meter).await;
+        match (first, again) {
+            (Err(error), Some(mut file)) if has_vanished(&error) => {
+                self.reporter.warn("a table was dropped while pg_dump looked at it: once more, from the start");
+                file.set_len(0).and_then(|()| file.rewind()).context(Kind::Store, "cannot begin the dump again")?;
+                meter.bytes.store(0, Ordering::Relaxed);
+                meter.rows.store(0, Ordering::Relaxed);
+                self.attempt(tools, format, selection, Target::File(file), meter).await
+            }
+            (first, _) => first,
+        }
+    }
+
+    async fn attempt(
         &self,
         tools: &Tools,
         format: Format,
@@ -177,19 +209,19 @@ impl Writer<'_> {
         let words = collect(child.stderr.take(), meter);
         let (pumped, words) = tokio::join!(pump, words);
         let pumped = pumped?;
-        if let Err(Failure::Target(cause)) = &pumped {
-            // pg_dump then only complains about its broken pipe.
-            return Err(write_failed(cause));
-        }
-        self.ended_well(child, &words).await?;
-        match pumped {
+        // Where the reading was given up, pg_dump only complains about its broken pipe: the reason comes first.
+        let ended = match &pumped {
+            Err(Failure::Target(_) | Failure::Text(_)) => Ok(()),
+            Ok(_) | Err(Failure::Source(_) | Failure::End(_)) => self.ended_well(child, &words).await,
+        };
+        ended.and(match pumped {
             Ok(done) => Ok(done),
             Err(Failure::Source(cause)) => {
                 Err(Error::new(Kind::Source, "cannot read from pg_dump").with("cause", cause))
             }
             Err(Failure::Target(cause)) => Err(write_failed(&cause)),
-            Err(Failure::Text(flaw)) => Err(not_whole(&flaw)),
-        }
+            Err(Failure::Text(flaw) | Failure::End(flaw)) => Err(not_whole(&flaw)),
+        })
     }
 
     /// A custom archive: written by `pg_dump`, then read back as a whole.
@@ -224,9 +256,9 @@ impl Writer<'_> {
         let sha256 =
             on_thread(move || hash(&hashed)).await?.context(Kind::Verify, "cannot read back what was written")?;
         file.rewind().context(Kind::Store, "cannot read back what was written")?;
-        let contents = judge::archive(tools, Stdio::from(file), "-", meter).await.map_err(|error| {
-            error.escalate(Kind::Verify).with("state", "no file was left, the database was only read")
-        })?;
+        let contents = judge::archive(tools, Stdio::from(file), "-", meter)
+            .await
+            .map_err(|error| error.escalate(Kind::Verify).with("state", NOTHING_LEFT))?;
         Ok((bytes, sha256, contents))
     }
 
@@ -242,7 +274,11 @@ impl Writer<'_> {
         if full.iter().any(|words| text.contains(words)) {
             return Err(write_failed(&io::Error::other(text)));
         }
-        let state = "no file was left, the database was only read";
+        // A limit on the size of files ends a program that does not listen for this signal.
+        if status.signal() == Some(Signal::SIGXFSZ as i32) {
+            return Err(write_failed(&rustix::io::Errno::FBIG.into()));
+        }
+        let state = NOTHING_LEFT;
         // pg_dump sets statement_timeout for the LOCK TABLE, whatever its option is called.
         if text.contains("statement timeout") || text.contains("lock timeout") {
             let wait = self.lock_wait.as_secs();
@@ -285,7 +321,10 @@ impl Writer<'_> {
 enum Failure {
     Source(io::Error),
     Target(io::Error),
+    /// What was read so far is no dump.
     Text(Flaw),
+    /// What was read to its end is not a whole one.
+    End(Flaw),
 }
 
 type Pumped = std::result::Result<(u64, String, Contents), Failure>;
@@ -311,7 +350,7 @@ fn pump(mut source: File, compression: Compression, level: u32, target: Target, 
         meter.add(length as u64);
         meter.rows.store(reader.rows(), Ordering::Relaxed);
     }
-    let contents = reader.finish().map_err(Failure::Text)?;
+    let contents = reader.finish().map_err(Failure::End)?;
     let done = compressor.finish().map_err(Failure::Target)?;
     Ok((done.bytes, hex(done.hash), contents))
 }
@@ -369,6 +408,16 @@ async fn collect(stderr: Option<ChildStderr>, meter: &Meter) -> Vec<String> {
     words
 }
 
+/// Whether `pg_dump` failed since something that it had seen was gone a moment later.
+fn has_vanished(error: &Error) -> bool {
+    let gone = |line: &str| {
+        line.contains("could not open relation with OID")
+            || line.contains("cache lookup failed for")
+            || (line.contains("ERROR:  relation ") && line.ends_with("does not exist"))
+    };
+    error.kind() == Kind::Source && error.detail("cause").is_some_and(|words| words.lines().any(gone))
+}
+
 fn no_pipe() -> Error {
     Error::new(Kind::Source, "cannot read from pg_dump")
 }
@@ -379,11 +428,9 @@ fn write_failed(cause: &io::Error) -> Error {
         io::ErrorKind::BrokenPipe => error.hint("The program that read standard output ended before the dump did."),
         _ => error.hint("Free some space, or write to another file system; `df -h` shows what is left."),
     };
-    error.with("state", "no file was left, the database was only read")
+    error.with("state", NOTHING_LEFT)
 }
 
 fn not_whole(flaw: &Flaw) -> Error {
-    unusable(flaw, "pg_dump ended, but what it wrote")
-        .escalate(Kind::Source)
-        .with("state", "no file was left, the database was only read")
+    unusable(flaw, "pg_dump ended, but what it wrote").escalate(Kind::Source).with("state", NOTHING_LEFT)
 }

@@ -54,12 +54,9 @@ impl OutputFile {
         check_target(&directory, name, path, replace)?;
         sweep(&directory, name);
         let temporary = temporary_name(name);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = fs::openat(&directory, &temporary, flags, Mode::RUSR | Mode::WUSR)
+        let file = make_temporary(&directory, &temporary)
             .context(Kind::Store, format!("cannot write into the directory {}", parent.display()))
             .map_err(|error| error.with("state", "nothing was read, nothing was written"))?;
-        // Nobody else knows the name yet, so this cannot fail for a reason that matters.
-        let _ = fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         let (name, path) = (name.to_owned(), path.to_owned());
         Ok(Self { path, directory, name, temporary, file: file.into(), replace, published: false })
     }
@@ -153,19 +150,58 @@ fn temporary_name(name: &std::ffi::OsStr) -> OsString {
     temporary
 }
 
-/// Removes what killed runs left for the same file: temporary files that no living process holds locked.
+/// Makes the temporary file and locks it.
+///
+/// Between the two, a run that sweeps may take it for a left-over, lock it and remove it: then it is made again.
+fn make_temporary(directory: &OwnedFd, temporary: &std::ffi::OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    loop {
+        let file = fs::openat(directory, temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        // Where there are no locks (some network file systems), nothing is ever swept either.
+        if fs::flock(&file, FlockOperation::LockExclusive).is_err() || fs::fstat(&file)?.st_nlink > 0 {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes what killed runs left in this directory: temporary files that no living process holds locked.
+///
+/// With `{time}` in the name no later run ever has the same one, so those for other files are swept too, as far as
+/// they are certainly ours: named as we name them, and made by the same account.
 fn sweep(directory: &OwnedFd, name: &std::ffi::OsStr) {
     let Ok(entries) = fs::Dir::read_from(directory) else { return };
     let mut prefix = b".".to_vec();
     prefix.extend_from_slice(&name.as_bytes()[..name.len().min(180)]);
     prefix.extend_from_slice(MARK.as_bytes());
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_bytes().starts_with(&prefix)) {
+    let us = rustix::process::geteuid().as_raw();
+    for entry in entries.flatten() {
+        let for_this = entry.file_name().to_bytes().starts_with(&prefix);
+        if !for_this && !is_temporary_name(entry.file_name().to_bytes()) {
+            continue;
+        }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = fs::openat(directory, entry.file_name(), flags, Mode::empty()) else { continue };
-        if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let Ok(found) = fs::fstat(&file) else { continue };
+        let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        if is_file
+            && (for_this || found.st_uid == us)
+            && fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
             let _ = fs::unlinkat(directory, entry.file_name(), AtFlags::empty());
         }
     }
+}
+
+/// Whether [`temporary_name`] made this: `.NAME.partial.PID.BOOT`.
+fn is_temporary_name(name: &[u8]) -> bool {
+    let Some(at) = memchr::memmem::rfind(name, MARK.as_bytes()) else { return false };
+    let mut parts = name[at + MARK.len()..].split(|byte| *byte == b'.');
+    let (pid, boot, more) = (parts.next(), parts.next(), parts.next());
+    name.starts_with(b".")
+        && at > 1
+        && pid.is_some_and(|pid| !pid.is_empty() && pid.iter().all(u8::is_ascii_digit))
+        && boot.is_some_and(|boot| boot.len() == 8 && boot.iter().all(u8::is_ascii_hexdigit))
+        && more.is_none()
 }
 
 /// Opens a file to read, or a directory, with the caller's own rights.
@@ -218,3 +254,24 @@ pub fn open_members(input: &OwnedFd, path: &Path) -> Result<Vec<(String, OwnedFd
 
 /// More tables than any installation has, and fewer than the descriptors that a process may hold.
 const MEMBERS_LIMIT: usize = 800;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r21_only_our_own_names_are_taken_for_left_overs() {
+        assert!(is_temporary_name(temporary_name("a.partial.b.sql".as_ref()).as_bytes()));
+        for other in [
+            ".partial.1.0123abcd",
+            "a.partial.1.0123abcd",
+            ".a.partial.1",
+            ".a.partial.1.0123abcd.x",
+            ".a.partial..0123abcd",
+            ".a.partial.1.0123abc",
+            ".a.partial.x.0123abcd",
+        ] {
+            assert!(!is_temporary_name(other.as_bytes()), "{other}");
+        }
+    }
+}

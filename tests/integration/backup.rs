@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::support::server::conninfo;
 use crate::support::{Server, Site};
@@ -138,46 +138,6 @@ fn the_time_in_a_name_is_filled_in() {
 }
 
 #[test]
-fn r19_an_existing_file_is_kept_unless_it_is_to_be_replaced() {
-    let (_, site, _) = site("existing");
-    fs::write(site.path("out/a.sql"), "precious").unwrap();
-    site.run("teslamate-backup", &["out/a.sql"]).expect(10).says("exists already").says("--force");
-    assert_eq!(fs::read_to_string(site.path("out/a.sql")).unwrap(), "precious");
-    // Killed while it replaces: the old file is there until the new one is whole.
-    let child = site.command("teslamate-backup").args(&["--force", "out/a.sql"]).spawn();
-    std::thread::sleep(std::time::Duration::from_millis(60));
-    let mut child = child;
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(fs::read_to_string(site.path("out/a.sql")).unwrap(), "precious");
-    site.run("teslamate-backup", &["--force", "out/a.sql"]).expect(0);
-    assert!(fs::read_to_string(site.path("out/a.sql")).unwrap().contains("dump complete"));
-    assert_eq!(site.files("out"), ["a.sql"]);
-}
-
-#[test]
-fn r25_what_is_no_regular_file_is_never_written_to() {
-    let (_, site, _) = site("special");
-    fs::write(site.path("target"), "precious").unwrap();
-    std::os::unix::fs::symlink(site.path("target"), site.path("out/link.sql")).unwrap();
-    nix::unistd::mkfifo(&site.path("out/pipe.sql"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-    fs::create_dir(site.path("out/dir.sql")).unwrap();
-    for (name, words) in [
-        ("out/link.sql", "is a symbolic link"),
-        ("out/pipe.sql", "is a named pipe"),
-        ("out/dir.sql", "is a directory"),
-        ("/dev/null", "is a device or socket"),
-        ("out/", "names no file"),
-    ] {
-        let outcome = site.run("teslamate-backup", &["--force", name]);
-        assert!(matches!(outcome.code, Some(2 | 10)), "{outcome:?}");
-        outcome.says(words);
-    }
-    assert_eq!(fs::read_to_string(site.path("target")).unwrap(), "precious");
-    site.run("teslamate-backup", &["nowhere/a.sql"]).expect(13).says("cannot write into the directory nowhere");
-}
-
-#[test]
 fn r17_names_with_every_odd_character_are_backed_up_and_restored() {
     let server = Server::shared();
     for name in
@@ -218,28 +178,4 @@ fn r14_values_that_no_language_has_a_type_for_come_back() {
         site.run("teslamate-restore", &["--yes", "--allow-other", file]).expect(0);
         assert_eq!(server.content(&name), before);
     }
-}
-
-#[test]
-fn memory_stays_small_whatever_the_size() {
-    let (server, site, database) = site("memory");
-    server
-        .query(&database, "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 100) t FROM generate_series(1, 60000) n");
-    server.query(&database, "INSERT INTO big SELECT 0, repeat('x', 50000000)");
-    let child = site
-        .command("teslamate-backup")
-        .arg("out/a.sql.zst")
-        .with(|command| {
-            command.stdout(Stdio::null());
-        })
-        .spawn();
-    let mut peak = 0;
-    let status = format!("/proc/{}/status", child.id());
-    while let Ok(text) = fs::read_to_string(&status) {
-        let Some(line) = text.lines().find_map(|line| line.strip_prefix("VmHWM:")) else { break };
-        peak = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    assert!(child.wait_with_output().unwrap().status.success());
-    assert!(peak > 0 && peak < 200 * 1024, "{peak} kB");
 }

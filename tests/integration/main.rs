@@ -19,6 +19,10 @@
 
 mod backup;
 mod backup_failures;
+mod backup_files;
+mod backup_locks;
+mod backup_signals;
+mod backup_sources;
 mod close_charge;
 mod close_drive;
 mod connections;

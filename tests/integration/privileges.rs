@@ -6,8 +6,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::support::server::{SERVER_ACCOUNT, is_root};
-use crate::support::{Server, Site};
+use crate::support::{Server, Site, probe};
 
 /// An installation whose state directory belongs to the server's account, and a directory that only root may see.
 fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
@@ -136,7 +138,7 @@ fn the_worker_killed_alone_leaves_the_service_running_and_no_file() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let worker: i32 = descendants(child.id())[0].parse().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(137), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(site.systemctl.state(), "active", "the first process starts the service again");
@@ -173,4 +175,62 @@ fn an_ordinary_user_gains_no_file_that_he_could_not_open() {
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(10), "{words}");
     assert!(words.contains("cannot open private/secret.sql") && words.contains("Permission denied"), "{words}");
+}
+
+#[test]
+fn nothing_that_the_caller_left_open_or_set_reaches_pg_dump() {
+    let Some((server, site, database)) = site("leak") else { return };
+    let note = site.path("state/note");
+    let script = format!("ls -l /proc/$$/fd > '{0}'; env >> '{0}'; exec $REAL \"$@\"", note.display());
+    let tools = probe::tools(&site.path(""), &script);
+    for name in ["private/a.sql", "private/a.dump"] {
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", "exec 5</etc/shadow 7>>/etc/hostname; exec \"$@\"", "sh"])
+            .arg(crate::support::binary::path_of("teslamate-backup"))
+            .arg("--config")
+            .arg(site.config())
+            .arg(site.path(name))
+            .env("GLOVEBOX_DATABASE_TOOLS", &tools)
+            .env("CALLERS_OWN", "value")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let seen = fs::read_to_string(&note).unwrap();
+        assert!(seen.contains("PGUSER=teslamate") && !seen.contains("CALLERS_OWN"), "{seen}");
+        let open = seen.lines().filter_map(|line| line.split_once(" -> "));
+        let open = open.map(|(left, path)| (left.rsplit(' ').next().unwrap().parse::<u32>().unwrap(), path));
+        // From 10 on they are the shell's own: its script, and copies of what it redirects.
+        let more: Vec<_> = open.filter(|(number, _)| (3..10).contains(number)).collect();
+        assert_eq!(more, [], "{seen}");
+        assert!(!seen.contains("/etc/shadow") && !seen.contains("/etc/hostname"), "{seen}");
+        fs::remove_file(&note).unwrap();
+    }
+    assert_eq!(server.databases(&format!("{database}_")), Vec::<String>::new());
+}
+
+#[test]
+fn r83_r84_a_signal_or_a_kill_ends_the_worker_and_its_pg_dump() {
+    let Some((server, site, database)) = site("ends") else { return };
+    for (signal, code, left) in [
+        (Signal::SIGTERM, Some(143), 0),
+        (Signal::SIGINT, Some(130), 0),
+        (Signal::SIGHUP, Some(129), 0),
+        (Signal::SIGKILL, None, 1),
+    ] {
+        let lock = server.hold(&database, "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
+        let child = site.command("teslamate-backup").arg("private/a.dump").spawn();
+        probe::pg_dump_of(child.id());
+        let below = probe::descendants(child.id());
+        assert_eq!(below.len(), 2, "the worker and pg_dump: {below:?}");
+        probe::signal(child.id(), signal);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), code, "{}", String::from_utf8_lossy(&output.stderr));
+        for (pid, name) in below {
+            probe::eventually(5, &format!("{name} ends after {signal}"), || !probe::runs(pid));
+        }
+        drop(lock);
+        assert_eq!(site.files("private").len(), left, "{signal}: {:?}", site.files("private"));
+    }
+    site.run("teslamate-backup", &["private/{time}.dump"]).expect(0);
+    assert_eq!(probe::partials(&site.path("private")), Vec::<String>::new());
 }

@@ -2,8 +2,10 @@
 
 pub mod binary;
 pub mod cases;
+pub mod dumps;
+pub mod probe;
 pub mod server;
 pub mod systemctl;
 
-pub use binary::{Outcome, Run, Site};
+pub use binary::{Outcome, Site};
 pub use server::Server;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -235,6 +235,24 @@ impl Server {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
+    /// A session that has run these statements in a transaction, and keeps it open for as long as the value lives.
+    #[track_caller]
+    pub fn hold(&self, database: &str, statements: &str) -> Session {
+        let mut child = self
+            .tool("psql")
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", &conninfo(database)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("psql runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        writeln!(stdin, "BEGIN; {statements};\nSELECT pg_backend_pid();").expect("psql listens");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("psql answers");
+        assert!(line.trim().parse::<u32>().is_ok(), "{statements}: {line}");
+        Session { child, stdin: Some(stdin) }
+    }
+
     /// A database name that no other test uses.
     pub fn fresh_name(&self, hint: &str) -> String {
         format!("{hint}_{}", self.next.fetch_add(1, Ordering::Relaxed))
@@ -294,6 +312,19 @@ impl Server {
             .output()
             .expect("pg_dump runs");
         assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// An open session; it ends with this value.
+pub struct Session {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
