@@ -25,11 +25,15 @@ pub fn closed(record: Record, dry_run: bool, closed: Closed, reporter: &Reporter
 #[must_use]
 pub fn outcomes(record: Record, dry_run: bool, mut outcomes: Vec<Outcome>, reporter: &Reporter) -> Report {
     let results: Vec<Value> = outcomes.iter().map(|outcome| as_json(outcome, dry_run)).collect();
-    let mut lines: Vec<String> = outcomes.iter().map(|outcome| as_text(record, outcome, dry_run)).collect();
+    let mut lines: Vec<String> = match outcomes.as_slice() {
+        // All there is to say about it follows on standard error.
+        [Outcome { failure: Some(_), .. }] => Vec::new(),
+        several => several.iter().map(|outcome| as_text(record, outcome, dry_run)).collect(),
+    };
     if outcomes.is_empty() {
         lines.push(format!("no {} is open", record.noun()));
     }
-    if dry_run {
+    if dry_run && !lines.is_empty() {
         lines.push("dry run: nothing was changed".into());
     }
     let mut failures = outcomes.iter_mut().filter_map(|outcome| outcome.failure.take());

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::{OLDEST_SERVER, tls, version_text};
@@ -30,6 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connector {
     database: Database,
     application_name: String,
+    startup_wait: Duration,
 }
 
 impl Connector {
@@ -37,7 +38,7 @@ impl Connector {
     #[must_use]
     pub fn new(database: &Database, program: &str) -> Self {
         let application_name = format!("{program} pid {}", std::process::id());
-        Self { database: database.clone(), application_name }
+        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT }
     }
 
     /// The configured database's name.
@@ -101,7 +102,7 @@ impl Connector {
     /// Waits for a server that is starting up; any other answer is final.
     async fn attempt(&self, name: &str) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
         let config = self.config(name);
-        let give_up = Instant::now() + STARTUP_WAIT;
+        let give_up = Instant::now() + self.startup_wait;
         loop {
             match self.open(&config).await? {
                 Ok(client) => {
@@ -172,12 +173,18 @@ impl Connector {
                 variables.push(("PGHOST", host.into()));
                 match &self.database.ssl {
                     Ssl::Disable => variables.push(("PGSSLMODE", "disable".into())),
-                    Ssl::NoVerify => variables.push(("PGSSLMODE", "require".into())),
+                    Ssl::NoVerify => {
+                        variables.push(("PGSSLMODE", "require".into()));
+                        // With ~/.postgresql/root.crt in place `require` would verify after all.
+                        variables.push(("PGSSLROOTCERT", "/nonexistent".into()));
+                    }
                     Ssl::Verify { ca } => {
                         variables.push(("PGSSLMODE", "verify-full".into()));
-                        // libpq before 16 does not know `system`, so the usual bundle is named.
-                        let ca = ca.clone().unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into());
-                        variables.push(("PGSSLROOTCERT", ca.into()));
+                        // libpq before 16 does not know `system`, so the bundle is named: the one that our own
+                        // connection trusts, or the usual one.
+                        let ca = ca.clone().map(OsString::from).or_else(|| std::env::var_os("SSL_CERT_FILE"));
+                        let usual = || "/etc/ssl/certs/ca-certificates.crt".into();
+                        variables.push(("PGSSLROOTCERT", ca.unwrap_or_else(usual)));
                     }
                 }
             }
@@ -201,11 +208,10 @@ impl Connector {
     fn diagnose(&self, cause: &tokio_postgres::Error, name: &str) -> (Kind, String, Option<String>) {
         let user = &self.database.user;
         if let Some(answer) = cause.as_db_error() {
-            let text = answer.message();
             return match *answer.code() {
                 SqlState::CANNOT_CONNECT_NOW => (
                     Kind::Busy,
-                    format!("the server is still starting up or shutting down after {} s", STARTUP_WAIT.as_secs()),
+                    format!("the server is still starting up or shutting down after {} s", self.startup_wait.as_secs()),
                     Some("Try again in a minute; `journalctl -u postgresql` shows what it is doing.".into()),
                 ),
                 SqlState::TOO_MANY_CONNECTIONS => (
@@ -223,30 +229,55 @@ impl Connector {
                     format!("the password for role \"{user}\" was refused"),
                     Some("Check DATABASE_PASS in the secrets file; the role itself may be missing too.".into()),
                 ),
-                _ if text.starts_with("Peer authentication failed") => {
-                    let account = os_account();
-                    (
-                        Kind::Refused,
-                        format!("the server refused peer authentication: OS user \"{account}\" is not role \"{user}\""),
-                        Some(format!(
-                            "Run it as OS user \"{user}\", set `database.os_user`, or use a password over TCP."
-                        )),
-                    )
-                }
-                _ if text.contains("does not exist") && text.starts_with("role") => (
-                    Kind::Source,
-                    format!("there is no role \"{user}\""),
-                    Some("Check DATABASE_USER; `psql -c '\\du'` lists the roles that exist.".into()),
-                ),
-                _ if text.contains("no encryption") || text.contains("SSL off") => (
-                    Kind::Source,
-                    "the server wants an encrypted connection".into(),
-                    Some("Set DATABASE_SSL to true or noverify.".into()),
-                ),
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION => self.diagnose_refusal(answer, name),
                 _ => (Kind::Source, format!("the server refused the connection to \"{name}\""), None),
             };
         }
         self.diagnose_transport(cause)
+    }
+
+    /// All of these have one code. The function that raised it tells them apart in every language of the server; the
+    /// words do where a pooler stands in between.
+    fn diagnose_refusal(&self, answer: &DbError, name: &str) -> (Kind, String, Option<String>) {
+        let user = &self.database.user;
+        let is_socket = matches!(self.database.address, Address::Socket(_));
+        let (text, routine) = (answer.message(), answer.routine().unwrap_or_default());
+        if text.starts_with("Peer authentication failed") || (routine == "auth_failed" && is_socket) {
+            let account = os_account();
+            return (
+                Kind::Refused,
+                format!("the server refused peer authentication: OS user \"{account}\" is not role \"{user}\""),
+                Some(format!("Run it as OS user \"{user}\", set `database.os_user`, or use a password over TCP.")),
+            );
+        }
+        if routine == "InitializeSessionUserId" || (text.starts_with("role") && text.contains("does not exist")) {
+            return (
+                Kind::Source,
+                format!("there is no role \"{user}\""),
+                Some("Check DATABASE_USER; `psql -c '\\du'` lists the roles that exist.".into()),
+            );
+        }
+        if routine == "ClientAuthentication" || text.contains("pg_hba.conf") {
+            // The server does not say whether it would let an encrypted connection in.
+            return if self.database.ssl == Ssl::Disable && !is_socket {
+                (
+                    Kind::Source,
+                    format!("the server does not let role \"{user}\" in without encryption"),
+                    Some(
+                        "Set DATABASE_SSL to true or noverify. If that is refused too, the server's pg_hba.conf has no \
+                         line for this role, database and address."
+                            .into(),
+                    ),
+                )
+            } else {
+                (
+                    Kind::Source,
+                    format!("the server's pg_hba.conf does not let role \"{user}\" into database \"{name}\" from here"),
+                    Some("Add a line for this role, database and address to it, and reload the server.".into()),
+                )
+            };
+        }
+        (Kind::Source, format!("the server refused the connection to \"{name}\""), None)
     }
 
     /// The server did not get as far as an answer in its own protocol.
@@ -342,7 +373,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(answer) = error.downcast_ref::<tokio_postgres::error::DbError>() {
+        if let Some(answer) = error.downcast_ref::<DbError>() {
             // The causes before this one say nothing that the server's words do not.
             text = answer.to_string();
             if let Some(detail) = answer.detail() {
@@ -407,7 +438,14 @@ impl<T> QueryContext<T> for std::result::Result<T, tokio_postgres::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
+
     use super::*;
+    use crate::settings::{Inputs, Settings};
 
     #[test]
     fn a_server_before_14_is_refused_by_its_version() {
@@ -415,5 +453,83 @@ mod tests {
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.to_string().contains("PostgreSQL 13.14, older than 14"), "{error}");
         assert!(refuse_old(140_000, "x").is_ok());
+    }
+
+    fn connector(address: Address, port: u16, wait: Duration) -> Connector {
+        let database = Settings::resolve(&Inputs::default()).unwrap().database;
+        let database = Database { address, port, ..database };
+        Connector { startup_wait: wait, ..Connector::new(&database, "test") }
+    }
+
+    /// Reads the first message of a client and answers with a refusal.
+    async fn refuse(mut client: impl AsyncReadExt + AsyncWriteExt + Unpin, code: &str, routine: &str, message: &str) {
+        let mut first = vec![0; client.read_u32().await.unwrap() as usize - 4];
+        client.read_exact(&mut first).await.unwrap();
+        let body = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0R{routine}\0\0");
+        let mut answer = vec![b'E'];
+        answer.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+        answer.extend(body.bytes());
+        client.write_all(&answer).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_gets_ready_is_given_up_as_busy() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let attempts = Arc::new(AtomicU32::new(0));
+        let counted = attempts.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                refuse(client, "57P03", "ProcessStartupPacket", "the database system is starting up").await;
+            }
+        });
+        let connector = connector(Address::Tcp("127.0.0.1".into()), port, Duration::from_secs(1));
+        let started = Instant::now();
+        let error = connector.connect().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy);
+        assert!(error.to_string().contains("still starting up or shutting down after 1 s"), "{error}");
+        assert!(started.elapsed() >= Duration::from_secs(1));
+        assert!((3..10).contains(&attempts.load(Ordering::Relaxed)), "{attempts:?}");
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_apart_whatever_language_the_server_speaks() {
+        let peer = ("auth_failed", "Peer-Authentifizierung für Benutzer »teslamate« fehlgeschlagen");
+        let role = ("InitializeSessionUserId", "Rolle »teslamate« existiert nicht");
+        let hba = ("ClientAuthentication", "kein pg_hba.conf-Eintrag für Host »192.0.2.1«");
+        let english = ("", "role \"teslamate\" does not exist");
+        for ((routine, message), kind, words) in [
+            (peer, Kind::Refused, "the server refused peer authentication: OS user"),
+            (role, Kind::Source, "there is no role \"teslamate\""),
+            (english, Kind::Source, "there is no role \"teslamate\""),
+            (hba, Kind::Source, "pg_hba.conf does not let role \"teslamate\" into database \"teslamate\""),
+            (("other", "?"), Kind::Source, "the server refused the connection to \"teslamate\""),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+            tokio::spawn(async move { refuse(listener.accept().await.unwrap().0, "28000", routine, message).await });
+            let connector = connector(Address::Socket(dir.path().to_owned()), 5432, STARTUP_WAIT);
+            let error = connector.connect().await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{message}");
+            assert!(error.message().contains(words), "{error}");
+            assert!(error.to_string().contains(message), "the server's own words are quoted: {error}");
+        }
+    }
+
+    #[test]
+    fn client_programs_are_told_the_same_about_tls() {
+        let told = |ssl: Ssl| {
+            let mut connector = connector(Address::Tcp("db".into()), 1, STARTUP_WAIT);
+            connector.database.ssl = ssl;
+            let variables = connector.tool_environment("x");
+            ["PGSSLMODE", "PGSSLROOTCERT"].map(|name| {
+                let found = variables.iter().find(|variable| variable.0 == name);
+                found.map(|(_, value)| value.to_string_lossy().into_owned()).unwrap_or_default()
+            })
+        };
+        assert_eq!(told(Ssl::Disable), ["disable", ""]);
+        assert_eq!(told(Ssl::NoVerify), ["require", "/nonexistent"]);
+        assert_eq!(told(Ssl::Verify { ca: Some("/ca".into()) }), ["verify-full", "/ca"]);
     }
 }

@@ -22,6 +22,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
 use crate::progress::Meter;
 
+const ANOTHER_COPY: &str = "Take another copy of this dump, or an older one: what is missing cannot be made up.";
+
 /// A dump that can be used.
 #[derive(Debug)]
 pub struct Judgement {
@@ -69,7 +71,9 @@ fn read_text(
     told: impl Fn(u64),
 ) -> Result<Contents> {
     let broken = |cause: &io::Error| {
-        Error::new(Kind::Verify, "the file is cut or changed: it cannot be unpacked to its end").with("cause", cause)
+        Error::new(Kind::Verify, "the file is cut or changed: it cannot be unpacked to its end")
+            .with("cause", cause)
+            .hint(ANOTHER_COPY)
     };
     let mut reader = Reader::default();
     {
@@ -189,7 +193,7 @@ pub(crate) fn unusable(flaw: &Flaw, what: &str) -> Error {
     let kind = if flaw.damaged { Kind::Verify } else { Kind::Refused };
     let error = Error::new(kind, format!("{what} cannot be used: line {} {}", flaw.line, flaw.what));
     if flaw.damaged {
-        return error.hint("Take another copy of this dump, or an older one: what is missing cannot be made up.");
+        return error.hint(ANOTHER_COPY);
     }
     if flaw.what.contains("pg_dumpall") {
         return error.hint("Take the one database out of it with stock tools, or dump it alone with pg_dump.");

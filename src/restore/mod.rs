@@ -98,7 +98,8 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Takes the lock and cleans up after a run that was killed: its staging databases, its stopped service.
     pub async fn begin(env: &'a Env) -> Result<Self> {
-        let lock = Lock::take(&env.connector, Purpose::Restore).await?;
+        // A server that is starting up is waited for: a signal must be heard meanwhile.
+        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
         let server = server_version(lock.client()).await?;
         let session = Self { env, lock, server };
         for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {

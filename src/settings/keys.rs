@@ -95,13 +95,22 @@ pub fn name_in(key: &Key, layer: Layer) -> &'static str {
 }
 
 /// The known name that is nearest to a mistyped one, if any is near enough to be meant.
+///
+/// A name without its section (`keep_daily`, `GLOVEBOX_UNIT`) is led to the section; what all variables begin with
+/// makes no two of them alike.
 #[must_use]
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let own = |name: &str| name.strip_prefix("GLOVEBOX_").unwrap_or(name).to_owned();
+    let typed = own(typed);
+    let distance = |name: &str| {
+        let is_tail = own(name).strip_suffix(&typed).is_some_and(|section| section.ends_with(['.', '_']));
+        if is_tail && !typed.is_empty() { 0 } else { strsim::damerau_levenshtein(&typed, &own(name)) }
+    };
     known
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(typed, name), name))
+        .map(|name| (distance(name), name))
         .min()
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(2))
+        .filter(|(distance, name)| *distance <= (own(name).len() / 3).max(2))
         .map(|(_, name)| name)
 }
 
@@ -115,6 +124,11 @@ mod tests {
         assert_eq!(nearest("database.nmae", known()), Some("database.name"));
         assert_eq!(nearest("databse.socket_dir", known()), Some("database.socket_dir"));
         assert_eq!(nearest("weather", known()), None);
+        assert_eq!(nearest("keep_daily", known()), Some("retention.keep_daily"));
+        let variables = || KEYS.iter().map(|key| key.env);
+        assert_eq!(nearest("GLOVEBOX_UNIT", variables()), Some("GLOVEBOX_SERVICE_UNIT"));
+        assert_eq!(nearest("GLOVEBOX_STATEDIR", variables()), Some("GLOVEBOX_STATE_DIR"));
+        assert_eq!(nearest("GLOVEBOX_WEATHER", variables()), None);
     }
 
     #[test]

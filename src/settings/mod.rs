@@ -2,7 +2,7 @@
 //!
 //! Precedence, the first that has a value wins: command line, environment, secrets file, configuration file, default.
 //! [`keys`] is the table of all settings, [`inputs`] reads the files, [`secrets`] reads systemd's `EnvironmentFile`
-//! syntax, [`resolve`] applies the precedence and reports every mistake at once, each with its file and key.
+//! syntax, `resolve` applies the precedence and reports every mistake at once, each with its file and key.
 
 pub mod inputs;
 pub mod keys;

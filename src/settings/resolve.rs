@@ -105,6 +105,8 @@ impl Resolver {
                 }
             } else if let (Value::Table(inner), true) = (value, is_section(&path)) {
                 self.read_table(&path, inner);
+            } else if is_section(&path) {
+                self.mistakes.push(format!("{}: `{path}` must be a section of settings: [{path}]", self.config));
             } else {
                 let known = KEYS.iter().filter(|key| key.form != Form::Secret).map(|key| key.path);
                 let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);

@@ -1,7 +1,7 @@
 //! Completing a charging process by SQL: `docs/closing.md`, "A charge".
 //!
 //! In: a transaction in which the process's row is locked. Out: the row, and the car's efficiency, as `TeslaMate`
-//! itself would have written them. One statement computes everything ([`COMPLETION`]); it is run once to look at what
+//! itself would have written them. One statement computes everything (`COMPLETION`); it is run once to look at what
 //! would not fit or has no meaning, and once to write.
 
 use tokio_postgres::Transaction;

@@ -481,3 +481,24 @@ fn there_must_be_exactly_one_row_of_settings() {
         assert_eq!(server.content(&database), before);
     }
 }
+
+#[test]
+fn r89_a_drive_that_gets_positions_while_a_person_is_thinking_is_not_deleted() {
+    let (server, database, site) = database("thinking", &[Case("", "+0 o=100 i=300", "", "")]);
+    let mut session = site.on_terminal("teslamate-close-drive", "--via=sql 1001");
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'teslamate-close-drive%' \
+                     AND state = 'idle' AND query = 'ROLLBACK' AND datname = ";
+    while server.query("postgres", &format!("{connected}'{database}'")) != "1" {
+        assert!(std::time::Instant::now() < give_up, "it did not ask");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let more = insert(&POSITIONS, 1002, "+60 o=105 i=299").replace("1002, ", "1001, ");
+    run_sql(server, &database, &more);
+    let before = server.content(&database);
+    let (code, shown) = session.answer("yes");
+    assert!(code == Some(11) && shown.contains("further positions meanwhile"), "{code:?}: {shown}");
+    assert_eq!(server.content(&database), before);
+    // Once more: a drive now.
+    site.run("teslamate-close-drive", &["--via=sql", "1001"]).expect(0);
+}

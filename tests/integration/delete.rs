@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::support::server::is_root;
+use super::support::server::{Options, is_root};
 use super::support::{Outcome, Server, Site};
 
 fn site(hint: &str) -> (&'static Server, Site) {
@@ -278,25 +278,7 @@ fn killed_between_the_file_and_the_commit_nothing_is_lost() {
 fn a_terminal_is_asked_and_only_yes_or_the_id_is_a_yes() {
     let (server, site) = site("asked");
     let before = server.content(&site.database);
-    let ask = |answer: &str| {
-        let command = format!(
-            "{} --config {} 2",
-            super::support::binary::path_of("teslamate-delete-drive").display(),
-            site.config().display()
-        );
-        let mut script = std::process::Command::new("script");
-        let path = format!("{}:/usr/bin:/bin", site.systemctl.dir().display());
-        script
-            .args(["-qec", &command, "/dev/null"])
-            .env("PATH", path)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped());
-        let mut child = script.spawn().expect("script (util-linux) runs");
-        std::thread::sleep(Duration::from_millis(500));
-        std::io::Write::write_all(child.stdin.as_mut().unwrap(), format!("{answer}\n").as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let ask = |answer: &str| site.on_terminal("teslamate-delete-drive", "2").answer(answer);
     for answer in ["", "no", "y", "3"] {
         let (code, shown) = ask(answer);
         assert_eq!(code, Some(10), "{answer}: {shown}");
@@ -328,4 +310,33 @@ fn root_may_undo_from_a_file_that_the_database_user_cannot_see() {
     fs::rename(site.path(&saved(&site, "drive-2-")), hidden.join("drive.json")).unwrap();
     undo(&site, "drive", "hidden/drive.json").expect(0);
     assert_eq!(server.content(&site.database), before);
+}
+
+#[test]
+fn a_connection_that_breaks_in_the_commit_leaves_the_file_and_says_what_is_not_known() {
+    let mut server = Server::start(Options::default());
+    server.create_teslamate("broken", 500);
+    let site = Site::new(&server, "broken");
+    server.query(
+        "broken",
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER late AFTER DELETE ON drives DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let before = server.content("broken");
+    let child = site.command("teslamate-delete-drive").arg("2").spawn();
+    let session = "SELECT pid FROM pg_stat_activity WHERE datname = 'broken' AND wait_event = 'PgSleep'";
+    wait_for(|| !server.query("postgres", session).is_empty());
+    let pid = server.query("postgres", session).parse().unwrap();
+    // Without a word, as when the machine of the server loses power.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(15), "{stderr}");
+    let file = saved(&site, "drive-2-");
+    assert!(stderr.contains("is not known") && stderr.contains(&file), "{stderr}");
+    server.stop("immediate");
+    server.boot();
+    assert_eq!(server.content("broken"), before);
+    undo(&site, "drive", &file).expect(10).says("its id is in use");
 }

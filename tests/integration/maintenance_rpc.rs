@@ -47,7 +47,8 @@ SQL
     let escaped = COOKIE.replace('\\', r"\\").replace('"', r#"\""#).replace('$', r"\$").replace('`', r"\`");
     fs::write(site.path("secrets"), format!("RELEASE_COOKIE=\"{escaped}\"\n")).unwrap();
     fs::set_permissions(site.path("secrets"), fs::Permissions::from_mode(0o600)).unwrap();
-    let more = format!("secrets_file = {:?}\nservice.executable = {executable:?}", site.path("secrets"));
+    let [secrets, executable] = [site.path("secrets"), executable].map(|path| format!("\"{}\"", path.display()));
+    let more = format!("secrets_file = {secrets}\nservice.executable = {executable}");
     site.configure(&format!("port = {}", server.port()), &more);
     Rpc { server, site }
 }

@@ -8,7 +8,7 @@ use super::super::session::{self, Session, begin};
 use super::super::{Record, charge, drive, efficiency};
 use super::{Picture, Plan, describe, may_delete, undo_note};
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// What one transaction found or did.
 enum Step {
@@ -91,6 +91,12 @@ async fn remove(env: &Env, session: &mut Session, id: i32) -> Result<Outcome> {
     let origin = Origin::of(session);
     let transaction = begin(&mut session.client).await?;
     let work = async {
+        session::lock(&transaction, Record::Drive, id).await?;
+        if drive::Facts::read(&transaction, id).await?.reason_to_delete().is_none() {
+            return Err(Error::new(Kind::Busy, format!("drive {id} has got further positions meanwhile"))
+                .with("state", "nothing was changed")
+                .hint(format!("Close it again: teslamate-close-drive {id}")));
+        }
         let removal = delete::remove(&transaction, Record::Drive, id, &origin).await?;
         removal.ok_or_else(|| unknown(Record::Drive, id))
     };

@@ -93,10 +93,40 @@ impl Site {
         Run { command, input: None }
     }
 
+    /// Starts a binary on a terminal, which `script` (util-linux) makes.
+    pub fn on_terminal(&self, binary: &str, arguments: &str) -> OnTerminal {
+        let command = format!("{} --config {} {arguments}", path_of(binary).display(), self.config().display());
+        let child = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("PATH", format!("{}:/usr/bin:/bin", self.systemctl.dir().display()))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script (util-linux) is missing: install it");
+        OnTerminal(Some(child))
+    }
+
     /// Runs a binary to its end.
     #[track_caller]
     pub fn run(&self, binary: &str, arguments: &[&str]) -> Outcome {
         self.command(binary).args(arguments).outcome()
+    }
+}
+
+/// A binary on a terminal.
+pub struct OnTerminal(Option<Child>);
+
+impl OnTerminal {
+    /// Types an answer; the exit code, and all that was shown.
+    pub fn answer(&mut self, answer: &str) -> (Option<i32>, String) {
+        let mut child = self.0.take().expect("it is answered once");
+        let mut keyboard = child.stdin.take().expect("a pipe");
+        keyboard.write_all(format!("{answer}\n").as_bytes()).expect("typed");
+        // Held open until the end: a closed keyboard is an end of file.
+        let output = child.wait_with_output().expect("it ends");
+        drop(keyboard);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
