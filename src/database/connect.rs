@@ -490,7 +490,7 @@ mod tests {
         assert_eq!(error.kind(), Kind::Busy);
         assert!(error.to_string().contains("still starting up or shutting down after 1 s"), "{error}");
         assert!(started.elapsed() >= Duration::from_secs(1));
-        assert!((3..10).contains(&attempts.load(Ordering::Relaxed)), "{attempts:?}");
+        assert!(attempts.load(Ordering::Relaxed) > 1, "it was tried only once: {attempts:?}");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod resolve;
 pub mod secrets;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 pub use inputs::Inputs;
@@ -113,7 +114,9 @@ pub struct Service {
 }
 
 /// A place for backups, in the words of restic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A location may hold a password, and options may be keys: its `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Repository {
     /// A directory or a URL.
     pub location: String,
@@ -121,6 +124,21 @@ pub struct Repository {
     pub password_file: PathBuf,
     /// Options of the storage behind it.
     pub options: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let location = match self.location.split_once('@') {
+            Some((_, host)) => format!("***@{host}"),
+            None => self.location.clone(),
+        };
+        formatter
+            .debug_struct("Repository")
+            .field("location", &location)
+            .field("password_file", &self.password_file)
+            .field("options", &self.options.keys())
+            .finish()
+    }
 }
 
 /// How many backups of each kind are kept, in the words of restic.
@@ -151,4 +169,23 @@ pub struct Backup {
     pub compression: u32,
     /// Further files that belong to the installation.
     pub extra_files: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r87_a_repositorys_debug_output_holds_no_secret() {
+        let repository = Repository {
+            location: "rest:https://user:c4nary@host/path".into(),
+            password_file: "/run/password".into(),
+            options: BTreeMap::from([("secret_access_key".into(), "c4nary".into())]),
+        };
+        let shown = format!("{repository:?}");
+        assert!(
+            !shown.contains("c4nary") && shown.contains("@host/path") && shown.contains("secret_access_key"),
+            "{shown}"
+        );
+    }
 }

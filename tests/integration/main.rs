@@ -27,6 +27,7 @@ mod close_charge;
 mod close_drive;
 mod connections;
 mod delete;
+mod docs;
 mod maintenance_cli;
 mod maintenance_rpc;
 mod privileges;
