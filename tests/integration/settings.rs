@@ -172,6 +172,17 @@ impl Watch {
     }
 }
 
+#[test]
+fn the_watch_sees_arguments_and_environments() {
+    let (argument, variable) = (format!("W4tch-a-{}", std::process::id()), format!("W4tch-v-{}", std::process::id()));
+    let watch = Watch::start(&[&argument, &variable]);
+    let script = ["-c", "sleep 0.5; true", &argument];
+    assert!(Command::new("/bin/sh").args(script).env("WATCHED", &variable).status().unwrap().success());
+    let (in_arguments, in_environment) = watch.end();
+    assert!(in_arguments.iter().any(|name| name.trim() == "sh"), "{in_arguments:?}");
+    assert!(in_environment.contains(&("sh".to_owned(), variable)), "{in_environment:?}");
+}
+
 /// Fails if one of the words is in a file below this directory; the files that were given the words are left out.
 fn assert_no_file_holds(dir: &Path, words: &[&str], given: &[PathBuf]) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
