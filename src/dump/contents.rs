@@ -83,11 +83,7 @@ impl Reader {
     /// Reads the next piece.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), Flaw> {
         self.judge.contents.bytes += piece.len() as u64;
-        self.scanner.feed(piece, &mut self.judge)?;
-        if self.judge.any_encoding {
-            self.scanner.accept_any_encoding();
-        }
-        Ok(())
+        self.scanner.feed(piece, &mut self.judge)
     }
 
     /// The rows so far.
@@ -126,7 +122,6 @@ struct Judge {
     contents: Contents,
     is_dump: bool,
     is_complete: bool,
-    any_encoding: bool,
     restricted: Option<String>,
     /// `CREATE DATABASE` was the last statement but settings: a `\connect` may follow.
     may_connect: bool,
@@ -245,14 +240,12 @@ impl Judge {
     fn learn(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
         self.contents.roles.extend(rules::roles(statement));
         let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(4096)]);
-        if statement.begins(&["SET", "CLIENT_ENCODING"]) {
-            let encoding = text.split('\'').nth(1).unwrap_or_default().to_owned();
+        if let Some(encoding) = statement.encoding() {
             if encoding == "SQL_ASCII" {
                 let what = "says that its encoding is not known (SQL_ASCII): characters would be changed in silence";
                 return Err(Flaw::foreign(statement.line, what));
             }
-            self.any_encoding = encoding != "UTF8";
-            self.contents.encoding = Some(encoding);
+            self.contents.encoding = Some(encoding.into_owned());
         } else if statement.begins(&["SET", "SEARCH_PATH"]) {
             self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
         } else if statement.begins(&["CREATE", "EXTENSION"]) {

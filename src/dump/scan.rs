@@ -11,50 +11,12 @@ use memchr::memchr;
 
 use super::text::{Cleaner, Flaw};
 
+mod statement;
+
+pub use statement::{Statement, Visitor};
+
 /// A statement larger than this cannot be held, by the server neither.
 const STATEMENT_LIMIT: usize = 1 << 30;
-
-/// What a scanner finds. A [`Flaw`] ends the scan.
-pub trait Visitor {
-    /// A statement with its semicolon, without the comments before it. The line is where it begins.
-    fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw>;
-    /// A comment line between statements, without the dashes.
-    fn comment(&mut self, text: &str, line: u64) -> Result<(), Flaw>;
-    /// A meta-command of psql with its backslash.
-    fn meta(&mut self, text: &str, line: u64) -> Result<(), Flaw>;
-    /// COPY data, cut anywhere; the line is that of its first byte.
-    fn data(&mut self, bytes: &[u8], line: u64) -> Result<(), Flaw>;
-    /// The end of COPY data, after so many rows.
-    fn data_end(&mut self, rows: u64) -> Result<(), Flaw>;
-}
-
-/// A statement, with what the scanner noticed on the way.
-#[derive(Debug)]
-pub struct Statement<'a> {
-    /// Its text, from the first word to the semicolon.
-    pub text: &'a [u8],
-    /// Where it begins, counted from 1.
-    pub line: u64,
-    /// Its first words outside of quotes, in upper case; what was quoted is in `"…"` as it is.
-    pub words: &'a [String],
-    /// The rows of `INSERT … VALUES (…), (…)`.
-    pub groups: u64,
-}
-
-impl Statement<'_> {
-    /// Whether it begins with these words.
-    #[must_use]
-    pub fn begins(&self, words: &[&str]) -> bool {
-        words.len() <= self.words.len() && words.iter().zip(self.words).all(|(left, right)| left == right)
-    }
-
-    /// Whether COPY data follows it.
-    #[must_use]
-    pub fn is_copy(&self) -> bool {
-        let Some(from) = self.words.iter().position(|word| word == "FROM") else { return false };
-        self.begins(&["COPY"]) && self.words.get(from + 1).is_some_and(|word| word == "STDIN")
-    }
-}
 
 /// How many words of a statement are kept: enough for every question that is asked about one. A function's language
 /// stands after its arguments, so they count.
@@ -95,6 +57,8 @@ const END_OF_DATA: &[u8] = b"\\.\n";
 #[derive(Debug)]
 pub struct Scanner {
     cleaner: Cleaner,
+    /// The text has said which encoding it has.
+    declared: bool,
     state: State,
     line: u64,
     /// The statement so far.
@@ -122,6 +86,7 @@ impl Default for Scanner {
     fn default() -> Self {
         Self {
             cleaner: Cleaner::default(),
+            declared: false,
             state: State::Plain,
             line: 1,
             held: Vec::new(),
@@ -143,17 +108,17 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// The text declared an encoding other than UTF-8.
-    pub fn accept_any_encoding(&mut self) {
-        self.cleaner.accept_any_encoding();
-    }
-
     /// Scans the next piece.
-    pub fn feed(&mut self, piece: &[u8], visitor: &mut impl Visitor) -> Result<(), Flaw> {
-        let mut cleaner = std::mem::take(&mut self.cleaner);
-        let result = cleaner.clean(piece).and_then(|clean| self.scan(&clean, visitor));
-        self.cleaner = cleaner;
-        result
+    pub fn feed(&mut self, mut piece: &[u8], visitor: &mut impl Visitor) -> Result<(), Flaw> {
+        while !piece.is_empty() {
+            // The line after the one that declares an encoding may be the first that is not UTF-8.
+            let end = if self.declared { None } else { memchr(b'\n', piece) };
+            let (now, later) = piece.split_at(end.map_or(piece.len(), |end| end + 1));
+            let clean = self.cleaner.clean(now)?;
+            self.scan(&clean, visitor)?;
+            piece = later;
+        }
+        Ok(())
     }
 
     /// The end of the text. Whatever is still open was cut off.
@@ -477,6 +442,12 @@ impl Scanner {
         let statement = Statement { text: &text, line: self.held_line, words: &words, groups: self.groups };
         if statement.begins(&["SET", "STANDARD_CONFORMING_STRINGS"]) {
             self.escapes = words.last().is_some_and(|value| value == "OFF");
+        }
+        if let Some(encoding) = statement.encoding() {
+            self.declared = true;
+            if encoding != "UTF8" {
+                self.cleaner.accept_any_encoding();
+            }
         }
         self.groups = 0;
         self.in_values = false;

@@ -387,3 +387,13 @@ fn r13_a_dump_of_unknown_encoding_is_refused() {
     let text = case.text().replacen("SET client_encoding = 'UTF8';", "SET client_encoding = 'SQL_ASCII';", 1);
     case.refused(&case.file("ascii.sql", text), 10, "SQL_ASCII");
 }
+
+#[test]
+fn r13_a_dump_in_another_encoding_comes_back() {
+    let case = Case::new("encoding");
+    for (name, format) in [("chinese.sql", "-Fp"), ("chinese.dump", "-Fc")] {
+        let path = case.dump(name, &[format, "--encoding=GB18030"]);
+        assert!(String::from_utf8(fs::read(&path).unwrap()).is_err(), "{name} has no character beyond ASCII");
+        case.comes_back(&path, &[]);
+    }
+}

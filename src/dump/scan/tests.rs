@@ -34,10 +34,11 @@ impl Visitor for Log {
 
 /// Scans a text in pieces of every size; the result must not depend on where it is cut.
 #[track_caller]
-fn scan(text: &str) -> Result<Vec<String>, Flaw> {
+fn scan(text: impl AsRef<[u8]>) -> Result<Vec<String>, Flaw> {
+    let text = text.as_ref();
     let mut results = (1..=text.len()).map(|piece| {
         let (mut scanner, mut log) = (Scanner::default(), Log::default());
-        for piece in text.as_bytes().chunks(piece) {
+        for piece in text.chunks(piece) {
             scanner.feed(piece, &mut log)?;
         }
         scanner.finish(&mut log)?;
@@ -123,6 +124,20 @@ fn strings_have_escapes_where_the_dump_says_so() {
         "SET standard_conforming_strings = off;\nSELECT 'a\\';b';\n",
         &["1: SET standard_conforming_strings = off;", "2: SELECT 'a\\';b';"],
     );
+}
+
+#[test]
+fn r13_the_declared_encoding_holds_from_the_next_line_on_however_the_text_is_cut() {
+    let text = |encoding: &str| {
+        let before = format!("-- a\nSET client_encoding = '{encoding}';\n");
+        [before.as_bytes(), b"SELECT 'Gr\xf6\xdfe';\n"].concat()
+    };
+    assert_eq!(
+        scan(text("LATIN1")).unwrap(),
+        ["1: --a", "2: SET client_encoding = 'LATIN1';", "3: SELECT 'Gr\u{fffd}\u{fffd}e';"]
+    );
+    let flaw = scan(text("UTF8")).unwrap_err();
+    assert_eq!((flaw.line, flaw.what.as_str()), (3, "holds bytes that are not UTF-8"));
 }
 
 #[test]
