@@ -257,9 +257,14 @@ impl Resolver {
         let name = self.identifier("database.name", "teslamate");
         let user = self.identifier("database.user", "teslamate");
         let port = self.number("database.port", 5432, 1..=65_535);
-        let socket_dir = self.path("database.socket_dir");
+        let mut socket_dir = self.path("database.socket_dir");
         let host = self.text("database.host").filter(|host| !host.is_empty());
-        // libpq and TeslaMate both let a socket directory win over a host; a host that is a path is a directory too.
+        // The address of the stronger source goes. Within one, a socket's directory does, as in TeslaMate.
+        let layer = |path| self.values.get(path).map(|(layer, _)| *layer);
+        if host.is_some() && layer("database.socket_dir") < layer("database.host") {
+            socket_dir = None;
+        }
+        // As libpq has it, a host that is a path is a directory too.
         let address = match (socket_dir, host) {
             (Some(dir), _) => Address::Socket(dir),
             (None, Some(host)) if host.starts_with('/') => Address::Socket(host.into()),

@@ -54,6 +54,20 @@ fn a_text_is_the_strongest_layers() {
 }
 
 #[test]
+fn an_address_is_the_strongest_layers_and_within_one_the_sockets() {
+    let (socket, host) = (|| Address::Socket("/run/other".into()), || Address::Tcp("db".into()));
+    let both = "database.host = 'db'\ndatabase.socket_dir = '/run/other'";
+    assert_eq!(resolved(both, "", &[]).database.address, socket());
+    let (config, environment) = ("database.socket_dir = '/run/other'", [("DATABASE_HOST", "db")]);
+    assert_eq!(resolved(config, "DATABASE_HOST=db", &[]).database.address, host());
+    assert_eq!(resolved(config, "", &environment).database.address, host());
+    assert_eq!(resolved(config, "", &[("DATABASE_HOST", "")]).database.address, socket());
+    let secrets = "DATABASE_HOST=db\nDATABASE_SOCKET_DIR=/run/other";
+    assert_eq!(resolved("", secrets, &[]).database.address, socket());
+    assert_eq!(resolved("", secrets, &environment).database.address, host());
+}
+
+#[test]
 fn a_secret_is_the_environments_before_the_secrets_files() {
     let exposed = |settings: Settings| settings.database.password.map(|secret| secret.expose().to_owned());
     assert_eq!(exposed(resolved("", "DATABASE_PASS=one", &[])).as_deref(), Some("one"));
