@@ -80,6 +80,7 @@ fn lookup(name: &str) -> Result<User> {
 /// The order matters: groups first, since only root may change them; the user last. Source: setresuid(2),
 /// credentials(7).
 fn become_account(name: &str) -> Result<()> {
+    let parent = unistd::getppid();
     let user = lookup(name)?;
     let failed = || format!("cannot become the account \"{name}\"");
     let c_name = std::ffi::CString::new(name).context(Kind::Usage, failed())?;
@@ -100,6 +101,10 @@ fn become_account(name: &str) -> Result<()> {
     // A change of credentials clears the signal that the parent's death sends. The memory of this process holds
     // secrets: no core dump, no debugger.
     prctl::set_pdeathsig(Signal::SIGTERM).context(Kind::Refused, failed())?;
+    // If the parent died before the line above, the signal will never come.
+    if unistd::getppid() != parent {
+        return Err(Error::new(Kind::Refused, failed()).with("cause", "the process that started this one has ended"));
+    }
     prctl::set_dumpable(false).context(Kind::Refused, failed())?;
     std::env::set_current_dir("/").context(Kind::Refused, failed())
 }
