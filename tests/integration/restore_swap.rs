@@ -1,7 +1,7 @@
 //! The swap: one transaction, a second of downtime, an undo, and a service that runs afterwards.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -265,29 +265,12 @@ fn a_restore_asks_for_the_name_and_needs_yes_without_a_terminal() {
     let (server, site, database) = lossy("ask");
     site.run("teslamate-restore", &["a.dump"]).expect(2).says("only replaced with --yes").says("not touched");
     assert_eq!(drives(server, &database), "f");
-    let on_terminal = |answer: &str| {
-        // script(1) gives the binary a terminal of its own.
-        let line = format!(
-            "{} --config {} a.dump",
-            crate::support::binary::path_of("teslamate-restore").display(),
-            site.config().display()
-        );
-        let mut child = Command::new("script")
-            .args(["-qec", &line, "/dev/null"])
-            .env("PATH", format!("{}:/usr/bin:/bin", site.systemctl.dir().display()))
-            .current_dir(site.path(""))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("script(1) is there: it is in util-linux (Debian: bsdutils)");
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), format!("{answer}\n").as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
-    let output = on_terminal("teslamate");
-    assert_eq!(output.status.code(), Some(10), "{}", String::from_utf8_lossy(&output.stdout));
+    let answered = |answer: &str| site.on_terminal("teslamate-restore", "a.dump").answer(answer);
+    let (code, shown) = answered("teslamate");
+    assert_eq!(code, Some(10), "{shown}");
     assert_eq!(drives(server, &database), "f");
-    let output = on_terminal(&database);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let (code, shown) = answered(&database);
+    assert_eq!(code, Some(0), "{shown}");
     assert_eq!(drives(server, &database), "t");
 }
 

@@ -93,9 +93,11 @@ impl Site {
         Run { command, input: None }
     }
 
-    /// Starts a binary on a terminal, which `script` (util-linux) makes.
+    /// Starts a binary on a terminal, which script(1) makes.
     pub fn on_terminal(&self, binary: &str, arguments: &str) -> OnTerminal {
-        let command = format!("{} --config {} {arguments}", path_of(binary).display(), self.config().display());
+        // script(1) takes a shell's command line; the checkout may be in a directory with a space in its name.
+        let quoted = |path: PathBuf| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        let command = format!("{} --config {} {arguments}", quoted(path_of(binary)), quoted(self.config()));
         let child = Command::new("script")
             .args(["-qec", &command, "/dev/null"])
             .env("PATH", format!("{}:/usr/bin:/bin", self.systemctl.dir().display()))
@@ -103,7 +105,7 @@ impl Site {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("script (util-linux) is missing: install it");
+            .expect("script(1) is there: it is in util-linux (Debian: bsdutils)");
         OnTerminal(Some(child))
     }
 
