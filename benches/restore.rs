@@ -3,9 +3,9 @@
 //!     cargo bench --bench restore
 //!
 //! The peers are today's script (`psql < file`) and `pg_restore -j2`, each into an empty database and with nothing
-//! else; `teslamate-restore` is timed as a whole: judging the dump, loading, ANALYZE, verifying, CHECKPOINT and the
-//! swap. The server has PostgreSQL's own defaults, durable ones. Every measurement is repeated, in the opposite order
-//! each time, and the best one counts. The result is a table in Markdown on standard output.
+//! else; `teslamate-restore` is timed as a whole: judging the dump, loading, ANALYZE, verifying and the swap. The server
+//! has PostgreSQL's own defaults, durable ones. Every measurement is repeated, in the opposite order each time, and the
+//! best one counts. The result is a table in Markdown on standard output.
 //!
 //! `GLOVEBOX_BENCH_POSITIONS` (4000000) and `GLOVEBOX_BENCH_ROUNDS` (2) change the size.
 
@@ -80,7 +80,7 @@ enum Task {
 /// One measurement.
 struct Sample {
     seconds: f64,
-    /// What a peer leaves to be done: ANALYZE and CHECKPOINT.
+    /// What a peer leaves to be done: ANALYZE.
     rest: Option<f64>,
     downtime: Option<f64>,
     /// The peak of the program's own memory, in kB.
@@ -214,7 +214,6 @@ impl Bench {
         let seconds = time(command)?;
         let finishing = Instant::now();
         self.server.query(PEER, "ANALYZE");
-        self.server.query(PEER, "CHECKPOINT");
         let rest = finishing.elapsed().as_secs_f64();
         let rows = |database| self.server.query(database, "SELECT count(*) FROM positions");
         ensure!(rows(PEER) == rows(LIVE), "the peer did not load every row");
@@ -227,6 +226,7 @@ impl Bench {
         let begin = Instant::now();
         let child = self.site.command(program).args(arguments).arg(file).spawn();
         let watching = std::thread::spawn({
+            // Nothing is dropped here, so this is the process that does the work.
             let status = format!("/proc/{}/status", child.id());
             move || {
                 let mut peak = 0;
@@ -291,7 +291,7 @@ fn table(what: &str, measured: &[Measured], peers: &[&str]) -> String {
     let is_restore = what == "restore";
     let mut header = vec![what.to_owned(), "seconds".to_owned()];
     header.extend(peers.iter().map(|peer| format!("of `{peer}`")));
-    header.push(if is_restore { "ANALYZE, CHECKPOINT".into() } else { "size".into() });
+    header.push(if is_restore { "ANALYZE".into() } else { "size".into() });
     if is_restore {
         header.push("downtime".into());
     }

@@ -53,7 +53,8 @@ impl Loader<'_> {
         }
     }
 
-    /// Settings for the loading sessions: faster, and no weaker in the result, which is checkpointed before it counts.
+    /// Settings for the loading sessions: faster, and no weaker in the result, since the commit that puts it in its place
+    /// waits for the disk.
     async fn options(&self, jobs: u32) -> Result<String> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), jobs).await?;
         let sql = "SELECT current_setting('max_parallel_maintenance_workers')";

@@ -31,7 +31,7 @@ use check::Live;
 use load::Loader;
 use names::Role;
 use properties::Properties;
-use swap::Swap;
+use swap::{BEGIN_DURABLY, Swap};
 use verify::Verified;
 
 /// Where the loaded database goes.
@@ -260,18 +260,12 @@ impl<'a> Session<'a> {
             let copied = Properties::read(self.client(), name).await?.unwrap_or_default();
             properties.compare(&copied)?;
         }
-        // What was loaded must outlive a power cut before it may go live: the loading sessions did not wait for that.
-        self.client().batch_execute("CHECKPOINT").await.or_else(|cause| {
-            // Only a superuser may ask for one; a commit that waits comes before the swap in any case.
-            env.reporter.debug(&format!("no checkpoint: {cause}"));
-            Ok(())
-        })?;
         Ok(verified)
     }
 
     async fn rename_beside(&self, name: &str, target: &str) -> Result<()> {
         let statements = format!(
-            "BEGIN; COMMENT ON DATABASE {0} IS NULL; ALTER DATABASE {0} RENAME TO {1}; COMMIT",
+            "{BEGIN_DURABLY} COMMENT ON DATABASE {0} IS NULL; ALTER DATABASE {0} RENAME TO {1}; COMMIT",
             ident(name),
             ident(target)
         );

@@ -33,9 +33,16 @@ pub struct Swap {
     pub comment: Option<Option<String>>,
 }
 
+/// Begins the transaction that puts a loaded database in its place.
+///
+/// The sessions that loaded it did not wait for the disk (`synchronous_commit = off`). This commit does, whatever the
+/// role's own settings are, and with it goes all of the write-ahead log before it, so that what is live after a power
+/// cut is whole. Source: PostgreSQL documentation, "Asynchronous Commit".
+pub const BEGIN_DURABLY: &str = "BEGIN; SET LOCAL synchronous_commit = on;";
+
 impl Swap {
     fn statements(&self) -> String {
-        let mut sql = "BEGIN; SET LOCAL lock_timeout = '20s';".to_owned();
+        let mut sql = format!("{BEGIN_DURABLY} SET LOCAL lock_timeout = '20s';");
         let mut rename = |from: &str, to: &str| {
             let _ = write!(sql, "ALTER DATABASE {} RENAME TO {};", ident(from), ident(to));
         };
@@ -138,7 +145,7 @@ mod tests {
         };
         assert_eq!(
             swap.statements(),
-            "BEGIN; SET LOCAL lock_timeout = '20s';ALTER DATABASE \"te\"\"st\" RENAME TO \"old\";\
+            "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '20s';ALTER DATABASE \"te\"\"st\" RENAME TO \"old\";\
              ALTER DATABASE \"new\" RENAME TO \"te\"\"st\";COMMENT ON DATABASE \"te\"\"st\" IS 'it''s';COMMIT"
         );
     }

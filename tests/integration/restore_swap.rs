@@ -361,6 +361,27 @@ fn a_server_that_goes_away_while_loading_costs_nothing() {
 }
 
 #[test]
+fn what_went_live_outlives_a_crash_of_the_server_whatever_the_roles_settings() {
+    let options = crate::support::server::Options {
+        config: vec!["wal_writer_delay = 10s".to_owned(), "wal_writer_flush_after = 1GB".to_owned()],
+        ..Default::default()
+    };
+    let mut server = Server::start(options);
+    server.create_teslamate("crash", 20_000);
+    let site = Site::new(&server, "crash");
+    for (file, arguments) in [("a.sql", &["--yes"][..]), ("a.dump", &["--yes"]), ("a.dump", &["--into", "beside"])] {
+        site.run("teslamate-backup", &["--force", file]).expect(0);
+        let before = server.content("crash");
+        server.query("crash", "ALTER ROLE teslamate SET synchronous_commit = off; DELETE FROM states");
+        site.run("teslamate-restore", &[arguments, &[file]].concat()).expect(0);
+        server.stop("immediate");
+        server.boot();
+        let restored = if arguments.len() > 1 { "beside" } else { "crash" };
+        assert_eq!(server.content(restored), before, "{file} {arguments:?}");
+    }
+}
+
+#[test]
 fn a_live_database_that_takes_no_connection_is_a_reason_to_restore() {
     let (server, site, database) = lossy("broken");
     server.query("postgres", &format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false"));
