@@ -13,8 +13,8 @@ die() {
 # the same places.
 server_bin() {
     local dir version best='' newest=$((oldest_postgresql - 1)) path=()
-    if [[ -n ${GLOVEBOX_TEST_PGBIN:-} ]]; then
-        echo "$GLOVEBOX_TEST_PGBIN"
+    if [[ -n ${TEST_PGBIN:-} ]]; then
+        echo "$TEST_PGBIN"
         return
     fi
     IFS=: read -ra path <<<"$PATH"

@@ -7,7 +7,7 @@
 //! has PostgreSQL's own defaults, durable ones. Every measurement is repeated, in the opposite order each time, and the
 //! best one counts. The result is a table in Markdown on standard output.
 //!
-//! `GLOVEBOX_BENCH_POSITIONS` (4000000) and `GLOVEBOX_BENCH_ROUNDS` (2) change the size.
+//! `BENCH_POSITIONS` (4000000) and `BENCH_ROUNDS` (2) change the size.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the result, and what is being measured")]
 // What follows is about the tests' helpers, which fail by panicking, explain themselves by their names and are not all
@@ -43,8 +43,8 @@ fn main() -> Result<()> {
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
-    let positions = number("GLOVEBOX_BENCH_POSITIONS", 4_000_000)?;
-    let rounds = number("GLOVEBOX_BENCH_ROUNDS", 2)?;
+    let positions = number("BENCH_POSITIONS", 4_000_000)?;
+    let rounds = number("BENCH_ROUNDS", 2)?;
     let bench = Bench::new(positions)?;
     println!("{}\n", bench.facts(positions, rounds)?);
     let backups = bench.measure(&Bench::BACKUPS, rounds)?;

@@ -2,7 +2,7 @@
 # What the scripts of this directory share. Sourced, never run.
 
 # The finished tree. It lives outside the checkout: it is large, belongs to root and outlives a clone.
-tree=${GLOVEBOX_HOST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/glovebox/host-trixie}
+tree=${TEST_HOST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/glovebox/host-trixie}
 
 # What the tree is made of. Another list than the one a tree was built from means: build it again.
 suite=trixie

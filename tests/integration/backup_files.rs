@@ -8,7 +8,6 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-use crate::support::binary::path_of;
 use crate::support::dumps::{Case, FORMATS, load};
 use crate::support::probe::{self, Random, eventually, listing, partials, pg_dump_of, sha256, signal};
 use crate::support::server::is_root;
@@ -143,10 +142,9 @@ fn r26_the_file_is_private_from_its_first_byte() {
     let case = Case::new(server, &database);
     for name in FORMATS {
         let lock = server.hold(&database, "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(path_of("teslamate-backup"));
-        command.arg("--config").arg(case.site.config()).arg(case.path(name)).stderr(std::process::Stdio::piped());
-        let child = command.spawn().unwrap();
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "umask 0; exec \"$@\"", "sh"]);
+        let child = case.site.under(shell, "teslamate-backup").arg(case.path(name)).spawn();
         pg_dump_of(child.id());
         let partial = partials(&case.out).pop().expect("a temporary file beside it");
         assert_eq!(fs::metadata(case.path(&partial)).unwrap().mode() & 0o7777, 0o600, "{partial}");
@@ -166,16 +164,10 @@ fn on_small_disk(case: &Case, name: &str, flags: &[&str]) -> (Outcome, String) {
         ls -A "$OUT" > "$OUT/../left"; cat "$OUT/kept" >> "$OUT/../left"
         exit $code
     "#;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
-    command.arg(path_of("teslamate-backup")).arg("--config").arg(case.site.config()).arg(case.path(name)).args(flags);
-    let output = command.env("OUT", &case.out).output().unwrap();
-    let outcome = Outcome {
-        code: output.status.code(),
-        signal: None,
-        stdout: output.stdout,
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    };
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
+    let run = case.site.under(unshare, "teslamate-backup").env("OUT", &case.out);
+    let outcome = run.arg(case.path(name)).args(flags).outcome();
     (outcome, fs::read_to_string(case.site.path("left")).unwrap())
 }
 
@@ -292,16 +284,10 @@ fn r22_the_file_is_synced_before_its_name_and_the_directory_after() {
     for name in FORMATS {
         let case = Case::new(server, &database);
         let log = case.site.path("trace");
-        let output = Command::new(&strace)
-            .args(["-f", "-y", "-e", "trace=fsync,fdatasync,renameat2,linkat,write,pwrite64,exit_group", "-o"])
-            .arg(&log)
-            .arg(path_of("teslamate-backup"))
-            .arg("--config")
-            .arg(case.site.config())
-            .arg(case.path(name))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut traced = Command::new(&strace);
+        let calls = "trace=fsync,fdatasync,renameat2,linkat,write,pwrite64,exit_group";
+        traced.args(["-f", "-y", "-e", calls, "-o"]).arg(&log);
+        case.site.under(traced, "teslamate-backup").arg(case.path(name)).outcome().expect(0);
         let trace = String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned();
         let lines: Vec<&str> = trace.lines().collect();
         let last = |what: &dyn Fn(&str) -> bool| lines.iter().rposition(|line| what(line));

@@ -112,16 +112,8 @@ fn a_signal_that_the_caller_ignores_stays_ignored() {
     let database = server.teslamate("nohup");
     let case = Case::new(server, &database);
     let lock = server.hold(&database, "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
-    let child = std::process::Command::new("nohup")
-        .arg(crate::support::binary::path_of("teslamate-backup"))
-        .arg("--config")
-        .arg(case.site.config())
-        .arg(case.path("a.sql"))
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let nohup = std::process::Command::new("nohup");
+    let child = case.site.under(nohup, "teslamate-backup").arg(case.path("a.sql")).spawn();
     pg_dump_of(child.id());
     signal(child.id(), Signal::SIGHUP);
     probe::sleep_ms(300);

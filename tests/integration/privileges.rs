@@ -163,18 +163,10 @@ fn an_ordinary_user_gains_no_file_that_he_could_not_open() {
     // A copy: the build's own directory may be one that only root can enter.
     let binary = site.path("teslamate-restore");
     fs::copy(crate::support::binary::path_of("teslamate-restore"), &binary).unwrap();
-    let output = std::process::Command::new("runuser")
-        .args(["-u", SERVER_ACCOUNT, "--"])
-        .arg(binary)
-        .arg("--config")
-        .arg(site.config())
-        .args(["--drill", "private/secret.sql"])
-        .current_dir(site.path(""))
-        .output()
-        .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(10), "{words}");
-    assert!(words.contains("cannot open private/secret.sql") && words.contains("Permission denied"), "{words}");
+    let mut runuser = std::process::Command::new("runuser");
+    runuser.args(["-u", SERVER_ACCOUNT, "--"]);
+    let run = site.under(runuser, binary.to_str().unwrap()).args(&["--drill", "private/secret.sql"]);
+    run.outcome().expect(10).says("cannot open private/secret.sql").says("Permission denied");
 }
 
 #[test]
@@ -184,17 +176,11 @@ fn nothing_that_the_caller_left_open_or_set_reaches_pg_dump() {
     let script = format!("ls -l /proc/$$/fd > '{0}'; env >> '{0}'; exec $REAL \"$@\"", note.display());
     let tools = probe::tools(&site.path(""), &script);
     for name in ["private/a.sql", "private/a.dump"] {
-        let output = std::process::Command::new("/bin/sh")
-            .args(["-c", "exec 5</etc/shadow 7>>/etc/hostname; exec \"$@\"", "sh"])
-            .arg(crate::support::binary::path_of("teslamate-backup"))
-            .arg("--config")
-            .arg(site.config())
-            .arg(site.path(name))
-            .env("GLOVEBOX_DATABASE_TOOLS", &tools)
-            .env("CALLERS_OWN", "value")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", "exec 5</etc/shadow 7>>/etc/hostname; exec \"$@\"", "sh"]);
+        let run = site.under(shell, "teslamate-backup").arg(site.path(name));
+        let run = run.env("GLOVEBOX_DATABASE_TOOLS", &tools).env("CALLERS_OWN", "value");
+        run.outcome().expect(0);
         let seen = fs::read_to_string(&note).unwrap();
         assert!(seen.contains("PGUSER=teslamate") && !seen.contains("CALLERS_OWN"), "{seen}");
         let open = seen.lines().filter_map(|line| line.split_once(" -> "));

@@ -1,7 +1,7 @@
 //! The parser of secrets files against systemd itself: a booted host reads every file and says what it understood.
 //!
 //! Each file is the `EnvironmentFile=` of one unit that prints its environment. Generated files come from a seed, which
-//! is printed; `GLOVEBOX_SEED` repeats a run.
+//! is printed; `TEST_SEED` repeats a run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "the seed, and a skip that is seen")]
@@ -238,7 +238,7 @@ impl Host {
         let done = start.output().unwrap();
         assert!(
             done.status.success(),
-            "no systemd host: {}provide it, as root, with: tests/host/build (or leave this out with GLOVEBOX_SKIP_HOST=1)",
+            "no systemd host: {}provide it, as root, with: tests/host/build (or leave this out with TEST_SKIP_HOST=1)",
             String::from_utf8_lossy(&done.stderr)
         );
         host
@@ -299,20 +299,20 @@ fn variables(environment: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 fn seed() -> u64 {
-    match std::env::var("GLOVEBOX_SEED") {
-        Ok(seed) => seed.parse().expect("GLOVEBOX_SEED is a number"),
+    match std::env::var("TEST_SEED") {
+        Ok(seed) => seed.parse().expect("TEST_SEED is a number"),
         Err(_) => u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()),
     }
 }
 
 #[test]
 fn every_secrets_file_is_read_as_systemd_reads_it() {
-    if std::env::var_os("GLOVEBOX_SKIP_HOST").is_some_and(|value| value == "1") {
-        eprintln!("SKIPPED: secrets files against systemd (GLOVEBOX_SKIP_HOST=1)");
+    if std::env::var_os("TEST_SKIP_HOST").is_some_and(|value| value == "1") {
+        eprintln!("SKIPPED: secrets files against systemd (TEST_SKIP_HOST=1)");
         return;
     }
     let seed = seed();
-    eprintln!("seed: GLOVEBOX_SEED={seed}");
+    eprintln!("seed: TEST_SEED={seed}");
     let mut random = Random(seed);
 
     let mut files: Vec<Vec<u8>> = CORPUS.iter().map(|file| file.to_vec()).collect();

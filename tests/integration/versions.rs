@@ -16,8 +16,8 @@ fn host(script: &str) -> Command {
 
 impl Server17 {
     fn start() -> Option<Self> {
-        if std::env::var_os("GLOVEBOX_SKIP_HOST").is_some() {
-            println!("SKIPPED: GLOVEBOX_SKIP_HOST is set, so there is no PostgreSQL 17");
+        if std::env::var_os("TEST_SKIP_HOST").is_some() {
+            println!("SKIPPED: TEST_SKIP_HOST is set, so there is no PostgreSQL 17");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("gb17-").tempdir().unwrap();

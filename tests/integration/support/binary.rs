@@ -78,12 +78,18 @@ impl Site {
 
     /// A binary with its configuration; `teslamate-restore` for example.
     pub fn command(&self, binary: &str) -> Run {
-        let mut command = Command::new(path_of(binary));
-        let path = format!("{}:/usr/bin:/bin", self.systemctl.dir().display());
+        self.prepared(Command::new(path_of(binary)))
+    }
+
+    /// The same, started by another program: the command ends where the binary is to be named.
+    pub fn under(&self, mut program: Command, binary: &str) -> Run {
+        program.arg(path_of(binary));
+        self.prepared(program)
+    }
+
+    fn prepared(&self, mut command: Command) -> Run {
+        self.environment(&mut command);
         command
-            .env_clear()
-            .env("PATH", path)
-            .env("TZ", "America/New_York")
             .arg("--config")
             .arg(self.config())
             .current_dir(self.dir.path())
@@ -93,14 +99,22 @@ impl Site {
         Run { command, input: None }
     }
 
+    /// Nothing of the caller's environment: its `DATABASE_…` and `GLOVEBOX_…` are settings.
+    fn environment(&self, command: &mut Command) {
+        let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", self.systemctl.dir().display());
+        command.env_clear().env("PATH", path).env("TZ", "America/New_York");
+    }
+
     /// Starts a binary on a terminal, which script(1) makes.
     pub fn on_terminal(&self, binary: &str, arguments: &str) -> OnTerminal {
         // script(1) takes a shell's command line; the checkout may be in a directory with a space in its name.
         let quoted = |path: PathBuf| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
         let command = format!("{} --config {} {arguments}", quoted(path_of(binary)), quoted(self.config()));
-        let child = Command::new("script")
+        let mut script = Command::new("script");
+        self.environment(&mut script);
+        let child = script
             .args(["-qec", &command, "/dev/null"])
-            .env("PATH", format!("{}:/usr/bin:/bin", self.systemctl.dir().display()))
+            .env("TERM", "xterm")
             .current_dir(self.dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -13,15 +13,15 @@ use sha2::{Digest, Sha256};
 
 use super::server::bin_dir;
 
-/// Numbers from a seed, which is printed; `GLOVEBOX_SEED` repeats a run.
+/// Numbers from a seed, which is printed; `TEST_SEED` repeats a run.
 pub struct Random(u64);
 
 impl Random {
     pub fn new(test: &str) -> Self {
         let now =
             || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() & 0xffff_ffff).unwrap();
-        let seed = std::env::var("GLOVEBOX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now);
-        eprintln!("{test}: GLOVEBOX_SEED={seed}");
+        let seed = std::env::var("TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now);
+        eprintln!("{test}: TEST_SEED={seed}");
         Self(seed)
     }
 

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/teslamate");
 
-/// Where this machine keeps the server's programs: the newest version, unless `GLOVEBOX_TEST_PGBIN` names another.
+/// Where this machine keeps the server's programs: the newest version, unless `TEST_PGBIN` names another.
 pub fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("GLOVEBOX_TEST_PGBIN") {
+    if let Some(dir) = std::env::var_os("TEST_PGBIN") {
         return dir.into();
     }
     let mut dirs: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
