@@ -7,6 +7,7 @@
 //! | [`cli`] | flags, output and exit code of every binary; each calls one recipe below |
 //! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
+//! | [`tables`] | reads a database's rows in chunks, all from one moment |
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
 //! | [`database`] | PostgreSQL: connecting, locks, client programs |
 //! | [`host`] | what is done with the caller's own rights: files, terminal, service |
@@ -32,4 +33,5 @@ pub mod progress;
 pub mod restore;
 pub mod service;
 pub mod settings;
+pub mod tables;
 pub mod teslamate;

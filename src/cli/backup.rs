@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::report::{self, Report};
 use super::{Common, Env, Needs};
-use crate::dump::write::{NOTHING_LEFT, Selection, Target, Writer, Written};
+use crate::dump::pg_dump::NOTHING_LEFT;
+use crate::dump::write::{Selection, Target, Writer, Written};
 use crate::dump::{Contents, Format};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Opens;

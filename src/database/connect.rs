@@ -20,7 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::settings::{Address, Database, Ssl};
 
 /// How long a server that is starting up is waited for.
-pub const STARTUP_WAIT: Duration = Duration::from_secs(60);
+pub const STARTUP_WAIT: Duration = Duration::from_mins(1);
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Dump files: writing one, and judging one.
 //!
-//! [`mod@write`] makes a file with `pg_dump`; [`source`] takes a file, a directory or standard input, whatever its name;
+//! [`mod@write`] makes a file with [`pg_dump`]; [`source`] takes a file, a directory or standard input, whatever its name;
 //! [`judge`] makes one pass over all of it and says what is in it ([`contents`]), or why it cannot be used. The text
 //! of a plain dump goes through [`text`] (line ends, encoding), [`scan`] (statements, rows) and [`rules`] (what is fed
 //! to the server, left out, or refused). Not here: loading, which is `restore/load.rs`.
@@ -8,6 +8,7 @@
 pub mod contents;
 pub mod format;
 pub mod judge;
+pub mod pg_dump;
 pub mod rules;
 pub mod scan;
 pub mod source;

@@ -7,33 +7,28 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr};
+use tokio::process::Child;
 
 use super::contents::Reader;
 use super::format::{Compression, Compressor};
 use super::judge::{self, unusable};
+use super::pg_dump::{NOTHING_LEFT, PgDump, collect, has_vanished, write_failed};
 use super::text::Flaw;
 use super::{Contents, Format, PIECE, hex};
+use crate::database::Connector;
 use crate::database::connect::{QueryContext, server_version};
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
-use crate::database::{Connector, connect};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
-
-/// What is true after a failure.
-pub const NOTHING_LEFT: &str = "no file was left, the database was only read";
 
 /// What is dumped, in `pg_dump`'s own words.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +39,19 @@ pub struct Selection {
     pub data_only: bool,
     /// `--table`, patterns.
     pub tables: Vec<String>,
+}
+
+impl Selection {
+    fn arguments(&self, format: &[&str]) -> Vec<String> {
+        let mut arguments: Vec<String> = format.iter().map(|&argument| argument.to_owned()).collect();
+        for (wanted, flag) in [(self.schema_only, "--schema-only"), (self.data_only, "--data-only")] {
+            if wanted {
+                arguments.push(flag.to_owned());
+            }
+        }
+        arguments.extend(self.tables.iter().map(|table| format!("--table={table}")));
+        arguments
+    }
 }
 
 /// Where the dump goes.
@@ -159,6 +167,10 @@ impl Writer<'_> {
         }
     }
 
+    fn pg_dump<'a>(&'a self, tools: &'a Tools) -> PgDump<'a> {
+        PgDump { connector: self.connector, tools, lock_wait: self.lock_wait }
+    }
+
     async fn attempt(
         &self,
         tools: &Tools,
@@ -169,33 +181,19 @@ impl Writer<'_> {
     ) -> Result<(u64, String, Contents)> {
         match (format, target) {
             (Format::Plain(compression), target) => {
-                let mut child = self.start(tools, &["--format=plain"], selection, Stdio::piped())?;
-                self.pump(&mut child, compression, target, meter).await
+                let pg_dump = self.pg_dump(tools);
+                let mut child = pg_dump.start(&selection.arguments(&["--format=plain"]), Stdio::piped())?;
+                self.pump(&pg_dump, &mut child, compression, target, meter).await
             }
             (_, Target::File(file)) => self.archive(tools, selection, file, meter).await,
             (_, Target::Stdout) => Err(Error::new(Kind::Usage, "standard output gets plain SQL only")),
         }
     }
 
-    fn start(&self, tools: &Tools, arguments: &[&str], selection: &Selection, stdout: Stdio) -> Result<Child> {
-        let mut command = tools.command("pg_dump", self.connector, self.connector.database_name());
-        command.args(["--verbose", "--no-password"]).args(arguments);
-        command.arg(format!("--lock-wait-timeout={}", self.lock_wait.as_millis()));
-        if selection.schema_only {
-            command.arg("--schema-only");
-        }
-        if selection.data_only {
-            command.arg("--data-only");
-        }
-        for table in &selection.tables {
-            command.arg(format!("--table={table}"));
-        }
-        command.stdout(stdout).stderr(Stdio::piped()).spawn().context(Kind::Source, "cannot run pg_dump")
-    }
-
     /// Plain SQL: from `pg_dump`'s standard output through the scanner and the compressor to the target.
     async fn pump(
         &self,
+        pg_dump: &PgDump<'_>,
         child: &mut Child,
         compression: Compression,
         target: Target,
@@ -212,7 +210,7 @@ impl Writer<'_> {
         // Where the reading was given up, pg_dump only complains about its broken pipe: the reason comes first.
         let ended = match &pumped {
             Err(Failure::Target(_) | Failure::Text(_)) => Ok(()),
-            Ok(_) | Err(Failure::Source(_) | Failure::End(_)) => self.ended_well(child, &words).await,
+            Ok(_) | Err(Failure::Source(_) | Failure::End(_)) => pg_dump.ended_well(child, &words).await,
         };
         ended.and(match pumped {
             Ok(done) => Ok(done),
@@ -235,7 +233,8 @@ impl Writer<'_> {
         let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
         // Level 1: nearly as small as the default, in less than half of the time.
         let arguments = ["--format=custom", "--compress=1"];
-        let mut child = self.start(tools, &arguments, selection, Stdio::from(shared))?;
+        let pg_dump = self.pg_dump(tools);
+        let mut child = pg_dump.start(&selection.arguments(&arguments), Stdio::from(shared))?;
         let stderr = child.stderr.take();
         let size = || file.metadata().map_or(0, |metadata| metadata.len());
         let growth = async {
@@ -248,7 +247,7 @@ impl Writer<'_> {
             words = collect(stderr, meter) => words,
             () = growth => Vec::new(),
         };
-        self.ended_well(&mut child, &words).await?;
+        pg_dump.ended_well(&mut child, &words).await?;
         meter.now("reading the archive back");
         meter.bytes.store(0, Ordering::Relaxed);
         let bytes = size();
@@ -260,61 +259,6 @@ impl Writer<'_> {
             .await
             .map_err(|error| error.escalate(Kind::Verify).with("state", NOTHING_LEFT))?;
         Ok((bytes, sha256, contents))
-    }
-
-    /// `pg_dump` must have ended with 0 and without an error.
-    async fn ended_well(&self, child: &mut Child, words: &[String]) -> Result<()> {
-        let status = child.wait().await.context(Kind::Source, "cannot wait for pg_dump")?;
-        if status.success() && words.is_empty() {
-            return Ok(());
-        }
-        let text = words.join("\n");
-        // The file is pg_dump's own standard output when it writes an archive.
-        let full = ["No space left on device", "Disk quota exceeded", "File too large"];
-        if full.iter().any(|words| text.contains(words)) {
-            return Err(write_failed(&io::Error::other(text)));
-        }
-        // A limit on the size of files ends a program that does not listen for this signal.
-        if status.signal() == Some(Signal::SIGXFSZ as i32) {
-            return Err(write_failed(&rustix::io::Errno::FBIG.into()));
-        }
-        let state = NOTHING_LEFT;
-        // pg_dump sets statement_timeout for the LOCK TABLE, whatever its option is called.
-        if text.contains("statement timeout") || text.contains("lock timeout") {
-            let wait = self.lock_wait.as_secs();
-            let error = Error::new(Kind::Busy, format!("a table was locked for more than {wait} s"));
-            return Err(error.with("cause", &text).with("holder", self.lock_holders().await).with("state", state));
-        }
-        let mut error = Error::new(Kind::Source, format!("pg_dump failed ({status})")).with("cause", &text);
-        if text.contains("invalid page") || text.contains("could not read block") {
-            error = error
-                .hint("A page of the database is damaged: keep every backup that you have, then run `pg_amcheck`.");
-        }
-        if text.contains("row-level security") {
-            error = error.hint("Rows are hidden from this role: dump as the owner, or give the role BYPASSRLS.");
-        }
-        Err(error.with("state", state))
-    }
-
-    /// Who holds an exclusive lock on a table, as far as can still be found out.
-    async fn lock_holders(&self) -> String {
-        let ask = async {
-            let client = self.connector.connect().await?;
-            let rows = client
-                .query(
-                    "SELECT DISTINCT format('pid %s (%s), %s: %s', a.pid, coalesce(nullif(a.application_name, ''), \
-                            'unnamed'), l.relation::regclass, left(a.query, 120)) \
-                     FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-                     WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'AccessExclusiveLock' \
-                       AND a.datname = current_database() AND a.pid <> pg_backend_pid()",
-                    &[],
-                )
-                .await
-                .query_context("cannot ask who holds the lock")?;
-            let holders: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            Result::Ok(holders.join("\n"))
-        };
-        ask.await.unwrap_or_default()
     }
 }
 
@@ -390,45 +334,8 @@ fn hash(file: &File) -> io::Result<String> {
     }
 }
 
-/// Reads `pg_dump`'s verbose stream: which table it is at, and every word from the first error on.
-async fn collect(stderr: Option<ChildStderr>, meter: &Meter) -> Vec<String> {
-    let Some(stderr) = stderr else { return Vec::new() };
-    let mut lines = BufReader::new(stderr).split(b'\n');
-    let mut words: Vec<String> = Vec::new();
-    while let Ok(Some(line)) = lines.next_segment().await {
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        if let Some(table) = line.split("dumping contents of table ").nth(1) {
-            meter.now(table.trim_matches('"'));
-        }
-        let is_error = line.contains(": error: ") || line.starts_with("FATAL") || line.contains(": fatal: ");
-        if (is_error || !words.is_empty()) && words.len() < 40 {
-            words.push(line);
-        }
-    }
-    words
-}
-
-/// Whether `pg_dump` failed since something that it had seen was gone a moment later.
-fn has_vanished(error: &Error) -> bool {
-    let gone = |line: &str| {
-        line.contains("could not open relation with OID")
-            || line.contains("cache lookup failed for")
-            || (line.contains("ERROR:  relation ") && line.ends_with("does not exist"))
-    };
-    error.kind() == Kind::Source && error.detail("cause").is_some_and(|words| words.lines().any(gone))
-}
-
 fn no_pipe() -> Error {
     Error::new(Kind::Source, "cannot read from pg_dump")
-}
-
-fn write_failed(cause: &io::Error) -> Error {
-    let error = Error::new(Kind::Store, "cannot write the dump").with("cause", connect::chain(cause));
-    let error = match cause.kind() {
-        io::ErrorKind::BrokenPipe => error.hint("The program that read standard output ended before the dump did."),
-        _ => error.hint("Free some space, or write to another file system; `df -h` shows what is left."),
-    };
-    error.with("state", NOTHING_LEFT)
 }
 
 fn not_whole(flaw: &Flaw) -> Error {

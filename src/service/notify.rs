@@ -5,7 +5,7 @@
 use sd_notify::NotifyState;
 
 /// How long the service manager is asked to wait for the next sign of life.
-const EXTENSION: std::time::Duration = std::time::Duration::from_secs(120);
+const EXTENSION: std::time::Duration = std::time::Duration::from_mins(2);
 
 /// The work has begun.
 pub fn ready() {

@@ -43,10 +43,10 @@ mod tests {
 
     #[test]
     fn durations_have_a_number_and_a_unit() {
-        assert_eq!(parse("30m"), Ok(Duration::from_secs(1800)));
-        assert_eq!(parse("12h"), Ok(Duration::from_secs(43_200)));
-        assert_eq!(parse("1d"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(parse("2w"), Ok(Duration::from_secs(1_209_600)));
+        assert_eq!(parse("30m"), Ok(Duration::from_mins(30)));
+        assert_eq!(parse("12h"), Ok(Duration::from_hours(12)));
+        assert_eq!(parse("1d"), Ok(Duration::from_hours(24)));
+        assert_eq!(parse("2w"), Ok(Duration::from_hours(336)));
         for text in ["", "1", "d", "-1d", "1.5h", "1 d", "1y", "99999999999d", "１d", "1dd"] {
             assert!(parse(text).is_err(), "{text:?}");
         }

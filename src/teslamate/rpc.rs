@@ -24,7 +24,7 @@ use crate::process;
 use crate::settings::Secret;
 
 /// How long a call may take: closing a drive looks two addresses up over the network.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// How much of the child's output is shown.
 const SHOWN: usize = 4000;

@@ -38,4 +38,5 @@ mod restore_swap;
 mod secrets_systemd;
 mod settings;
 mod support;
+mod tables;
 mod versions;

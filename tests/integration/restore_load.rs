@@ -1,14 +1,10 @@
 //! Loading and verifying: one error is a failure, and what the server cannot do is known before.
 
 use std::fs;
-use std::path::Path;
 
 use crate::support::server::Options;
+use crate::support::server::fixture;
 use crate::support::{Server, Site};
-
-fn fixture(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teslamate").join(name)
-}
 
 /// What the catalogue says of a database, by stock `pg_dump`.
 fn schema(server: &Server, database: &str) -> String {

@@ -116,7 +116,7 @@ fn r69_clients_that_reconnect_at_once_do_not_prevent_the_swap() {
             let (stop, answered, reconnected) = (stop.clone(), answered.clone(), reconnected.clone());
             std::thread::spawn(move || {
                 // Bounded by time in any case: the loop ends with the test, or after a minute.
-                let give_up = Instant::now() + Duration::from_secs(60);
+                let give_up = Instant::now() + Duration::from_mins(1);
                 while !stop.load(Ordering::Relaxed) && Instant::now() < give_up {
                     let mut child = psql.spawn().expect("psql starts");
                     answered.fetch_add(1, Ordering::Relaxed);

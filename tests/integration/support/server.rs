@@ -337,6 +337,11 @@ impl Drop for Server {
     }
 }
 
+/// The path of a fixture.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(FIXTURES).join(name)
+}
+
 /// A database name as libpq's connection string, so that a name with `=` is not taken for one.
 pub fn conninfo(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))

@@ -1,0 +1,42 @@
+//! Everything of a database that is not a row of a table, as one archive of `pg_dump`: definitions, values of sequences,
+//! large objects, settings of extensions. It joins the snapshot, so that it fits the rows.
+
+use std::fs::File;
+use std::io::Seek;
+use std::path::Path;
+use std::process::Stdio;
+
+use super::catalog::Table;
+use super::snapshot::Snapshot;
+use crate::dump::judge;
+use crate::dump::pg_dump::{PgDump, collect};
+use crate::error::{Context, Kind, Result};
+use crate::progress::Meter;
+use std::sync::Arc;
+
+/// Writes the archive into a temporary file and reads it back.
+///
+/// Only the tables whose rows are copied elsewhere are left out, each by its name: a pattern for all of them would also
+/// leave out the values of sequences.
+pub async fn write(
+    pg_dump: &PgDump<'_>,
+    snapshot: &Snapshot,
+    tables: &[Table],
+    temporary: &Path,
+    meter: &Arc<Meter>,
+) -> Result<File> {
+    let mut file = tempfile::tempfile_in(temporary).context(Kind::Store, "cannot make a temporary file")?;
+    let mut arguments =
+        vec!["--format=custom".to_owned(), "--compress=1".to_owned(), format!("--snapshot={}", snapshot.id())];
+    arguments.extend(tables.iter().map(|table| format!("--exclude-table-data={}", table.qualified())));
+    let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
+    let mut child = pg_dump.start(&arguments, Stdio::from(shared))?;
+    let words = collect(child.stderr.take(), meter).await;
+    pg_dump.ended_well(&mut child, &words).await?;
+    let rewound = |file: &mut File| file.rewind().context(Kind::Store, "cannot read a temporary file back");
+    rewound(&mut file)?;
+    let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
+    judge::archive(pg_dump.tools, Stdio::from(shared), "-", meter).await?;
+    rewound(&mut file)?;
+    Ok(file)
+}

@@ -1,0 +1,22 @@
+//! Reads the rows of a database in chunks, all from one moment.
+//!
+//! One session exports a snapshot ([`snapshot`]), looks at every relation ([`catalog`]) and cuts the tables into ranges
+//! of blocks ([`plan`]). Several sessions join the snapshot and copy the ranges, ahead of whoever takes them
+//! ([`readers`]), into memory or a temporary file ([`buffer`]); every byte passes a count of its rows ([`rows`]).
+//! `pg_dump` joins the snapshot too and writes everything that is not a row ([`definitions`]).
+//!
+//! Nothing here knows where the rows go.
+
+pub mod buffer;
+pub mod catalog;
+pub mod definitions;
+pub mod plan;
+pub mod readers;
+pub mod rows;
+pub mod snapshot;
+pub mod types;
+
+pub use catalog::{Column, Table};
+pub use plan::{Chunk, Plan};
+pub use snapshot::Snapshot;
+pub use types::CopyFormat;

@@ -1,0 +1,128 @@
+//! Copies the chunks of a plan on several sessions, ahead of whoever takes them, and hands them over in order.
+//!
+//! At most `jobs` chunks are being copied and twice as many wait to be taken; a large one waits in a temporary file.
+//! So memory is bounded whatever the size of the database.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_postgres::Client;
+
+use super::buffer::{Buffer, MEMORY_LIMIT, Whole};
+use super::plan::Plan;
+use super::rows::RowCounter;
+use super::snapshot::Snapshot;
+use crate::database::Connector;
+use crate::database::connect::QueryContext;
+use crate::error::{Error, Kind, Result};
+
+/// A chunk that was copied.
+#[derive(Debug)]
+pub struct Copied {
+    /// Which of the plan's chunks.
+    pub chunk: usize,
+    /// Its rows.
+    pub rows: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What COPY wrote.
+    pub body: Whole,
+}
+
+/// How the readers work.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Sessions that copy, at least one.
+    pub jobs: usize,
+    /// How long a lock is waited for.
+    pub lock_wait: Duration,
+    /// Where large chunks wait.
+    pub temporary: PathBuf,
+}
+
+/// Copies that arrive in the order of the plan.
+pub struct Ordered {
+    queue: mpsc::Receiver<oneshot::Receiver<Result<Copied>>>,
+}
+
+impl Ordered {
+    /// The next one; `None` after the last. Blocks: not for an asynchronous task.
+    pub fn next_blocking(&mut self) -> Option<Result<Copied>> {
+        let next = self.queue.blocking_recv()?;
+        // A reader that went away without a word was stopped.
+        Some(next.blocking_recv().unwrap_or_else(|_| Err(Error::new(Kind::Source, "the reading was given up"))))
+    }
+}
+
+type Task = (usize, oneshot::Sender<Result<Copied>>);
+
+/// Starts copying these chunks of the plan. It ends by itself when all are copied, at the first failure, or when
+/// nobody takes them any more.
+pub async fn start(
+    connector: &Connector,
+    snapshot: &Snapshot,
+    plan: Arc<Plan>,
+    chunks: Vec<usize>,
+    options: &Options,
+) -> Result<Ordered> {
+    let jobs = options.jobs.max(1);
+    let (queue, ordered) = mpsc::channel(jobs * 2);
+    let (hand, tasks) = mpsc::channel::<Task>(1);
+    let tasks = Arc::new(Mutex::new(tasks));
+    for _ in 0..jobs {
+        let client = snapshot.join(connector, options.lock_wait).await?;
+        let reader = Reader { client, plan: plan.clone(), temporary: options.temporary.clone() };
+        tokio::spawn(reader.work(tasks.clone()));
+    }
+    tokio::spawn(async move {
+        for chunk in chunks {
+            let (sender, receiver) = oneshot::channel();
+            // First its place in the order, then the work: so the one that is waited for is always being copied.
+            if queue.send(receiver).await.is_err() || hand.send((chunk, sender)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(Ordered { queue: ordered })
+}
+
+struct Reader {
+    client: Client,
+    plan: Arc<Plan>,
+    temporary: PathBuf,
+}
+
+impl Reader {
+    async fn work(self, tasks: Arc<Mutex<mpsc::Receiver<Task>>>) {
+        loop {
+            let task = tasks.lock().await.recv().await;
+            let Some((chunk, sender)) = task else { return };
+            let copied = self.copy(chunk).await;
+            let failed = copied.is_err();
+            if sender.send(copied).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    async fn copy(&self, number: usize) -> Result<Copied> {
+        let chunk = &self.plan.chunks[number];
+        let table = &self.plan.tables[chunk.table];
+        let failed = || format!("cannot read table {}", table.qualified());
+        let stream = self.client.copy_out(&self.plan.statement(chunk)).await.query_context(failed())?;
+        let mut stream = std::pin::pin!(stream);
+        let mut buffer = Buffer::new(&self.temporary, MEMORY_LIMIT);
+        let mut counter = RowCounter::new(table.format);
+        while let Some(piece) = stream.try_next().await.query_context(failed())? {
+            counter.feed(&piece);
+            buffer.push(&piece)?;
+        }
+        let rows = counter
+            .finish()
+            .map_err(|why| Error::new(Kind::Source, failed()).with("cause", format!("COPY's output {why}")))?;
+        Ok(Copied { chunk: number, rows, bytes: buffer.bytes(), body: buffer.finish()? })
+    }
+}
