@@ -4,12 +4,15 @@
 //! of blocks ([`plan`]). Several sessions join the snapshot and copy the ranges, ahead of whoever takes them
 //! ([`readers`]), into memory or a temporary file ([`buffer`]); every byte passes a count of its rows ([`rows`]).
 //! `pg_dump` joins the snapshot too and writes everything that is not a row ([`definitions`]).
+//! What was read, and from where ([`facts`]), is written down in a [`manifest`].
 //!
 //! Nothing here knows where the rows go.
 
 pub mod buffer;
 pub mod catalog;
 pub mod definitions;
+pub mod facts;
+pub mod manifest;
 pub mod plan;
 pub mod readers;
 pub mod rows;
@@ -17,6 +20,7 @@ pub mod snapshot;
 pub mod types;
 
 pub use catalog::{Column, Table};
+pub use manifest::Manifest;
 pub use plan::{Chunk, Plan};
 pub use snapshot::Snapshot;
 pub use types::CopyFormat;

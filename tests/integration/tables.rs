@@ -14,6 +14,7 @@ use glovebox::progress::Meter;
 use glovebox::settings::{Inputs, Settings};
 use glovebox::tables::buffer::Whole;
 use glovebox::tables::catalog::{Catalog, Elsewhere};
+use glovebox::tables::facts::{Facts, Migrations};
 use glovebox::tables::readers::{self, Copied, Options};
 use glovebox::tables::{CopyFormat, Plan, Snapshot, Table, definitions};
 
@@ -254,4 +255,34 @@ fn r07_rows_that_the_role_may_not_see_fail_the_reading_by_name() {
     );
     let error = wait(read(&reader, 16, || ())).err().expect("a right is missing");
     assert!(error.kind() == Kind::Source && error.to_string().contains("charges"), "{error}");
+}
+
+#[test]
+fn where_the_rows_come_from_is_known_to_an_ordinary_role_too() {
+    let server = Server::shared();
+    let database = server.teslamate("facts");
+    let role = format!("{database}_reader");
+    server.query(
+        "postgres",
+        &format!(
+            "CREATE ROLE {role} LOGIN; COMMENT ON DATABASE {database} IS 'ten years'; \
+             ALTER DATABASE {database} SET work_mem = '8MB'; ALTER ROLE {role} IN DATABASE {database} SET jit = off"
+        ),
+    );
+    server.query(&database, &format!("GRANT SELECT ON schema_migrations TO {role}"));
+    let facts = wait(async {
+        let snapshot = Snapshot::export(&connector(server, &database, &role), WAIT).await?;
+        Facts::read(&snapshot).await
+    });
+    let facts = facts.unwrap();
+    assert_eq!(facts.system_identifier, server.query("postgres", "SELECT system_identifier FROM pg_control_system()"));
+    assert_eq!(facts.timeline, 1);
+    assert_eq!(facts.server_version / 10_000, server.major());
+    let of = |name: &str| facts.database[name].as_str().unwrap_or_default().to_owned();
+    assert_eq!((of("datname"), of("owner"), of("encoding")), (database, "teslamate".into(), "UTF8".into()));
+    assert_eq!((of("comment"), of("tablespace")), ("ten years".into(), "pg_default".into()));
+    let settings: Vec<_> =
+        facts.settings.iter().map(|setting| (setting.role.as_deref(), setting.values.join(" "))).collect();
+    assert_eq!(settings, [(None, "work_mem=8MB".to_owned()), (Some(role.as_str()), "jit=off".to_owned())]);
+    assert_eq!(facts.migrations, Some(Migrations { count: 105, newest: 20_260_808_090_000 }));
 }
