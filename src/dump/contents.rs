@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::rules::{self, Disposition, Skipped};
 use super::scan::{Scanner, Statement, Visitor};
@@ -54,6 +55,9 @@ pub struct Contents {
     pub large_objects: u64,
     /// Bytes of text.
     pub bytes: u64,
+    /// SHA-256 of its definitions alone, 64 hex digits: the same for two dumps of one schema, whatever its rows, the
+    /// values of its sequences and its large objects.
+    pub definitions: String,
     /// Statements that `pg_dump` never writes: let pass with `--trust-dump`.
     pub untrusted: Vec<Flaw>,
 }
@@ -101,7 +105,8 @@ impl Reader {
     /// The end of the text: it must be whole.
     pub fn finish(mut self) -> Result<Contents, Flaw> {
         let scanned = self.scanner.finish(&mut self.judge);
-        let judge = self.judge;
+        let mut judge = self.judge;
+        judge.contents.definitions = crate::dump::hex(std::mem::take(&mut judge.definitions));
         let last = judge.last_line;
         if !judge.is_dump {
             return Err(Flaw::foreign(1, "is not the begin of a dump: pg_dump's header is missing"));
@@ -130,6 +135,7 @@ struct Judge {
     rows_at_hand: u64,
     columns: usize,
     captured: Option<Vec<u8>>,
+    definitions: Sha256,
     last_line: u64,
 }
 
@@ -149,7 +155,12 @@ impl Visitor for Judge {
             return Err(Flaw::foreign(statement.line, "comes after the end of the dump"));
         }
         match rules::disposition(statement) {
-            Disposition::Keep => self.learn(statement),
+            Disposition::Keep => {
+                if rules::defines(statement) {
+                    self.definitions.update(statement.text);
+                }
+                self.learn(statement)
+            }
             Disposition::Skip(Skipped::Database) => {
                 self.may_connect = true;
                 Ok(())
@@ -342,6 +353,20 @@ mod tests {
         assert_eq!(contents.extensions, BTreeSet::from(["cube".to_owned()]));
         assert_eq!(contents.newest_migration, Some(20_260_808_090_000));
         assert_eq!((contents.server_version, contents.dump_version), (Some(150_018), Some(160_001)));
+    }
+
+    #[test]
+    fn the_hash_of_the_definitions_is_that_of_the_definitions_alone() {
+        let dump = |table: &str, rows: &str, value: u32| {
+            let body = format!(
+                "CREATE TABLE public.t ({table});\nCOPY public.t (id) FROM stdin;\n{rows}\\.\n\
+                 SELECT pg_catalog.setval('public.s', {value}, true);\nSELECT pg_catalog.lo_create('{value}');\n"
+            );
+            read(&format!("{HEADER}{body}{END}")).unwrap().definitions
+        };
+        assert_eq!(dump("id int", "1\n", 1), dump("id int", "2\n3\n", 4));
+        assert_ne!(dump("id int", "1\n", 1), dump("id bigint", "1\n", 1));
+        assert_eq!(dump("id int", "", 1).len(), 64);
     }
 
     #[test]

@@ -94,6 +94,12 @@ fn untrusted_language(words: &[&str]) -> Option<String> {
     matches!(language.to_ascii_lowercase().as_str(), "c" | "internal").then(|| language.to_lowercase())
 }
 
+/// Whether a statement says what the database consists of, not what is in it.
+#[must_use]
+pub fn defines(statement: &Statement<'_>) -> bool {
+    !matches!(statement.words.first().map(String::as_str), Some("COPY" | "INSERT" | "SELECT"))
+}
+
 /// Whether a statement only sets an owner (`--no-owner` leaves it out).
 #[must_use]
 pub fn sets_owner(statement: &Statement<'_>) -> bool {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Seek;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use super::catalog::Table;
 use super::snapshot::Snapshot;
@@ -12,9 +13,8 @@ use crate::dump::judge;
 use crate::dump::pg_dump::{PgDump, collect};
 use crate::error::{Context, Kind, Result};
 use crate::progress::Meter;
-use std::sync::Arc;
 
-/// Writes the archive into a temporary file and reads it back.
+/// Writes the archive into a temporary file and reads it back. The text is the SHA-256 of the definitions in it.
 ///
 /// Only the tables whose rows are copied elsewhere are left out, each by its name: a pattern for all of them would also
 /// leave out the values of sequences.
@@ -24,7 +24,7 @@ pub async fn write(
     tables: &[Table],
     temporary: &Path,
     meter: &Arc<Meter>,
-) -> Result<File> {
+) -> Result<(File, String)> {
     let mut file = tempfile::tempfile_in(temporary).context(Kind::Store, "cannot make a temporary file")?;
     let mut arguments =
         vec!["--format=custom".to_owned(), "--compress=1".to_owned(), format!("--snapshot={}", snapshot.id())];
@@ -36,7 +36,7 @@ pub async fn write(
     let rewound = |file: &mut File| file.rewind().context(Kind::Store, "cannot read a temporary file back");
     rewound(&mut file)?;
     let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
-    judge::archive(pg_dump.tools, Stdio::from(shared), "-", meter).await?;
+    let contents = judge::archive(pg_dump.tools, Stdio::from(shared), "-", meter).await?;
     rewound(&mut file)?;
-    Ok(file)
+    Ok((file, contents.definitions))
 }

@@ -33,6 +33,12 @@ pub struct Manifest {
     /// Where it comes from.
     #[serde(flatten)]
     pub facts: Facts,
+    /// The position in the write-ahead log below which every change is settled (`changes.rs`), as `pg_lsn` writes it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub horizon: Option<String>,
+    /// SHA-256 of the definitions, 64 hex digits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub schema_hash: Option<String>,
     /// Why every chunk was read, if it was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub read_all: Option<String>,
@@ -115,6 +121,8 @@ impl Manifest {
             started,
             finished,
             facts,
+            horizon: None,
+            schema_hash: None,
             read_all: None,
             tables,
             others,

@@ -6,15 +6,20 @@
 //! `pg_dump` joins the snapshot too and writes everything that is not a row ([`definitions`]).
 //! What was read, and from where ([`facts`]), is written down in a [`manifest`].
 //!
+//! Where the server keeps summaries of its write-ahead log, chunks that did not change since an earlier backup need not be
+//! read again: [`changes`] says which blocks may be other ones, [`reuse`] decides.
+//!
 //! Nothing here knows where the rows go.
 
 pub mod buffer;
 pub mod catalog;
+pub mod changes;
 pub mod definitions;
 pub mod facts;
 pub mod manifest;
 pub mod plan;
 pub mod readers;
+pub mod reuse;
 pub mod rows;
 pub mod snapshot;
 pub mod types;

@@ -69,7 +69,7 @@ async fn read(connector: &Connector, chunk_blocks: u32, meanwhile: impl FnOnce()
     let chunks = chunks.await.unwrap()?;
     let pg_dump = PgDump { connector, tools: &tools, lock_wait: WAIT };
     let meter = Meter::new("");
-    let mut file = definitions::write(&pg_dump, &snapshot, &plan.tables, directory.path(), &meter).await?;
+    let (mut file, _) = definitions::write(&pg_dump, &snapshot, &plan.tables, directory.path(), &meter).await?;
     let path = directory.path().join("definitions.dump");
     std::io::copy(&mut file, &mut std::fs::File::create(&path).unwrap()).unwrap();
     let others = catalog.others.into_iter().map(|other| (other.name, other.rows)).collect();
