@@ -23,6 +23,7 @@ mod backup_files;
 mod backup_locks;
 mod backup_signals;
 mod backup_sources;
+mod changes;
 mod close_charge;
 mod close_drive;
 mod connections;

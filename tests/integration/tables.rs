@@ -11,32 +11,18 @@ use glovebox::database::tools::Tools;
 use glovebox::dump::pg_dump::PgDump;
 use glovebox::error::{Error, Kind};
 use glovebox::progress::Meter;
-use glovebox::settings::{Inputs, Settings};
 use glovebox::tables::buffer::Whole;
 use glovebox::tables::catalog::{Catalog, Elsewhere};
 use glovebox::tables::facts::{Facts, Migrations};
 use glovebox::tables::readers::{self, Copied, Options};
 use glovebox::tables::{CopyFormat, Plan, Snapshot, Table, definitions};
 
-use crate::support::Server;
+use crate::support::{self, Server, wait};
 
 const WAIT: Duration = Duration::from_mins(1);
 
 fn connector(server: &Server, database: &str, user: &str) -> Connector {
-    let variables = [
-        ("DATABASE_SOCKET_DIR", server.dir().display().to_string()),
-        ("DATABASE_PORT", server.port().to_string()),
-        ("DATABASE_NAME", database.to_owned()),
-        ("DATABASE_USER", user.to_owned()),
-    ];
-    let environment = variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let settings = Settings::resolve(&Inputs { environment, ..Inputs::default() }).unwrap();
-    Connector::new(&settings.database, "test")
-}
-
-/// Lets a future run to its end.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    support::connector(server.dir(), server.port(), database, user)
 }
 
 /// A database that was read.

@@ -1,108 +1,14 @@
 //! A server of another major version than the client programs: PostgreSQL 17 from the host tree beside the machine's own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::support::server::bin_dir;
+use crate::support::server17::Server17;
 use crate::support::{Server, Site};
-
-/// PostgreSQL 17, in a directory of its own; it ends with the test.
-struct Server17(tempfile::TempDir);
-
-fn host(script: &str) -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host").join(script))
-}
-
-impl Server17 {
-    fn start() -> Option<Self> {
-        if std::env::var_os("TEST_SKIP_HOST").is_some() {
-            println!("SKIPPED: TEST_SKIP_HOST is set, so there is no PostgreSQL 17");
-            return None;
-        }
-        let dir = tempfile::Builder::new().prefix("gb17-").tempdir().unwrap();
-        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let owner = std::process::id().to_string();
-        let output = host("pg17-server").arg("start").arg(dir.path()).args(["--owner", &owner]).output().unwrap();
-        assert!(
-            output.status.success(),
-            "provide it, as root, with tests/host/build: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let output = host("pg17-tools").arg(dir.path().join("tools")).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Some(Self(dir))
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.path().join("socket")
-    }
-
-    fn tools(&self) -> PathBuf {
-        self.0.path().join("tools")
-    }
-
-    #[track_caller]
-    fn query(&self, database: &str, sql: &str) -> String {
-        let output = Command::new(self.tools().join("psql"))
-            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql, "-h"])
-            .arg(self.socket())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// An installation with a database of TeslaMate on this server.
-    fn site(&self, tools: Option<&Path>) -> Site {
-        let site = Site::new(Server::shared(), "teslamate");
-        let tools = tools.map_or_else(String::new, |dir| format!("tools = {:?}\n", dir.display().to_string()));
-        let text = format!(
-            "state_dir = {:?}\n[database]\nname = \"teslamate\"\nuser = \"postgres\"\nos_user = \"root\"\nsocket_dir = {:?}\n{tools}",
-            site.state_dir().display().to_string(),
-            self.socket().display().to_string()
-        );
-        site.write_config(&text);
-        site
-    }
-
-    fn make_teslamate(&self) {
-        self.query("postgres", "CREATE ROLE teslamate SUPERUSER LOGIN");
-        self.query("postgres", "CREATE DATABASE teslamate OWNER teslamate");
-        for file in ["schema.sql", "data.sql"] {
-            let output = Command::new(self.tools().join("psql"))
-                .args([
-                    "-X",
-                    "-q",
-                    "-v",
-                    "ON_ERROR_STOP=1",
-                    "-v",
-                    "positions=2000",
-                    "-U",
-                    "teslamate",
-                    "-d",
-                    "teslamate",
-                    "-h",
-                ])
-                .arg(self.socket())
-                .arg("-f")
-                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teslamate").join(file))
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
-}
-
-impl Drop for Server17 {
-    fn drop(&mut self) {
-        let _ = host("pg17-server").arg("stop").arg(self.0.path()).output();
-    }
-}
 
 #[test]
 fn two_major_versions_side_by_side() {
-    let Some(newer) = Server17::start() else { return };
+    let Some(newer) = Server17::start(&[]) else { return };
     newer.make_teslamate();
     let here = Server::shared();
     assert!(here.major() < 17, "this machine's server is not older than 17: the test proves nothing");

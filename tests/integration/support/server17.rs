@@ -1,0 +1,126 @@
+//! PostgreSQL 17 from the host tree, beside the machine's own server.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Server, Site};
+
+/// PostgreSQL 17, in a directory of its own; it ends with the test.
+pub struct Server17(tempfile::TempDir);
+
+fn host(script: &str) -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host").join(script))
+}
+
+impl Server17 {
+    pub fn start(settings: &[&str]) -> Option<Self> {
+        if std::env::var_os("TEST_SKIP_HOST").is_some() {
+            println!("SKIPPED: TEST_SKIP_HOST is set, so there is no PostgreSQL 17");
+            return None;
+        }
+        let dir = tempfile::Builder::new().prefix("gb17-").tempdir().unwrap();
+        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let owner = std::process::id().to_string();
+        let output = host("pg17-server")
+            .arg("start")
+            .arg(dir.path())
+            .args(["--owner", &owner])
+            .args(flags(settings))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "provide it, as root, with tests/host/build: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let output = host("pg17-tools").arg(dir.path().join("tools")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(Self(dir))
+    }
+
+    /// Ends every process of it at once, and starts it again.
+    pub fn crash(&self, settings: &[&str]) {
+        let dir = self.0.path();
+        assert!(host("pg17-server").arg("kill").arg(dir).status().unwrap().success());
+        // Until its parent has collected it, the dead server's number counts as that of a running one.
+        for lock in ["data/postmaster.pid", "socket/.s.PGSQL.5432.lock"] {
+            fs::remove_file(dir.join(lock)).unwrap();
+        }
+        let owner = std::process::id().to_string();
+        let mut start = host("pg17-server");
+        let output = start.arg("start").arg(dir).args(["--owner", &owner]).args(flags(settings)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.0.path().join("socket")
+    }
+
+    pub fn tools(&self) -> PathBuf {
+        self.0.path().join("tools")
+    }
+
+    #[track_caller]
+    pub fn query(&self, database: &str, sql: &str) -> String {
+        let output = Command::new(self.tools().join("psql"))
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql, "-h"])
+            .arg(self.socket())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// An installation with a database of TeslaMate on this server.
+    pub fn site(&self, tools: Option<&Path>) -> Site {
+        let site = Site::new(Server::shared(), "teslamate");
+        let tools = tools.map_or_else(String::new, |dir| format!("tools = {:?}\n", dir.display().to_string()));
+        let text = format!(
+            "state_dir = {:?}\n[database]\nname = \"teslamate\"\nuser = \"postgres\"\nos_user = \"root\"\nsocket_dir = {:?}\n{tools}",
+            site.state_dir().display().to_string(),
+            self.socket().display().to_string()
+        );
+        site.write_config(&text);
+        site
+    }
+
+    /// A database `teslamate` with 2,000 positions.
+    pub fn make_teslamate(&self) {
+        self.query("postgres", "CREATE ROLE teslamate SUPERUSER LOGIN");
+        self.query("postgres", "CREATE DATABASE teslamate OWNER teslamate");
+        for file in ["schema.sql", "data.sql"] {
+            let output = Command::new(self.tools().join("psql"))
+                .args([
+                    "-X",
+                    "-q",
+                    "-v",
+                    "ON_ERROR_STOP=1",
+                    "-v",
+                    "positions=2000",
+                    "-U",
+                    "teslamate",
+                    "-d",
+                    "teslamate",
+                    "-h",
+                ])
+                .arg(self.socket())
+                .arg("-f")
+                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teslamate").join(file))
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+impl Drop for Server17 {
+    fn drop(&mut self) {
+        let _ = host("pg17-server").arg("stop").arg(self.0.path()).output();
+    }
+}
+
+/// Settings as `postgres` takes them.
+fn flags<'a>(settings: &'a [&str]) -> Vec<&'a str> {
+    settings.iter().flat_map(|setting| ["-c", setting]).collect()
+}
