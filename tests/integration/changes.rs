@@ -106,14 +106,16 @@ const SCHEMA: &str = "\
     CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
     CREATE TABLE parts_1 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
     CREATE TABLE still (id int, note text);
+    CREATE TABLE labels (id int, feeling mood, kind regclass);
     INSERT INTO big SELECT i, i, 'calm', repeat('x', i % 90) FROM generate_series(1, 20000) i;
     INSERT INTO wide SELECT i, jsonb_build_object('a', i), repeat(md5(i::text), 100) FROM generate_series(1, 400) i;
     INSERT INTO volatile SELECT i, 'x' FROM generate_series(1, 9000) i;
     INSERT INTO parts SELECT i, repeat('p', 60) FROM generate_series(1, 9000) i;
-    INSERT INTO still SELECT i, repeat('s', 60) FROM generate_series(1, 20000) i";
+    INSERT INTO still SELECT i, repeat('s', 60) FROM generate_series(1, 20000) i;
+    INSERT INTO labels SELECT i, 'angry', 'still' FROM generate_series(1, 9000) i";
 
 /// What may happen between two backups; `$n` and `$m` are numbers.
-const DEEDS: [&str; 26] = [
+const DEEDS: [&str; 29] = [
     "UPDATE big SET n = n + 1 WHERE id BETWEEN $n AND $n + 20",
     "UPDATE big SET note = repeat('y', $m % 200) WHERE id = $n",
     "DELETE FROM big WHERE id BETWEEN $n AND $n + $m % 300",
@@ -140,6 +142,9 @@ const DEEDS: [&str; 26] = [
     "BEGIN; UPDATE big SET n = 3 WHERE id BETWEEN $n AND $n + 40; PREPARE TRANSACTION 'p$n_$m'",
     "DELETE FROM big WHERE id > 90000; VACUUM big",
     "CHECKPOINT",
+    "ALTER TYPE mood RENAME VALUE 'angry' TO 'cross'",
+    "ALTER TYPE mood RENAME VALUE 'cross' TO 'angry'",
+    "ALTER TABLE still RENAME TO moved; ALTER TABLE moved RENAME TO still",
 ];
 
 /// Does something; a statement that PostgreSQL refuses (a lock that a prepared transaction holds) is as if not done.
@@ -209,6 +214,17 @@ fn what_is_reused_is_the_same_whatever_was_done_in_between() {
                 server.crash(&settings);
                 crashes += 1;
             }
+            // It writes into a table that nothing else touches, sleeps through this backup, and ends before the next.
+            let sleeper = connector.connect().await.unwrap();
+            let sleeps = random.below(3) == 0;
+            if sleeps {
+                let n = random.below(20_000);
+                // A summary covers what lies between two checkpoints: the next one must not reach back to this write.
+                let sql = format!("BEGIN; UPDATE public.still SET note = 'late' WHERE id BETWEEN {n} AND {n} + 3");
+                sleeper.batch_execute(&sql).await.unwrap();
+                connector.connect().await.unwrap().batch_execute("CHECKPOINT").await.unwrap();
+                note.push_str("; a sleeper");
+            }
             let stop = Arc::new(AtomicBool::new(false));
             let writer = connector.connect().await.unwrap();
             let seed = Random::of(random.next());
@@ -216,6 +232,9 @@ fn what_is_reused_is_the_same_whatever_was_done_in_between() {
             let taken = take(&connector, &tools, parent.as_ref(), &note).await;
             stop.store(true, Ordering::Relaxed);
             writing.await.unwrap();
+            if sleeps {
+                sleeper.batch_execute("COMMIT").await.unwrap();
+            }
             eprintln!(
                 "{note}: {} of {} reused {}",
                 taken.reused,
