@@ -19,7 +19,9 @@
 mod failure;
 mod migrations;
 mod owner;
+mod repository;
 mod runs;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -35,6 +37,7 @@ use crate::error::{Context, Error, Kind, Result};
 use failure::{Attempt, Failure};
 
 pub use runs::{Ending, Outcome, Run, RunId, RunKind, RunStatus};
+pub use snapshots::{Facts, Purpose, Snapshot};
 pub use values::HexId;
 
 /// The file's name in the state directory.
