@@ -19,6 +19,7 @@
 mod failure;
 mod migrations;
 mod owner;
+mod packs;
 mod repository;
 mod runs;
 mod snapshots;
