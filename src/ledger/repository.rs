@@ -30,7 +30,7 @@ impl Ledger {
     /// Remembers the repository, for good. Said again of the same one, nothing happens.
     ///
     /// # Errors
-    /// [`Kind::Refused`] if another one is known, naming both.
+    /// [`Kind::Refused`](crate::error::Kind::Refused) if another one is known, naming both.
     pub fn bind_repository(&mut self, id: &HexId) -> Result<()> {
         self.write(|transaction| bind(transaction, id))
     }

@@ -170,6 +170,14 @@ fn a_damaged_page_is_noticed_when_the_ledger_is_opened() {
 }
 
 #[test]
+fn a_row_that_cannot_be_is_noticed_when_the_ledger_is_opened() {
+    let (dir, mut ledger) = fresh();
+    ledger.begin(RunKind::Backup).unwrap();
+    raw(&dir).execute_batch("PRAGMA ignore_check_constraints = ON; UPDATE runs SET bytes_read = -1").unwrap();
+    assert!(refusal(&dir, Kind::Verify).contains("CHECK constraint failed in runs"));
+}
+
+#[test]
 fn a_ledger_that_was_cut_short_is_noticed() {
     let (dir, ledger) = fresh();
     drop(ledger);
@@ -225,6 +233,65 @@ fn many_may_open_a_new_ledger_at_the_same_moment() {
         }
     });
     assert_eq!(Ledger::open(dir.path()).unwrap().runs(99).unwrap().len(), 8);
+}
+
+/// Each of them reads before it writes: who begins so must not be turned away for the others' sake.
+#[test]
+fn many_may_write_at_the_same_moment() {
+    let (dir, mut ledger) = fresh();
+    ledger.begin(RunKind::Backup).unwrap();
+    let together = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for digit in ['a', 'b', 'c', 'd'] {
+            let (together, dir) = (&together, dir.path());
+            scope.spawn(move || {
+                let mut ledger = Ledger::open(dir).unwrap();
+                together.wait();
+                for _ in 0..10 {
+                    ledger.note_read_back(&[id(digit)], chrono::Utc::now()).unwrap();
+                }
+            });
+        }
+    });
+    let turns: i64 = raw(&dir).query_one("SELECT max(turn) FROM packs", [], |row| row.get(0)).unwrap();
+    assert_eq!(turns, 40, "none was lost");
+}
+
+const OTHER_PROCESS: &str = "LEDGER_OTHER_PROCESS";
+
+/// Not a test of its own but the other process of the next one; otherwise there is nothing to do.
+#[test]
+fn other_process() {
+    let Some(dir) = std::env::var_os(OTHER_PROCESS).map(PathBuf::from) else { return };
+    let mut ledger = Ledger::open(&dir).unwrap();
+    ledger.begin(RunKind::Backup).unwrap();
+    let transaction = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    transaction.execute("UPDATE runs SET kind = 'drill'", []).unwrap();
+    transaction.cache_flush().unwrap();
+    std::fs::write(dir.join("written"), "").unwrap();
+    std::thread::sleep(WAIT);
+}
+
+#[test]
+fn another_process_holds_the_ledger_until_it_is_killed_and_leaves_nothing_half_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "ledger::tests::other_process"])
+        .env(OTHER_PROCESS, dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !dir.path().join("written").exists() {
+        assert!(begun.elapsed() < WAIT && other.try_wait().unwrap().is_none(), "the other process did not get so far");
+        std::thread::sleep(SHORT);
+    }
+    refusal(&dir, Kind::Busy);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(dir.path().join("ledger.sqlite-journal").exists(), "it was not killed in the middle");
+    let run = &Ledger::open(dir.path()).unwrap().runs(1).unwrap()[0];
+    assert_eq!((run.kind, run.status, run.pid), (RunKind::Backup, RunStatus::Died, other.id().cast_signed()));
 }
 
 #[test]
