@@ -9,6 +9,7 @@
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
 //! | [`tables`] | reads a database's rows in chunks, all from one moment |
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
+//! | [`ledger`] | the catalogue of runs and snapshots, in SQLite |
 //! | [`database`] | PostgreSQL: connecting, locks, client programs |
 //! | [`host`] | what is done with the caller's own rights: files, terminal, service |
 //! | [`privilege`] | from root to the database's user, for good |
@@ -27,6 +28,7 @@ pub mod env;
 pub mod error;
 pub mod host;
 pub mod interrupt;
+pub mod ledger;
 pub mod privilege;
 pub mod process;
 pub mod progress;
