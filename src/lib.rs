@@ -7,6 +7,7 @@
 //! | [`cli`] | flags, output and exit code of every binary; each calls one recipe below |
 //! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
+//! | [`repository`] | the encrypted store of backups: open, archive, read, check; knows no database |
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
 //! | [`database`] | PostgreSQL: connecting, locks, client programs |
 //! | [`host`] | what is done with the caller's own rights: files, terminal, service |
@@ -29,6 +30,7 @@ pub mod interrupt;
 pub mod privilege;
 pub mod process;
 pub mod progress;
+pub mod repository;
 pub mod restore;
 pub mod service;
 pub mod settings;
