@@ -24,6 +24,9 @@ use super::{Handle, guard};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 
+/// What was read: for each path the hash of what was fed, and where it was stored.
+type Fresh = BTreeMap<String, ([u8; 32], Vec<Place>)>;
+
 /// How a snapshot is to be saved.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -63,7 +66,7 @@ pub struct Archived {
     /// The older packs that this snapshot needs too.
     pub packs_leaned_on: BTreeSet<Id>,
     pub(super) snapshot: SnapshotFile,
-    fresh: BTreeMap<String, ([u8; 32], Vec<Place>)>,
+    fresh: Fresh,
 }
 
 /// Stores everything that `feed` gives, in its order, as a pending snapshot.
@@ -89,7 +92,7 @@ pub fn archive(handle: &Handle, feed: impl Feed, request: &Request) -> Result<Ar
     let result = match (journal.take_failure(), saved) {
         (Some(first), _) => Err(first),
         (None, Err(error)) => Err(error),
-        (None, Ok(snapshot)) => finish(handle, snapshot, request, &journal, &ledger),
+        (None, Ok(snapshot)) => finish(handle, &snapshot, request, &journal, &ledger),
     };
     result.map_err(|error| undo(handle, &journal, error))
 }
@@ -126,7 +129,7 @@ fn snapshot_options(request: &Request) -> rustic_core::RusticResult<SnapshotOpti
 
 fn finish(
     handle: &Handle,
-    snapshot: SnapshotFile,
+    snapshot: &SnapshotFile,
     request: &Request,
     journal: &Journal,
     ledger: &Ledger,
@@ -166,7 +169,7 @@ fn finish(
 }
 
 /// Compares, entry by entry, what is stored with what was fed.
-fn compare(fed: &BTreeMap<String, Fed>, forest: &Forest) -> Result<BTreeMap<String, ([u8; 32], Vec<Place>)>> {
+fn compare(fed: &BTreeMap<String, Fed>, forest: &Forest) -> Result<Fresh> {
     let wrong = |path: &str, why: String| {
         Err(Error::new(Kind::Verify, format!("{path} was not stored as it was read"))
             .with("cause", why)
@@ -175,7 +178,7 @@ fn compare(fed: &BTreeMap<String, Fed>, forest: &Forest) -> Result<BTreeMap<Stri
     if let Some(path) = forest.files.keys().find(|path| !fed.contains_key(*path)) {
         return wrong(path, "it is stored, but was not given".to_owned());
     }
-    let mut fresh = BTreeMap::new();
+    let mut fresh = Fresh::new();
     for (path, fed) in fed {
         let Some(leaf) = forest.files.get(path) else { return wrong(path, "it is not there".to_owned()) };
         if !leaf.missing.is_empty() {

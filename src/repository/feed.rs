@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -131,7 +132,10 @@ impl Iterator for Tap {
         if self.journal.failed() {
             return None;
         }
-        match self.feed.next()?.and_then(|entry| self.accept(entry)) {
+        // A panic of the feed would leave the library's threads waiting for each other.
+        let next = catch_unwind(AssertUnwindSafe(|| self.feed.next()));
+        let next = next.unwrap_or_else(|_| Some(Err(Error::new(Kind::Source, "what gives the files gave up"))));
+        match next?.and_then(|entry| self.accept(entry)) {
             Ok(entry) => Some(Ok(entry)),
             Err(error) => {
                 self.journal.fail(error);
@@ -263,8 +267,13 @@ impl Counted {
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = match self.inner.read(buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Err(error),
+        let count = loop {
+            match self.inner.read(buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                done => break done,
+            }
+        };
+        let count = match count {
             Err(error) => return Err(self.fail(error.to_string())),
             Ok(count) => count,
         };

@@ -26,7 +26,7 @@ pub const PENDING: &str = "pending";
 pub(super) const PROGRAM: &str = concat!("glovebox ", env!("CARGO_PKG_VERSION"));
 
 /// How old a temporary file has to be before it is a leftover.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+const STALE: Duration = Duration::from_hours(24);
 
 /// A published backup, as a list shows it.
 #[derive(Clone, Debug, PartialEq)]

@@ -117,6 +117,7 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 /// An empty repository with a cheap key. Its directory lasts as long as the process.
 fn template() -> &'static Path {
     static MADE: OnceLock<TempDir> = OnceLock::new();
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
     let made = MADE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path(), PASSWORD);
@@ -136,7 +137,6 @@ fn template() -> &'static Path {
         std::fs::remove_file(costly).unwrap();
         directory
     });
-    static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| made.path().join("repository"))
 }
 

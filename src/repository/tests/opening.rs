@@ -87,6 +87,7 @@ fn r31_a_listing_that_fails_is_not_a_short_list() {
 
 /// Root may read everything: the test runs itself again as another user, on a copy of the program that this user
 /// can reach.
+#[expect(clippy::print_stderr, reason = "a test that did not run has to say so")]
 fn as_nobody(test: &str) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();

@@ -5,6 +5,7 @@ use std::process::Command;
 use crate::repository::testing::{Fixture, bytes, noise, reused};
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that did not run has to say so")]
 fn restic_checks_and_dumps_our_repository() {
     let fixture = Fixture::new();
     if Command::new("restic").arg("version").output().is_err() {

@@ -260,3 +260,16 @@ fn publishing_can_be_discarded_and_killed_runs_are_swept() {
     assert!(other.exists() && snapshots::get(&handle, published).is_ok());
     assert_eq!(handle.vault.list(FileType::Snapshot).unwrap().len(), 1);
 }
+
+#[test]
+fn a_feed_that_panics_fails_the_run_and_leaves_no_snapshot() {
+    let fixture = Fixture::new();
+    let handle = fixture.open();
+    let feed = (0..3).map(|number| {
+        assert!(number < 2, "a mistake in the feed");
+        Ok(bytes(&number.to_string(), noise(number, 600_000)))
+    });
+    let error = archive(&handle, feed, &request(None)).unwrap_err();
+    assert_eq!((error.kind(), error.message()), (Kind::Source, "what gives the files gave up"));
+    nothing_listed(&handle);
+}
