@@ -229,3 +229,38 @@ pub fn read_back(handle: &Handle, archived: &Archived, meter: &Meter) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::tree::Leaf;
+
+    fn forest(files: &[(&str, u64)]) -> Forest {
+        let leaf = |size| Leaf { size, mode: 0o600, mtime: None, content: Vec::new(), missing: Vec::new() };
+        let files = files.iter().map(|(path, size)| ((*path).to_owned(), leaf(*size))).collect();
+        Forest { files, trees: Vec::new() }
+    }
+
+    fn fed(path: &str, size: u64, sha256: Option<[u8; 32]>) -> BTreeMap<String, Fed> {
+        BTreeMap::from([(path.to_owned(), Fed { size, fresh: true, sha256 })])
+    }
+
+    #[test]
+    fn r27_a_tree_that_is_not_what_was_fed_is_told_by_the_path() {
+        let right = fed("a", 0, Some([0; 32]));
+        assert_eq!(compare(&right, &forest(&[("a", 0)])).unwrap().len(), 1);
+        let mut torn = forest(&[("a", 0)]);
+        torn.files.values_mut().for_each(|leaf| leaf.missing.push(Id::of(b"")));
+        for (fed, forest, words) in [
+            (right.clone(), forest(&[]), "it is not there"),
+            (right.clone(), forest(&[("a", 0), ("b", 0)]), "was not given"),
+            (right.clone(), forest(&[("a", 1)]), "0 of 0 bytes"),
+            (fed("a", 5, Some([0; 32])), forest(&[("a", 5)]), "0 of 5 bytes"),
+            (fed("a", 0, None), forest(&[("a", 0)]), "not read to its end"),
+            (right, torn, "in no index"),
+        ] {
+            let error = compare(&fed, &forest).unwrap_err();
+            assert!(error.kind() == Kind::Verify && error.to_string().contains(words), "{error}");
+        }
+    }
+}

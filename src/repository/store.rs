@@ -179,3 +179,26 @@ impl WriteBackend for Store {
         self.inner.remove(kind, id, cacheable)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::testing::Fixture;
+
+    #[test]
+    fn a_failed_run_saves_no_snapshot_but_a_good_one_does() {
+        let fixture = Fixture::new();
+        let journal = Arc::<Journal>::default();
+        let store = fixture.open().vault.store.with_journal(&journal);
+        let write = |content: &str| {
+            let id = Id::of(content.as_bytes()).rustic();
+            store.write_bytes(FileType::Snapshot, &id, false, content.as_bytes().to_vec().into())
+        };
+        assert!(write("good").is_ok());
+        journal.fail(Error::new(Kind::Source, "the first"));
+        assert!(write("bad").is_err());
+        journal.fail(Error::new(Kind::Store, "the second"));
+        assert_eq!(journal.take_failure().unwrap().message(), "the first");
+        assert_eq!(journal.written().snapshots, [Id::of(b"good")]);
+    }
+}
