@@ -182,3 +182,15 @@ fn an_unreadable_snapshot_is_listed_as_such_beside_the_good_ones() {
     assert_eq!(listing.snapshots.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [good]);
     assert_eq!((listing.unreadable[0].0, listing.unreadable[0].1.kind()), (bad, Kind::Verify));
 }
+
+#[test]
+fn a_snapshot_file_in_the_place_of_another_does_not_pass() {
+    let fixture = Fixture::new();
+    let old = fixture.backup(vec![bytes("a", "1")], None);
+    let new = fixture.backup(vec![bytes("a", "2")], None);
+    let path = |id: Id| fixture.root().join("snapshots").join(id.to_string());
+    fs::copy(path(old), path(new)).unwrap();
+    assert_eq!(read::open(&fixture.open(), new).unwrap_err().kind(), Kind::Verify);
+    let report = check::check(&fixture.open(), false, &Meter::default()).unwrap();
+    assert!(report.findings.iter().any(|finding| finding.is_damage && finding.snapshots == [new]), "{report:?}");
+}
