@@ -7,6 +7,7 @@
 //! | [`cli`] | flags, output and exit code of every binary; each calls one recipe below |
 //! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
+//! | [`repository`] | the encrypted store of backups: open, archive, read, check; knows no database |
 //! | [`tables`] | reads a database's rows in chunks, all from one moment |
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
 //! | [`ledger`] | the catalogue of runs and snapshots, in SQLite |
@@ -32,6 +33,7 @@ pub mod ledger;
 pub mod privilege;
 pub mod process;
 pub mod progress;
+pub mod repository;
 pub mod restore;
 pub mod service;
 pub mod settings;

@@ -1,0 +1,261 @@
+//! The encrypted store of backups, in restic's format.
+//!
+//! It knows files, snapshots and packs; it knows nothing of PostgreSQL. The storage library (rustic) writes; what it
+//! wrote is read back by our own code, which compares every byte with the id that names it.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`location`] | directory or URL, shown without secrets |
+//! | `password`, `keys` | from the password's file to the master key, with a message per cause |
+//! | `guard` | makes one failure of what the library returns, logs or panics with |
+//! | `store` | the files: strict listings, synced directories, a journal of what a run wrote |
+//! | `vault`, `tree` | reading files, blobs and trees back, compared with their ids |
+//! | [`feed`] | what is given to be stored, and what of it was read |
+//! | [`archive`] | stores a feed as a pending snapshot, compares it, reads it back |
+//! | [`snapshots`] | lists, publishes, deletes; sweeps what killed runs left |
+//! | [`read`] | files of a snapshot, as a restore needs them |
+//! | [`check`] | structure, and every byte of every pack |
+//!
+//! All of it blocks: call it on a thread that may.
+
+pub mod archive;
+pub mod check;
+pub mod feed;
+mod guard;
+pub mod id;
+mod keys;
+pub mod location;
+mod password;
+pub mod read;
+pub mod snapshots;
+mod store;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod vault;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustic_backend::BackendOptions;
+use rustic_core::repofile::{ConfigFile, MasterKey};
+use rustic_core::{
+    ConfigOptions, Credentials, FileType, KeyOptions, OpenStatus, RepositoryBackends, RepositoryOptions,
+};
+
+pub use id::Id;
+pub use location::Location;
+
+use self::store::{Journal, Store};
+use self::vault::Vault;
+use crate::error::{Error, Kind, Result};
+use crate::settings;
+
+/// The newest format that is understood, as restic numbers it.
+const NEWEST_FORMAT: u32 = 2;
+
+/// An open repository. Cheap to clone; may be used by several threads. Its `Debug` shows no secret.
+#[derive(Clone)]
+pub struct Handle {
+    location: Location,
+    id: Id,
+    master: MasterKey,
+    vault: Arc<Vault>,
+}
+
+impl Handle {
+    /// What tells this repository from every other, for the whole of its life.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The library's view of it, with a journal for what it writes.
+    fn library(&self, journal: &Arc<Journal>) -> Result<rustic_core::Repository<OpenStatus>> {
+        let store = self.vault.store.with_journal(journal);
+        guard::run("opening the repository", Kind::Store, || {
+            library(store)?.open(&Credentials::Masterkey(self.master.clone()))
+        })
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { location, id, .. } = self;
+        formatter.debug_struct("Handle").field("location", location).field("id", id).finish_non_exhaustive()
+    }
+}
+
+/// Makes a new repository in a directory that is missing or empty.
+///
+/// # Errors
+/// [`Kind::Refused`] if there is anything in the directory, or if the password is empty, shorter than 20 characters
+/// or such that restic would read it differently; [`Kind::Store`] if writing fails.
+pub fn init(settings: &settings::Repository) -> Result<Handle> {
+    let location = Location::parse(&settings.location)?;
+    let root = location.directory()?.to_path_buf();
+    let password = password::read_for_new(&settings.password_file)?;
+    refuse_unless_empty(&root)?;
+    let store = backend(&root, settings)?;
+    // A pack is held in memory until it is written, and up to six are on their way: 8 MiB each keeps that below
+    // 50 MiB. By default packs are 32 MiB and grow with the repository. Blobs of up to 4 MiB instead of 8 halve what
+    // the threads hold; only 3 of 100 chunks would be longer.
+    let mut options = ConfigOptions::default();
+    let bytes = |error| Error::new(Kind::Store, "a size of packs is not understood").with("cause", error);
+    options.set_datapack_size = Some("8MiB".parse().map_err(bytes)?);
+    options.set_datapack_growfactor = Some(0);
+    options.set_treepack_size = Some("4MiB".parse().map_err(bytes)?);
+    options.set_treepack_growfactor = Some(0);
+    options.set_chunk_max_size = Some("4MiB".parse().map_err(bytes)?);
+    guard::run("making a repository", Kind::Store, || {
+        library(store)?.init(
+            &Credentials::password(password.expose()),
+            &KeyOptions::default().with_created(true),
+            &options,
+        )
+    })
+    .map_err(|error| error.with("location", &location))?;
+    open(settings)
+}
+
+/// Opens a repository to write into it. Never makes one.
+///
+/// # Errors
+/// [`Kind::Refused`]: there is none, it cannot be read, the password is wrong or a key file damaged, its format is
+/// newer; [`Kind::Busy`]: restic holds a lock; [`Kind::Verify`]: its `config` is damaged.
+pub fn open(settings: &settings::Repository) -> Result<Handle> {
+    open_as(settings, true)
+}
+
+/// Opens a repository to read from it, even if a lock of restic was left there.
+///
+/// # Errors
+/// As [`open`], but for the lock.
+pub fn open_to_read(settings: &settings::Repository) -> Result<Handle> {
+    open_as(settings, false)
+}
+
+fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
+    let location = Location::parse(&settings.location)?;
+    let root = location.directory()?.to_path_buf();
+    let password = password::read(&settings.password_file)?;
+    probe(&root)?;
+    if to_write {
+        refuse_locks(&root)?;
+    }
+    let store = backend(&root, settings)?;
+    let located = |error: Error| error.with("location", &location).or_state("nothing was touched");
+    let keys::Opened { master, bytes } = keys::open(&store, &password).map_err(located)?;
+    let vault = Vault::new(store, bytes);
+    let config = vault.file(FileType::Config, Id::from([0; 32])).map_err(located)?;
+    let config: ConfigFile =
+        serde_json::from_slice(&config).map_err(|error| located(vault::damaged("config", &error.to_string())))?;
+    if !(1..=NEWEST_FORMAT).contains(&config.version) {
+        let version = config.version;
+        let message = format!("the repository has format {version}, this build understands up to {NEWEST_FORMAT}");
+        return Err(located(Error::new(Kind::Refused, message)).hint("Use the newer program that wrote it."));
+    }
+    let id = Id::from(&*config.id);
+    Ok(Handle { location: location.clone(), id, master, vault })
+}
+
+/// The library's repository over these files. Its cache would be trusted without a hash, so there is none.
+fn library(store: Store) -> rustic_core::RusticResult<rustic_core::Repository<()>> {
+    let mut options = RepositoryOptions::default();
+    options.no_cache = true;
+    rustic_core::Repository::new(&options, &RepositoryBackends::new(Arc::new(store), None))
+}
+
+fn backend(root: &Path, settings: &settings::Repository) -> Result<Store> {
+    let options =
+        BackendOptions::default().repository(root.to_string_lossy().into_owned()).options(settings.options.clone());
+    let backends = guard::run("opening the storage", Kind::Refused, || options.to_backends())?;
+    Ok(Store::new(backends.repository(), root))
+}
+
+/// Says why there is no repository to open: the library says "no config file" whatever the reason.
+fn probe(root: &Path) -> Result<()> {
+    let refused = |message: String| Error::new(Kind::Refused, message).with("state", "nothing was touched");
+    let unreadable = |path: &Path, cause: &std::io::Error| {
+        refused(format!("cannot read the repository at {}", root.display()))
+            .with("path", path.display())
+            .with("cause", cause)
+            .hint("Look at its owner and mode, and whether its file system is mounted.")
+    };
+    let none = |why: &str| {
+        refused(format!("no repository at {}", root.display()))
+            .with("cause", why)
+            .hint("If it was there before, mount its file system; if not, make it with `teslamate-backup init`.")
+    };
+    match std::fs::read_dir(root) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Err(none("there is no such directory")),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotADirectory => return Err(none("this is no directory")),
+        Err(cause) => return Err(unreadable(root, &cause)),
+        Ok(mut entries) => {
+            if entries.next().is_none() {
+                return Err(none("the directory is empty"));
+            }
+        }
+    }
+    let config = root.join("config");
+    match std::fs::File::open(&config) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Err(none("it has no file `config`")),
+        Err(cause) => return Err(unreadable(&config, &cause)),
+        Ok(_) => {}
+    }
+    for kind in [FileType::Key, FileType::Snapshot, FileType::Index, FileType::Pack] {
+        let directory = root.join(kind.dirname());
+        std::fs::read_dir(&directory).map_err(|cause| unreadable(&directory, &cause))?;
+    }
+    Ok(())
+}
+
+fn refuse_unless_empty(root: &Path) -> Result<()> {
+    let refused = |message: String| Error::new(Kind::Refused, message).with("state", "nothing was touched");
+    match std::fs::read_dir(root) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(cause) => Err(refused(format!("cannot look into {}", root.display())).with("cause", cause)),
+        Ok(entries) => {
+            // A second key and config beside the first would hide every backup that is there.
+            for entry in entries {
+                let entry = entry
+                    .map_err(|cause| refused(format!("cannot look into {}", root.display())).with("cause", cause))?;
+                if entry.file_name() != "lost+found" {
+                    return Err(refused(format!("{} is not empty: no repository is made there", root.display()))
+                        .with("found", entry.file_name().display()));
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// restic locks what it works on; the storage library does not look.
+fn refuse_locks(root: &Path) -> Result<()> {
+    let directory = root.join("locks");
+    let first = match std::fs::read_dir(&directory) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => {
+            return Err(Error::new(Kind::Refused, format!("cannot look into {}", directory.display()))
+                .with("cause", cause)
+                .with("state", "nothing was touched"));
+        }
+        Ok(mut entries) => entries.next(),
+    };
+    let Some(entry) = first else { return Ok(()) };
+    let name = entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).unwrap_or_default();
+    Err(Error::new(Kind::Busy, format!("restic is at work in the repository at {}", root.display()))
+        .with("lock", format!("locks/{name}"))
+        .with("state", "nothing was touched")
+        .hint(format!("Look with `restic -r {} list locks`, then for that process.", root.display()))
+        .hint(format!("If it is gone: `restic -r {} unlock`.", root.display())))
+}

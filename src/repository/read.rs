@@ -1,0 +1,200 @@
+//! The files of a snapshot, as a restore needs them.
+//!
+//! Everything that is read was compared with the id that names it, blob by blob: a reader gives what was stored, or
+//! fails; it never gives other bytes. Memory: one blob for each reader, 4 MiB in repositories that we made.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
+use std::sync::Arc;
+
+use rustic_core::FileType;
+
+use super::Handle;
+use super::id::{Id, path_of};
+use super::snapshots::{self, Snapshot};
+use super::tree::{self, Leaf};
+use super::vault::{Index, Place, Vault};
+use crate::error::{Error, Kind, Result};
+
+/// A file in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its path, with `/` between components.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A snapshot, opened for reading. May be used by several threads.
+pub struct Contents {
+    vault: Arc<Vault>,
+    snapshot: Snapshot,
+    files: BTreeMap<String, Leaf>,
+    /// Every pack that is needed, with the size that the index says.
+    packs: BTreeMap<Id, u64>,
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Contents").field("snapshot", &self.snapshot.id).finish_non_exhaustive()
+    }
+}
+
+/// Opens a published backup.
+///
+/// # Errors
+/// [`Kind::Verify`] if the snapshot, an index or a list of files is missing or damaged; [`Kind::Refused`] if it is not
+/// a published backup.
+pub fn open(handle: &Handle, id: Id) -> Result<Contents> {
+    let snapshot = snapshots::get(handle, id)?;
+    let index = handle.vault.index()?;
+    let root = handle.vault.snapshot(id)?.tree;
+    let forest =
+        tree::walk(&handle.vault, &index, Id::from(&*root)).map_err(|error| error.with("snapshot", id.short()))?;
+    let packs = needed_packs(&index, forest.files.values().flat_map(|leaf| &leaf.content).chain(&forest.trees));
+    Ok(Contents { vault: Arc::clone(&handle.vault), snapshot, files: forest.files, packs })
+}
+
+pub(super) fn needed_packs<'a>(index: &Index, places: impl Iterator<Item = &'a Place>) -> BTreeMap<Id, u64> {
+    places.map(|place| (place.pack, index.packs.get(&place.pack).map_or(0, |pack| u64::from(pack.size)))).collect()
+}
+
+impl Contents {
+    /// What a list shows of it.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Its files, by path.
+    pub fn files(&self) -> impl Iterator<Item = FileInfo> + '_ {
+        self.files.iter().map(|(path, leaf)| FileInfo { path: path.clone(), size: leaf.size, mode: leaf.mode })
+    }
+
+    /// The packs that it needs.
+    pub fn packs(&self) -> impl Iterator<Item = Id> + '_ {
+        self.packs.keys().copied()
+    }
+
+    /// Makes sure, without reading content, that all of it can be there: every blob is in an index, every file has
+    /// the size that it should have, and every pack lies there with the size that the index says.
+    ///
+    /// # Errors
+    /// [`Kind::Verify`] naming the first file or pack that is not so, and how many more.
+    pub fn blobs_present(&self) -> Result<()> {
+        let mut faults = Vec::new();
+        for (path, leaf) in &self.files {
+            if let Err(error) = whole(path, leaf) {
+                faults.push(format!("{}: {}", error.message(), error.detail("cause").unwrap_or_default()));
+            }
+        }
+        let present = self.vault.list(FileType::Pack)?;
+        for (id, size) in &self.packs {
+            let path = path_of(FileType::Pack, *id);
+            match present.get(id) {
+                None => faults.push(format!("{path} is missing")),
+                Some(found) if found != size => faults.push(format!("{path} has {found} bytes instead of {size}")),
+                Some(_) => {}
+            }
+        }
+        let Some(first) = faults.first() else { return Ok(()) };
+        let id = self.snapshot.id.short();
+        Err(Error::new(Kind::Verify, format!("the backup {id} is not whole"))
+            .with("cause", first)
+            .with("more", if faults.len() > 1 { format!("{} more", faults.len() - 1) } else { String::new() })
+            .hint("Look at the whole repository with `teslamate-backup check --read-data`."))
+    }
+
+    /// A reader of one file.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if there is no such file, [`Kind::Verify`] if the index does not know all of it.
+    pub fn reader(&self, path: &str) -> Result<FileReader> {
+        let leaf = self.files.get(path).ok_or_else(|| {
+            Error::new(Kind::Refused, format!("the backup {} has no file {path}", self.snapshot.id.short()))
+        })?;
+        whole(path, leaf)?;
+        Ok(FileReader {
+            vault: Arc::clone(&self.vault),
+            path: path.to_owned(),
+            rest: leaf.content.iter().copied().collect(),
+            blob: Vec::new(),
+            position: 0,
+        })
+    }
+
+    /// A small file, whole.
+    ///
+    /// # Errors
+    /// As [`Contents::reader`], and [`Kind::Verify`] if it has more than `limit` bytes.
+    pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        let mut reader = self.reader(path)?;
+        let size = self.files.get(path).map_or(0, |leaf| leaf.size);
+        if size > limit {
+            return Err(Error::new(Kind::Verify, format!("{path} has {size} bytes, more than {limit}")));
+        }
+        let mut bytes = Vec::new();
+        while let Some(blob) = reader.next_blob()? {
+            bytes.extend_from_slice(&blob);
+        }
+        Ok(bytes)
+    }
+}
+
+fn whole(path: &str, leaf: &Leaf) -> Result<()> {
+    let cause = match leaf.missing.first() {
+        Some(blob) => format!("its blob {} is in no index", blob.short()),
+        None if leaf.content_size() != leaf.size => {
+            format!("{} of its {} bytes are there", leaf.content_size(), leaf.size)
+        }
+        None => return Ok(()),
+    };
+    Err(Error::new(Kind::Verify, format!("{path} is not whole in the repository")).with("cause", cause))
+}
+
+/// Reads one file, blob by blob. As [`Read`] it carries our [`Error`] inside of the I/O error.
+pub struct FileReader {
+    vault: Arc<Vault>,
+    path: String,
+    rest: VecDeque<Place>,
+    blob: Vec<u8>,
+    position: usize,
+}
+
+impl std::fmt::Debug for FileReader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("FileReader").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl FileReader {
+    /// The next part of the file, 4 MiB at most in repositories that we made; nothing at its end.
+    ///
+    /// # Errors
+    /// [`Kind::Verify`] if what lies there is not what was stored, [`Kind::Store`] if it cannot be read.
+    pub fn next_blob(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(place) = self.rest.pop_front() else { return Ok(None) };
+        self.vault.blob(&place).map(Some).map_err(|error| error.with("while", format!("reading {}", self.path)))
+    }
+}
+
+impl Read for FileReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.position == self.blob.len() {
+            match self.next_blob() {
+                Ok(Some(blob)) => (self.blob, self.position) = (blob, 0),
+                Ok(None) => return Ok(0),
+                Err(error) => {
+                    // A reader that failed once never goes on behind the gap.
+                    self.rest.clear();
+                    return Err(std::io::Error::other(error));
+                }
+            }
+        }
+        let count = self.blob.get(self.position..).unwrap_or_default().read(buffer)?;
+        self.position += count;
+        Ok(count)
+    }
+}

@@ -1,0 +1,173 @@
+//! Real repositories in temporary directories, for tests.
+//!
+//! Deriving a key takes a third of a second by design. The repository is therefore made once for all tests, gets a key
+//! file with the lowest cost, and is copied.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use aes256ctr_poly1305aes::aead::Aead;
+use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce};
+use chrono::{DateTime, Utc};
+use rustic_core::repofile::KeyFile;
+use tempfile::TempDir;
+
+use super::archive::{Archived, Request, archive, read_back};
+use super::feed::{Body, Entry};
+use super::{Handle, Id, snapshots};
+use crate::error::Result;
+use crate::progress::Meter;
+use crate::settings;
+
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+/// Tests that call the storage library hear each other's failures, so each is alone.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A repository of its own. Gone when it is dropped.
+pub(crate) struct Fixture {
+    directory: TempDir,
+    pub(crate) settings: settings::Repository,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        let alone = alone();
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path(), PASSWORD);
+        copy(template(), Path::new(&settings.location));
+        Self { directory, settings, _alone: alone }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.directory.path().join("repository")
+    }
+
+    pub(crate) fn open(&self) -> Handle {
+        super::open(&self.settings).unwrap()
+    }
+
+    /// Every file of the repository.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        walk(&self.root(), &mut found);
+        found.sort();
+        found
+    }
+
+    /// Takes and publishes a backup.
+    pub(crate) fn backup(&self, entries: Vec<Entry>, parent: Option<Id>) -> Id {
+        let handle = self.open();
+        let archived = store(&handle, entries, parent).unwrap();
+        read_back(&handle, &archived, &Meter::default()).unwrap();
+        snapshots::publish(&handle, &archived).unwrap().id
+    }
+}
+
+pub(crate) fn settings(directory: &Path, password: &str) -> settings::Repository {
+    let password_file = directory.join("password");
+    std::fs::write(&password_file, password).unwrap();
+    let location = directory.join("repository").to_str().unwrap().to_owned();
+    settings::Repository { location, password_file, options: std::collections::BTreeMap::new() }
+}
+
+pub(crate) fn request(parent: Option<Id>) -> Request {
+    Request {
+        parent,
+        tags: vec!["hourly".into()],
+        host: "box".into(),
+        label: "teslamate".into(),
+        description: Some("a test".into()),
+        time: time(0),
+    }
+}
+
+pub(crate) fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000 + seconds, 5).unwrap()
+}
+
+pub(crate) fn store(handle: &Handle, entries: Vec<Entry>, parent: Option<Id>) -> Result<Archived> {
+    archive(handle, entries.into_iter().map(Ok), &request(parent))
+}
+
+pub(crate) fn bytes(path: &str, content: impl Into<Vec<u8>>) -> Entry {
+    Entry { path: path.into(), mode: 0o640, mtime: time(1), body: Body::Bytes(content.into()) }
+}
+
+pub(crate) fn reused(path: &str, size: u64) -> Entry {
+    Entry { path: path.into(), mode: 0o640, mtime: time(99), body: Body::Reused { size } }
+}
+
+/// Bytes that do not compress, the same for the same seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// An empty repository with a cheap key. Its directory lasts as long as the process.
+fn template() -> &'static Path {
+    static MADE: OnceLock<TempDir> = OnceLock::new();
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path(), PASSWORD);
+        let handle = super::init(&settings).unwrap();
+        let keys = directory.path().join("repository/keys");
+        let costly = std::fs::read_dir(&keys).unwrap().next().unwrap().unwrap().path();
+        let mut file: KeyFile = serde_json::from_slice(&std::fs::read(&costly).unwrap()).unwrap();
+        file.n = 2;
+        let (encrypt, k, r) = file.kdf_key(&PASSWORD).unwrap().to_keys();
+        let key = [encrypt, k, r].concat();
+        let nonce = noise(7, 16);
+        let json = serde_json::to_vec(&handle.master).unwrap();
+        let sealed = Aes256CtrPoly1305Aes::new(Key::from_slice(&key)).encrypt(Nonce::from_slice(&nonce), &*json);
+        file.data = [nonce, sealed.unwrap()].concat();
+        let cheap = serde_json::to_vec(&file).unwrap();
+        std::fs::write(keys.join(Id::of(&cheap).to_string()), &cheap).unwrap();
+        std::fs::remove_file(costly).unwrap();
+        directory
+    });
+    ROOT.get_or_init(|| made.path().join("repository"))
+}
+
+/// Seals bytes as a file of the repository.
+pub(crate) fn seal(handle: &Handle, plain: &[u8]) -> Vec<u8> {
+    let key = [&handle.master.encrypt[..], &handle.master.mac.k[..], &handle.master.mac.r[..]].concat();
+    let nonce = noise(8, 16);
+    let sealed = Aes256CtrPoly1305Aes::new(Key::from_slice(&key)).encrypt(Nonce::from_slice(&nonce), plain);
+    [nonce, sealed.unwrap()].concat()
+}
+
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}

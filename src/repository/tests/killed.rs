@@ -1,0 +1,93 @@
+//! A backup in a process of its own: killed at any moment, and measured.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::progress::Meter;
+use crate::repository::archive::{archive, read_back};
+use crate::repository::testing::{Fixture, PASSWORD, bytes, noise, request, settings};
+use crate::repository::{check, open, read, snapshots};
+
+const DIRECTORY: &str = "GLOVEBOX_TEST_DIRECTORY";
+const SEED: &str = "GLOVEBOX_TEST_SEED";
+const FILES: &str = "GLOVEBOX_TEST_FILES";
+
+/// Bytes in each file that the other process stores.
+const LENGTH: usize = 6_000_000;
+
+fn backup_elsewhere(directory: &Path, seed: u64, files: u64) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "repository::tests::killed::backup_for_the_others", "--ignored"])
+        .env(DIRECTORY, directory)
+        .env(SEED, seed.to_string())
+        .env(FILES, files.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "the other process of the tests below"]
+fn backup_for_the_others() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let number = |name| std::env::var(name).unwrap().parse::<u64>().unwrap();
+    let (seed, files) = (number(SEED), number(FILES));
+    let handle = open(&settings(Path::new(&directory), PASSWORD)).unwrap();
+    let feed = (0..files).map(move |file| Ok(bytes(&format!("data/{file:05}"), noise(seed * 1000 + file, LENGTH))));
+    let archived = archive(&handle, feed, &request(None)).unwrap();
+    read_back(&handle, &archived, &Meter::default()).unwrap();
+    snapshots::publish(&handle, &archived).unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = peak.trim().trim_end_matches(" kB");
+    std::fs::write(Path::new(&directory).join("peak"), peak).unwrap();
+}
+
+#[test]
+fn r42_killed_at_any_moment_no_part_of_a_backup_is_listed() {
+    let fixture = Fixture::new();
+    let directory = fixture.root().parent().unwrap().to_path_buf();
+    let before = fixture.backup(vec![bytes("a", "1")], None);
+    let started = Instant::now();
+    assert!(backup_elsewhere(&directory, 999, 2).wait().unwrap().success());
+    let whole = started.elapsed();
+    let (mut killed, mut listed) = (0, 2);
+    for round in 0_u32..20 {
+        let mut child = backup_elsewhere(&directory, u64::from(round), 2);
+        // Spread over the whole run, in an order that is not the order of time.
+        std::thread::sleep(whole * ((round * 7) % 20) / 20);
+        child.kill().unwrap();
+        killed += u32::from(child.wait().unwrap().code().is_none());
+        let handle = fixture.open();
+        let report = check::check(&handle, true, &Meter::default()).unwrap();
+        assert!(report.is_whole(), "round {round}: {report:?}");
+        let listing = snapshots::list(&handle).unwrap();
+        assert!(listing.unreadable.is_empty(), "round {round}: {listing:?}");
+        let more = listing.snapshots.len() - listed;
+        assert!(more <= 1, "round {round}");
+        listed += more;
+        for snapshot in &listing.snapshots {
+            let contents = read::open(&handle, snapshot.id).unwrap();
+            contents.blobs_present().unwrap();
+            let count = contents.files().count();
+            assert!(count == 2 || snapshot.id == before, "round {round}: {count} files");
+        }
+        snapshots::sweep_pending(&handle, SystemTime::now() + Duration::from_hours(25)).unwrap();
+    }
+    assert!(killed >= 10, "only {killed} of 20 were killed before their end: the test proved little");
+    let leftovers = fixture.files().iter().filter(|path| path.to_string_lossy().contains("-tmp-")).count();
+    assert_eq!(leftovers, 0);
+    fixture.backup(vec![bytes("a", "2")], None);
+}
+
+#[test]
+fn memory_stays_under_200_mb_whatever_is_stored() {
+    let fixture = Fixture::new();
+    let directory = fixture.root().parent().unwrap().to_path_buf();
+    assert!(backup_elsewhere(&directory, 1, 60).wait().unwrap().success());
+    let peak: u64 = std::fs::read_to_string(directory.join("peak")).unwrap().parse().unwrap();
+    // 110 MB were measured, with data that does not compress.
+    assert!(peak < 200_000, "{peak} kB for {} MB", 60 * LENGTH / 1_000_000);
+}

@@ -1,0 +1,196 @@
+//! Making and opening: a message for each reason why not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::error::Kind;
+use crate::repository::testing::{Fixture, PASSWORD, alone, bytes, seal, settings};
+use crate::repository::{Id, init, open, open_to_read};
+
+fn refusal(fixture: &Fixture) -> String {
+    let error = open(&fixture.settings).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(!error.to_string().contains(PASSWORD), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_new_repository_keeps_its_id_and_shows_no_secret() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path(), PASSWORD);
+    let made = init(&settings).unwrap();
+    let handle = open(&settings).unwrap();
+    assert_eq!(handle.id(), made.id());
+    let shown = format!("{handle:?}");
+    assert!(shown.contains(&handle.id().to_string()) && !shown.contains("key") && !shown.contains(PASSWORD), "{shown}");
+}
+
+#[test]
+fn r30_a_directory_with_anything_in_it_is_not_initialised() {
+    let fixture = Fixture::new();
+    let before = fixture.files();
+    let error = init(&fixture.settings).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("is not empty"), "{error}");
+    fs::remove_file(fixture.root().join("config")).unwrap();
+    assert!(init(&fixture.settings).is_err(), "a second key beside the first would hide every backup");
+    assert_eq!(fixture.files().len(), before.len() - 1, "nothing was added");
+}
+
+#[test]
+fn r30_no_repository_is_said_in_words_and_none_is_made() {
+    let fixture = Fixture::new();
+    fs::remove_file(fixture.root().join("config")).unwrap();
+    assert!(refusal(&fixture).contains("it has no file `config`"));
+    fs::remove_dir_all(fixture.root()).unwrap();
+    let text = refusal(&fixture);
+    assert!(text.starts_with(&format!("no repository at {}", fixture.root().display())), "{text}");
+    assert!(!fixture.root().exists());
+    fs::create_dir(fixture.root()).unwrap();
+    assert!(refusal(&fixture).contains("the directory is empty"));
+    fs::remove_dir(fixture.root()).unwrap();
+    fs::write(fixture.root(), "x").unwrap();
+    assert!(refusal(&fixture).contains("this is no directory"));
+}
+
+#[test]
+fn r30_an_unreadable_repository_is_told_from_none() {
+    if nix::unistd::geteuid().is_root() {
+        return as_nobody("r30_an_unreadable_repository_is_told_from_none");
+    }
+    let fixture = Fixture::new();
+    for path in [fixture.root(), fixture.root().join("config"), fixture.root().join("snapshots")] {
+        let mode = fs::metadata(&path).unwrap().permissions();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+        let text = refusal(&fixture);
+        fs::set_permissions(&path, mode).unwrap();
+        assert!(text.contains("cannot read the repository") && text.contains("Permission denied"), "{text}");
+    }
+}
+
+#[test]
+fn r31_a_listing_that_fails_is_not_a_short_list() {
+    if nix::unistd::geteuid().is_root() {
+        return as_nobody("r31_a_listing_that_fails_is_not_a_short_list");
+    }
+    let fixture = Fixture::new();
+    fixture.backup(vec![bytes("a", "1")], None);
+    let handle = fixture.open();
+    let path = fixture.root().join("snapshots");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    let listed = crate::repository::snapshots::list(&handle);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    let error = listed.unwrap_err();
+    assert!(error.kind() == Kind::Store && error.to_string().contains("Permission denied"), "{error}");
+}
+
+/// Root may read everything: the test runs itself again as another user, on a copy of the program that this user
+/// can reach.
+#[expect(clippy::print_stderr, reason = "a test that did not run has to say so")]
+fn as_nobody(test: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = directory.path().join("tests");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let name = format!("repository::tests::opening::{test}");
+    let run = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["--exact", &name])
+        .env("TMPDIR", directory.path())
+        .output();
+    match run {
+        Err(error) => eprintln!("SKIPPED {test}: running as root, and no setpriv: {error}"),
+        Ok(run) => {
+            let said = String::from_utf8_lossy(&run.stdout);
+            assert!(
+                run.status.success() && said.contains("1 passed"),
+                "{said}{}",
+                String::from_utf8_lossy(&run.stderr)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrong_password_is_told_and_names_the_key() {
+    let fixture = Fixture::new();
+    fs::write(&fixture.settings.password_file, "another password, wrong one").unwrap();
+    let text = refusal(&fixture);
+    assert!(text.starts_with("wrong password: it opens no key") && text.contains("keys/"), "{text}");
+    assert!(!text.contains("another password"), "{text}");
+}
+
+#[test]
+fn r37_a_damaged_key_file_is_named_and_a_good_one_beside_it_opens() {
+    let fixture = Fixture::new();
+    let key = fs::read_dir(fixture.root().join("keys")).unwrap().next().unwrap().unwrap().path();
+    let good = fs::read(&key).unwrap();
+    let flipped: Vec<Vec<u8>> = (0..good.len() * 8)
+        .step_by(61)
+        .map(|bit| {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            bad
+        })
+        .collect();
+    for bad in flipped.into_iter().chain([Vec::new(), good[..good.len() / 2].to_vec()]) {
+        fs::write(&key, &bad).unwrap();
+        match open(&fixture.settings) {
+            Ok(_) => {} // A bit in the host's name or in the date.
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Refused);
+                let name = key.file_name().unwrap().to_str().unwrap();
+                assert!(error.detail("damaged").unwrap().contains(name), "{error}");
+                assert!(error.to_string().starts_with("wrong password or damaged key file"), "{error}");
+            }
+        }
+    }
+    fs::write(fixture.root().join("keys").join(Id::of(&good).to_string()), &good).unwrap();
+    let empty = fixture.root().join("keys").join("0".repeat(64));
+    fs::write(empty, "").unwrap();
+    assert!(open(&fixture.settings).is_ok());
+}
+
+#[test]
+fn a_newer_format_and_a_damaged_config_are_told_apart() {
+    let fixture = Fixture::new();
+    let handle = fixture.open();
+    let config = fixture.root().join("config");
+    let old = fs::read(&config).unwrap();
+    let id = handle.id();
+    let newer = format!(r#"{{"version":3,"id":"{id}","chunker_polynomial":"25b468838dcb75"}}"#);
+    fs::write(&config, seal(&handle, newer.as_bytes())).unwrap();
+    let text = refusal(&fixture);
+    assert!(text.contains("has format 3, this build understands up to 2"), "{text}");
+    let mut bad = old;
+    bad[20] ^= 1;
+    fs::write(&config, bad).unwrap();
+    let error = open(&fixture.settings).unwrap_err();
+    assert_eq!((error.kind(), error.message()), (Kind::Verify, "config in the repository is damaged"));
+}
+
+#[test]
+fn r33_restics_lock_makes_writers_wait_and_readers_not() {
+    let fixture = Fixture::new();
+    let lock = fixture.root().join("locks").join("a".repeat(64));
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    assert!(open(&fixture.settings).is_ok(), "an empty directory is no lock");
+    fs::write(lock, "x").unwrap();
+    let error = open(&fixture.settings).unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy);
+    assert!(error.to_string().contains("unlock`"), "{error}");
+    assert!(open_to_read(&fixture.settings).is_ok());
+}
+
+#[test]
+fn a_network_location_is_refused_by_this_build() {
+    let fixture = Fixture::new();
+    let mut settings = fixture.settings.clone();
+    settings.location = "rest:https://user:c4nary@host/".into();
+    for error in [open(&settings).unwrap_err(), init(&settings).unwrap_err()] {
+        assert!(error.kind() == Kind::Refused && !error.to_string().contains("c4nary"), "{error}");
+    }
+}

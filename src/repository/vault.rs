@@ -1,0 +1,208 @@
+//! Reading files and blobs of the repository back: decrypted, decompressed, and compared with their names.
+//!
+//! The storage library checks the message authentication code of what it reads, not that the file or the blob is
+//! the one that was asked for. Two packs that were swapped would pass. Here every byte is hashed against the id that
+//! names it, so what comes out is what went in, or an [`Error`] that names the file.
+//!
+//! Source: restic's `doc/design.rst`, "Repository Format".
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use aes256ctr_poly1305aes::aead::Aead;
+use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce};
+use rustic_core::repofile::{BlobType, IndexFile, SnapshotFile};
+use rustic_core::{FileType, ReadBackend};
+use zeroize::Zeroizing;
+
+use super::guard;
+use super::id::{Id, path_of};
+use super::store::Store;
+use crate::error::{Error, Kind, Result};
+
+/// Bytes of nonce and code around what is encrypted.
+const OVERHEAD: u32 = 32;
+/// Marks a compressed file of the repository.
+const COMPRESSED: u8 = 2;
+
+/// Where a blob lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) blob: Id,
+    pub(super) pack: Id,
+    offset: u32,
+    length: u32,
+    /// Bytes of content.
+    pub(super) size: u32,
+    compressed: bool,
+    pub(super) is_tree: bool,
+}
+
+/// One pack, as an index describes it.
+#[derive(Clone, Debug)]
+pub(super) struct Pack {
+    /// Bytes of its file.
+    pub(super) size: u32,
+    /// Whether it is marked to be removed: it is still there, but nothing may lean on it.
+    pub(super) leaving: bool,
+    pub(super) blobs: Vec<Place>,
+}
+
+/// All indexes together.
+#[derive(Default)]
+pub(super) struct Index {
+    pub(super) packs: BTreeMap<Id, Pack>,
+    blobs: HashMap<(bool, Id), Place>,
+}
+
+impl Index {
+    pub(super) fn data(&self, id: Id) -> Option<Place> {
+        self.blobs.get(&(false, id)).copied()
+    }
+
+    pub(super) fn tree(&self, id: Id) -> Option<Place> {
+        self.blobs.get(&(true, id)).copied()
+    }
+
+    fn add(&mut self, file: IndexFile) {
+        let leaving = file.packs_to_delete.into_iter().map(|pack| (pack, true));
+        for (pack, leaving) in file.packs.into_iter().map(|pack| (pack, false)).chain(leaving) {
+            let id = Id::from(&*pack.id);
+            let size = pack.pack_size();
+            let place = |blob: &rustic_core::repofile::IndexBlob| Place {
+                blob: Id::from(&*blob.id),
+                pack: id,
+                offset: blob.location.offset,
+                length: blob.location.length,
+                size: blob
+                    .location
+                    .uncompressed_length
+                    .map_or(blob.location.length.saturating_sub(OVERHEAD), std::num::NonZero::get),
+                compressed: blob.location.uncompressed_length.is_some(),
+                is_tree: blob.tpe == BlobType::Tree,
+            };
+            let blobs: Vec<_> = pack.blobs.iter().map(place).collect();
+            if !leaving {
+                self.blobs.extend(blobs.iter().map(|place| ((place.is_tree, place.blob), *place)));
+            }
+            // A pack may be listed twice while indexes are rewritten: it leaves only if every list says so.
+            let known = self.packs.entry(id).or_insert(Pack { size, leaving, blobs });
+            known.leaving &= leaving;
+        }
+    }
+}
+
+/// The repository's master key, and what it opens. `Debug` is left out on purpose.
+pub(super) struct Vault {
+    pub(super) store: Store,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl Vault {
+    /// `key` has 64 bytes: encryption key, `k` and `r` of the code.
+    pub(super) fn new(store: Store, key: Zeroizing<Vec<u8>>) -> Arc<Self> {
+        Arc::new(Self { store, key })
+    }
+
+    /// The bytes of a whole file, as they lie there.
+    pub(super) fn raw(&self, kind: FileType, id: Id) -> Result<bytes::Bytes> {
+        let path = path_of(kind, id);
+        self.store.read_full(kind, &id.rustic()).map_err(|error| unreadable(&path, &error))
+    }
+
+    /// A whole file, decrypted; its bytes are those that its name promises.
+    pub(super) fn file(&self, kind: FileType, id: Id) -> Result<Vec<u8>> {
+        let path = path_of(kind, id);
+        let raw = self.raw(kind, id)?;
+        if kind != FileType::Config && Id::of(&raw) != id {
+            return Err(damaged(&path, "its bytes are not those that its name promises"));
+        }
+        let plain = decrypt(&self.key, &raw).ok_or_else(|| damaged(&path, "it cannot be decrypted"))?;
+        match plain.split_first() {
+            Some((&COMPRESSED, packed)) => {
+                zstd::stream::decode_all(packed).map_err(|_| damaged(&path, "it cannot be decompressed"))
+            }
+            _ => Ok(plain),
+        }
+    }
+
+    /// The blob's content.
+    pub(super) fn blob(&self, place: &Place) -> Result<Vec<u8>> {
+        let path = path_of(FileType::Pack, place.pack);
+        let raw = self
+            .store
+            .read_partial(FileType::Pack, &place.pack.rustic(), false, place.offset, place.length)
+            .map_err(|error| unreadable(&path, &error))?;
+        self.open_blob(place, &raw)
+            .ok_or_else(|| damaged(&path, "a part of it is not what was stored").with("blob", place.blob))
+    }
+
+    /// The blob's content from a whole pack in memory; nothing if it is not what it should be.
+    pub(super) fn blob_in(&self, place: &Place, pack: &[u8]) -> Option<Vec<u8>> {
+        let start = usize::try_from(place.offset).ok()?;
+        let end = start.checked_add(usize::try_from(place.length).ok()?)?;
+        self.open_blob(place, pack.get(start..end)?)
+    }
+
+    fn open_blob(&self, place: &Place, raw: &[u8]) -> Option<Vec<u8>> {
+        let mut plain = decrypt(&self.key, raw)?;
+        if place.compressed {
+            plain = zstd::bulk::decompress(&plain, usize::try_from(place.size).ok()?).ok()?;
+        }
+        (u64::from(place.size) == plain.len() as u64 && Id::of(&plain) == place.blob).then_some(plain)
+    }
+
+    /// Names and sizes of all files of a kind.
+    pub(super) fn list(&self, kind: FileType) -> Result<BTreeMap<Id, u64>> {
+        let what = format!("listing {}", kind.dirname());
+        let listed = guard::run(&what, Kind::Store, || self.store.list_with_size(kind))?;
+        Ok(listed.into_iter().map(|(id, size)| (Id::from(&id), u64::from(size))).collect())
+    }
+
+    /// All indexes; one that cannot be read is a failure.
+    pub(super) fn index(&self) -> Result<Index> {
+        let mut index = Index::default();
+        for id in self.list(FileType::Index)?.into_keys() {
+            self.read_index(id, &mut index)?;
+        }
+        Ok(index)
+    }
+
+    /// Adds one index file.
+    pub(super) fn read_index(&self, id: Id, index: &mut Index) -> Result<()> {
+        let bytes = self.file(FileType::Index, id)?;
+        let file = serde_json::from_slice(&bytes)
+            .map_err(|error| damaged(&path_of(FileType::Index, id), &error.to_string()))?;
+        index.add(file);
+        Ok(())
+    }
+
+    /// One snapshot file.
+    pub(super) fn snapshot(&self, id: Id) -> Result<SnapshotFile> {
+        let bytes = self.file(FileType::Snapshot, id)?;
+        serde_json::from_slice(&bytes).map_err(|error| damaged(&path_of(FileType::Snapshot, id), &error.to_string()))
+    }
+}
+
+/// What is encrypted with `key` (64 bytes) in restic's way; nothing if it was altered.
+pub(super) fn decrypt(key: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, data) = data.split_at_checked(16)?;
+    if key.len() != 64 {
+        return None;
+    }
+    Aes256CtrPoly1305Aes::new(Key::from_slice(key)).decrypt(Nonce::from_slice(nonce), data).ok()
+}
+
+pub(super) fn damaged(path: &str, cause: &str) -> Error {
+    Error::new(Kind::Verify, format!("{path} in the repository is damaged")).with("cause", cause)
+}
+
+fn unreadable(path: &str, error: &rustic_core::RusticError) -> Error {
+    match guard::io_kind(error) {
+        Some(std::io::ErrorKind::NotFound) => Error::new(Kind::Verify, format!("{path} in the repository is missing")),
+        Some(std::io::ErrorKind::UnexpectedEof) => damaged(path, "it is shorter than it was"),
+        _ => {
+            Error::new(Kind::Store, format!("cannot read {path} of the repository")).with("cause", guard::words(error))
+        }
+    }
+}
