@@ -5,6 +5,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`cli`] | flags, output and exit code of every binary; each calls one recipe below |
+//! | [`backup`] | the recipe: read, store, read back, publish, note |
 //! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
 //! | [`repository`] | the encrypted store of backups: open, archive, read, check; knows no database |
@@ -22,6 +23,7 @@
 //!
 //! `docs/architecture.md` follows a byte from COPY to the disk and back.
 
+pub mod backup;
 pub mod cli;
 pub mod database;
 pub mod dump;

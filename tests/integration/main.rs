@@ -32,6 +32,7 @@ mod docs;
 mod maintenance_cli;
 mod maintenance_rpc;
 mod privileges;
+mod repository_backup;
 mod restore_kill;
 mod restore_load;
 mod restore_sources;
