@@ -38,7 +38,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 const SUMMARIES: Duration = Duration::from_mins(1);
 
 /// One in so many of the older packs that a backup leans on is read again: all of them within a week of hourly ones.
-const SHARE: NonZeroUsize = NonZeroUsize::new(168).expect("it is not zero");
+const SHARE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(167);
 
 /// A manifest is a few kilobytes for each thousand chunks.
 const MANIFEST_LIMIT: u64 = 256 << 20;
@@ -173,10 +173,10 @@ impl Backup<'_> {
         if self.full_read {
             return everything("--full-read");
         }
-        if let Some(why) = reuse::obstacle(parent, facts, schema_hash) {
-            return everything(&why);
-        }
-        let Some(horizon) = &parent.horizon else { return everything("the last backup has no horizon") };
+        let horizon = match reuse::horizon(parent, facts, schema_hash) {
+            Ok(horizon) => horizon,
+            Err(why) => return everything(why),
+        };
         let listed =
             changes::since(session, facts.server_version, facts.timeline, horizon, self.chunk_blocks, SUMMARIES);
         match listed.await? {

@@ -14,7 +14,7 @@ use rustic_core::repofile::SnapshotFile;
 use rustic_core::{BackupOptions, ParentOptions, SnapshotOptions};
 use sha2::{Digest, Sha256};
 
-use super::feed::{Fed, Feed, Ledger, Source};
+use super::feed::{Fed, Feed, Intake, Source};
 use super::id::Id;
 use super::snapshots::{self, PENDING, PROGRAM};
 use super::store::Journal;
@@ -84,15 +84,15 @@ pub fn archive(handle: &Handle, feed: impl Feed, request: &Request) -> Result<Ar
             tree::walk(&handle.vault, &index, Id::from(&*snapshot.tree))?.files
         }
     };
-    let (journal, ledger) = (Arc::<Journal>::default(), Ledger::default());
-    let source = Source::new(feed, parent, &journal, &ledger);
+    let (journal, intake) = (Arc::<Journal>::default(), Intake::default());
+    let source = Source::new(feed, parent, &journal, &intake);
     let saved = save(handle, &source, request, &journal);
     // The feed may own readers of a database: they end before anything else is looked at.
     drop(source);
     let result = match (journal.take_failure(), saved) {
         (Some(first), _) => Err(first),
         (None, Err(error)) => Err(error),
-        (None, Ok(snapshot)) => finish(handle, &snapshot, request, &journal, &ledger),
+        (None, Ok(snapshot)) => finish(handle, &snapshot, request, &journal, &intake),
     };
     result.map_err(|error| undo(handle, &journal, error))
 }
@@ -132,7 +132,7 @@ fn finish(
     snapshot: &SnapshotFile,
     request: &Request,
     journal: &Journal,
-    ledger: &Ledger,
+    intake: &Intake,
 ) -> Result<Archived> {
     let written = journal.written();
     let pending = match written.snapshots.as_slice() {
@@ -147,7 +147,7 @@ fn finish(
     let index = handle.vault.index()?;
     let stored = handle.vault.snapshot(pending)?;
     let forest = tree::walk(&handle.vault, &index, Id::from(&*stored.tree))?;
-    let fed = std::mem::take(&mut *ledger.lock().unwrap_or_else(PoisonError::into_inner));
+    let fed = std::mem::take(&mut *intake.lock().unwrap_or_else(PoisonError::into_inner));
     let fresh = compare(&fed, &forest)?;
     let sum = |wanted: &dyn Fn(&Fed) -> bool| fed.values().filter(|fed| wanted(fed)).map(|fed| fed.size).sum();
     let needed: BTreeSet<Id> =

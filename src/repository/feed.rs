@@ -70,7 +70,7 @@ pub(super) struct Fed {
 }
 
 /// What a run has fed so far.
-pub(super) type Ledger = Arc<Mutex<BTreeMap<String, Fed>>>;
+pub(super) type Intake = Arc<Mutex<BTreeMap<String, Fed>>>;
 
 /// A feed as the storage library wants it.
 pub(super) struct Source {
@@ -82,13 +82,13 @@ impl Source {
         feed: impl Feed,
         parent: BTreeMap<String, Leaf>,
         journal: &Arc<Journal>,
-        ledger: &Ledger,
+        intake: &Intake,
     ) -> Self {
         let tap = Tap {
             feed: Box::new(feed),
             parent,
             journal: Arc::clone(journal),
-            ledger: Arc::clone(ledger),
+            intake: Arc::clone(intake),
             previous: None,
         };
         Self { tap: Mutex::new(Some(tap)) }
@@ -109,7 +109,7 @@ impl ReadSource for Source {
             feed: Box::new(std::iter::empty()),
             parent: BTreeMap::new(),
             journal: Arc::default(),
-            ledger: Ledger::default(),
+            intake: Intake::default(),
             previous: None,
         })
     }
@@ -120,7 +120,7 @@ pub(super) struct Tap {
     feed: Box<dyn Iterator<Item = Result<Entry>> + Send>,
     parent: BTreeMap<String, Leaf>,
     journal: Arc<Journal>,
-    ledger: Ledger,
+    intake: Intake,
     previous: Option<String>,
 }
 
@@ -155,7 +155,7 @@ impl Tap {
         };
         let mtime = self.time(&path, size, mtime, &body)?;
         let fresh = !matches!(body, Body::Reused { .. });
-        self.ledger
+        self.intake
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(path.clone(), Fed { size, fresh, sha256: None });
@@ -167,7 +167,7 @@ impl Tap {
             size,
             body,
             journal: Arc::clone(&self.journal),
-            ledger: Arc::clone(&self.ledger),
+            intake: Arc::clone(&self.intake),
         };
         self.previous = Some(path.clone());
         Ok(ReadSourceEntry { path: PathBuf::from(path), node, open: Some(open) })
@@ -224,14 +224,14 @@ pub(super) struct Opener {
     size: u64,
     body: Body,
     journal: Arc<Journal>,
-    ledger: Ledger,
+    intake: Intake,
 }
 
 impl ReadSourceOpen for Opener {
     type Reader = Counted;
 
     fn open(self) -> RusticResult<Counted> {
-        let Self { path, size, body, journal, ledger } = self;
+        let Self { path, size, body, journal, intake } = self;
         let inner: Box<dyn Read + Send> = match body {
             Body::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Body::File { file, .. } => Box::new(file),
@@ -241,7 +241,7 @@ impl ReadSourceOpen for Opener {
                 return Err(RusticError::new(ErrorKind::Verification, message));
             }
         };
-        Ok(Counted { inner, path, size, read: 0, hash: Sha256::new(), journal, ledger })
+        Ok(Counted { inner, path, size, read: 0, hash: Sha256::new(), journal, intake })
     }
 }
 
@@ -253,7 +253,7 @@ pub(super) struct Counted {
     read: u64,
     hash: Sha256,
     journal: Arc<Journal>,
-    ledger: Ledger,
+    intake: Intake,
 }
 
 impl Counted {
@@ -288,8 +288,8 @@ impl Read for Counted {
                 return Err(self.fail(format!("it ended after {} of {} bytes", self.read, self.size)));
             }
             let digest = std::mem::take(&mut self.hash).finalize().into();
-            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(fed) = ledger.get_mut(&self.path)
+            let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(fed) = intake.get_mut(&self.path)
                 && fed.sha256.is_none()
             {
                 fed.sha256 = Some(digest);

@@ -12,24 +12,21 @@ use super::facts::Facts;
 use super::manifest::{ChunkEntry, Manifest, TableEntry};
 use super::plan::{Chunk, Plan};
 
-/// Why the parent cannot be used at all, as the end of the sentence "everything is read: …".
-#[must_use]
-pub fn obstacle(parent: &Manifest, facts: &Facts, schema_hash: &str) -> Option<String> {
+/// The position from which changes must be known for the parent to be of use. Or why it is of none, as the end of the
+/// sentence "everything is read: …".
+pub fn horizon<'a>(parent: &'a Manifest, facts: &Facts, schema_hash: &str) -> Result<&'a str, &'static str> {
     let oid = |facts: &Facts| facts.database["oid"].clone();
-    let reason = if parent.facts.system_identifier != facts.system_identifier {
-        "the last backup is of another cluster"
+    if parent.facts.system_identifier != facts.system_identifier {
+        Err("the last backup is of another cluster")
     } else if parent.facts.timeline != facts.timeline {
-        "the server is on another timeline"
+        Err("the server is on another timeline")
     } else if oid(&parent.facts) != oid(facts) {
-        "the database was made anew since the last backup"
-    } else if parent.horizon.is_none() {
-        "the last backup has no horizon: a transaction ran for too long"
+        Err("the database was made anew since the last backup")
     } else if parent.schema_hash.as_deref() != Some(schema_hash) {
-        "the schema changed since the last backup"
+        Err("the schema changed since the last backup")
     } else {
-        return None;
-    };
-    Some(reason.to_owned())
+        parent.horizon.as_deref().ok_or("the last backup has no horizon: a transaction ran for too long")
+    }
 }
 
 /// The parent's files that stand for chunks of this plan, by the chunk's number.

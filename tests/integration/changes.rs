@@ -52,13 +52,13 @@ async fn take(connector: &Connector, tools: &Tools, parent: Option<&Taken>, note
     let mut reason = None;
     let mut reusable = std::collections::HashMap::new();
     if let Some(parent) = parent {
-        reason = reuse::obstacle(&parent.manifest, &facts, &hash);
-        if reason.is_none() {
-            let from = parent.manifest.horizon.as_deref().unwrap();
-            match changes::since(&session, snapshot.server, facts.timeline, from, 16, WAIT).await.unwrap() {
-                Ok(changes) => reusable = reuse::reusable(&parent.manifest, &facts, &plan, &changes),
-                Err(why) => reason = Some(why),
-            }
+        let listed = match reuse::horizon(&parent.manifest, &facts, &hash) {
+            Ok(from) => changes::since(&session, snapshot.server, facts.timeline, from, 16, WAIT).await.unwrap(),
+            Err(why) => Err(why.to_owned()),
+        };
+        match listed {
+            Ok(changes) => reusable = reuse::reusable(&parent.manifest, &facts, &plan, &changes),
+            Err(why) => reason = Some(why),
         }
     }
     let plan = Arc::new(plan);
