@@ -80,6 +80,13 @@ impl Error {
         Self { kind, message: message.into(), details: Vec::new(), hints: Vec::new() }
     }
 
+    /// What ends a run that is told to by this signal.
+    #[must_use]
+    pub fn stopped_by(signal: i32) -> Self {
+        let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str);
+        Self::new(Kind::Signal(signal), format!("stopped by {name}"))
+    }
+
     /// Adds a named line: `tool`, `file`, `server`, `state`, …
     ///
     /// `state` says what is true now of database, service and backup. The outermost step knows best, so a second

@@ -1,15 +1,21 @@
 //! SIGINT, SIGTERM and SIGHUP as an ordinary failure, so that cleaning up is ordinary too.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::process::on_thread;
+use crate::progress::Meter;
 
 /// How long a failure waits for the signal that may have caused it.
 const LATE_SIGNAL: Duration = Duration::from_millis(100);
+
+/// How long work on a thread may take to end when it is asked to; whoever sent the signal may lose patience after 10 s.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Tells whether a signal has come.
 #[derive(Clone, Debug)]
@@ -60,21 +66,37 @@ impl Interrupt {
     pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            number = self.raised() => Err(Self::error(number)),
+            number = self.raised() => Err(Error::stopped_by(number)),
             result = work => match result {
                 Ok(done) => Ok(done),
                 // A terminal and a service manager signal the children too: one that fails of it may be heard first.
                 Err(error) => tokio::select! {
-                    number = self.raised() => Err(Self::error(number)),
+                    number = self.raised() => Err(Error::stopped_by(number)),
                     () = tokio::time::sleep(LATE_SIGNAL) => Err(error),
                 },
             },
         }
     }
 
-    fn error(number: i32) -> Error {
-        let name = nix::sys::signal::Signal::try_from(number).map_or("a signal", nix::sys::signal::Signal::as_str);
-        Error::new(Kind::Signal(number), format!("stopped by {name}"))
+    /// Does some work that blocks, on a thread of its own; a signal asks it through the meter to end.
+    ///
+    /// It is given a while to do so and to clean up after itself. What was finished nevertheless is finished.
+    pub async fn on_thread<T: Send + 'static>(
+        &self,
+        meter: &Arc<Meter>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut work = std::pin::pin!(on_thread(work));
+        tokio::select! {
+            result = &mut work => result?,
+            number = self.raised() => {
+                meter.stop(number);
+                match tokio::time::timeout(PATIENCE, work).await {
+                    Ok(result) => result?,
+                    Err(_) => Err(Error::stopped_by(number)),
+                }
+            }
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::linux::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::error::{Error, Result};
 use crate::host::Host;
 
 /// How often a terminal is redrawn.
@@ -26,7 +27,15 @@ pub struct Meter {
     pub total: AtomicU64,
     /// Rows done; 0 if they are not counted.
     pub rows: AtomicU64,
+    /// Chunks that were read.
+    pub chunks_read: AtomicU64,
+    /// Chunks that did not have to be.
+    pub chunks_reused: AtomicU64,
+    /// The signal that asks the work to end; 0 if none has come.
+    stopped: AtomicI32,
     what: Mutex<String>,
+    /// When the counts were at nothing; without it, when the work began.
+    since: Mutex<Option<Instant>>,
 }
 
 impl Meter {
@@ -41,6 +50,29 @@ impl Meter {
     /// Says what is being done now, for example the table.
     pub fn now(&self, what: &str) {
         what.clone_into(&mut self.what.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Asks the work to end because of this signal. Work on another thread looks by itself: [`Meter::check`].
+    pub fn stop(&self, signal: i32) {
+        self.stopped.store(signal, Ordering::Relaxed);
+    }
+
+    /// Fails once the work was asked to end ([`Kind::Signal`](crate::error::Kind::Signal)).
+    pub fn check(&self) -> Result<()> {
+        match self.stopped.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            signal => Err(Error::stopped_by(signal)),
+        }
+    }
+
+    /// Begins the next step with the counts at nothing.
+    pub fn begin(&self, what: &str, total: u64) {
+        self.now(what);
+        for count in [&self.bytes, &self.rows, &self.chunks_read, &self.chunks_reused] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.total.store(total, Ordering::Relaxed);
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Adds to the bytes done.
@@ -245,6 +277,8 @@ impl Reporter {
                         "bytes": meter.bytes.load(Ordering::Relaxed),
                         "total_bytes": meter.total.load(Ordering::Relaxed),
                         "rows": meter.rows.load(Ordering::Relaxed),
+                        "chunks_read": meter.chunks_read.load(Ordering::Relaxed),
+                        "chunks_reused": meter.chunks_reused.load(Ordering::Relaxed),
                         "seconds": started.elapsed().as_secs_f64(),
                     });
                     let _ = writeln!(std::io::stderr().lock(), "{line}");
@@ -264,10 +298,12 @@ fn terminal_bar() -> ProgressBar {
     bar
 }
 
-/// `public.positions: 120.0 MiB of 704.0 MiB, 1,200,000 rows, 61.2 MiB/s`
+/// `public.positions: 120.0 MiB of 704.0 MiB, 1,200,000 rows, 61.2 MiB/s, 10 s left`
 fn sentence(meter: &Meter, started: Instant) -> String {
-    let bytes = meter.bytes.load(Ordering::Relaxed);
-    let (total, rows) = (meter.total.load(Ordering::Relaxed), meter.rows.load(Ordering::Relaxed));
+    let started = meter.since.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(started);
+    let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    let (bytes, total, rows) = (count(&meter.bytes), count(&meter.total), count(&meter.rows));
+    let (read, reused) = (count(&meter.chunks_read), count(&meter.chunks_reused));
     let mut text = meter.what();
     if bytes > 0 {
         text = format!("{text}: {}", BinaryBytes(bytes));
@@ -277,8 +313,15 @@ fn sentence(meter: &Meter, started: Instant) -> String {
         if rows > 0 {
             text = format!("{text}, {} rows", HumanCount(rows));
         }
+        if read + reused > 0 {
+            text = format!("{text}, {read} chunks read, {reused} reused");
+        }
         let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        text = format!("{text}, {}/s", BinaryBytes(bytes.saturating_mul(1000) / milliseconds));
+        let rate = bytes.saturating_mul(1000) / milliseconds;
+        text = format!("{text}, {}/s", BinaryBytes(rate));
+        if total > bytes && rate > 0 {
+            text = format!("{text}, {} s left", (total - bytes).div_ceil(rate));
+        }
     }
     text
 }
@@ -288,4 +331,31 @@ fn sentence(meter: &Meter, started: Instant) -> String {
 fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2").is_ok_and(|stream| named == format!("{}:{}", stream.st_dev(), stream.st_ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_tells_how_far_it_is_and_how_long_it_will_take() {
+        let meter = Meter::new("reading");
+        let started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        assert_eq!(sentence(&meter, started), "reading");
+        meter.total.store(300 << 20, Ordering::Relaxed);
+        meter.add(100 << 20);
+        meter.chunks_read.store(6, Ordering::Relaxed);
+        meter.chunks_reused.store(40, Ordering::Relaxed);
+        let told = sentence(&meter, started);
+        let expected = "reading: 100.00 MiB of 300.00 MiB, 6 chunks read, 40 reused, ";
+        assert!(told.starts_with(expected) && told.ends_with("/s, 21 s left"), "{told}");
+    }
+
+    #[test]
+    fn work_that_is_asked_to_end_hears_of_it() {
+        let meter = Meter::new("");
+        meter.check().unwrap();
+        meter.stop(15);
+        assert_eq!(meter.check().unwrap_err().kind().exit_code(), 143);
+    }
 }

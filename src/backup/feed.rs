@@ -3,17 +3,19 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::progress::Meter;
 use crate::repository::feed::{Body, Entry};
 use crate::tables::buffer::Whole;
 use crate::tables::catalog::Other;
 use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest, Origin};
-use crate::tables::plan::Plan;
+use crate::tables::plan::{Chunk, Plan};
 use crate::tables::readers::{Copied, Ordered};
 
 /// What a backup consists of, beside the rows that are read.
@@ -30,6 +32,8 @@ pub struct Contents {
     pub reused: HashMap<usize, ChunkEntry>,
     /// For the next backup.
     pub horizon: Option<String>,
+    /// For the next backup too.
+    pub mark: Option<String>,
     /// SHA-256 of the definitions, 64 hex digits.
     pub schema_hash: String,
     /// Why everything is read, if it is.
@@ -66,15 +70,18 @@ pub struct Feed {
     rows: Ordered,
     done: Vec<ChunkEntry>,
     written: WrittenManifest,
+    meter: Arc<Meter>,
     next: Next,
 }
 
 impl Feed {
     /// Of these contents, with rows that arrive in the plan's order.
+    ///
+    /// Counts what was read in bytes of the tables' own files, since nobody knows beforehand what COPY makes of them.
     #[must_use]
-    pub fn new(contents: Contents, rows: Ordered) -> (Self, WrittenManifest) {
+    pub fn new(contents: Contents, rows: Ordered, meter: Arc<Meter>) -> (Self, WrittenManifest) {
         let written = WrittenManifest::default();
-        let feed = Self { contents, rows, done: Vec::new(), written: written.clone(), next: Next::Recovery };
+        let feed = Self { contents, rows, done: Vec::new(), written: written.clone(), meter, next: Next::Recovery };
         (feed, written)
     }
 
@@ -83,10 +90,12 @@ impl Feed {
     }
 
     fn chunk(&mut self, number: usize) -> Result<Entry> {
+        self.meter.check()?;
         let chunk = &self.contents.plan.chunks[number];
         if let Some(known) = self.contents.reused.get(&number) {
             let entry = Entry { mtime: known.read_at, ..self.entry(&known.path, Body::Reused { size: known.bytes }) };
             self.done.push(ChunkEntry { origin: Origin::Reused, ..known.clone() });
+            self.meter.chunks_reused.fetch_add(1, Ordering::Relaxed);
             return Ok(entry);
         }
         let missing = || Error::new(Kind::Source, format!("the rows of {} did not come", chunk.path));
@@ -94,6 +103,9 @@ impl Feed {
         if copied != number {
             return Err(missing());
         }
+        self.meter.chunks_read.fetch_add(1, Ordering::Relaxed);
+        self.meter.rows.fetch_add(rows, Ordering::Relaxed);
+        self.meter.add(heap_bytes(chunk));
         let body = match body {
             Whole::Memory(bytes) => Body::Bytes(bytes),
             Whole::File(file) => Body::File { file, size: bytes },
@@ -109,6 +121,7 @@ impl Feed {
         let mut manifest =
             Manifest::new(facts.clone(), plan, others.clone(), &self.done, self.contents.started, Utc::now())?;
         manifest.horizon.clone_from(&self.contents.horizon);
+        manifest.mark.clone_from(&self.contents.mark);
         manifest.schema_hash = Some(self.contents.schema_hash.clone());
         manifest.read_all.clone_from(&self.contents.read_all);
         let bytes = manifest.to_bytes()?;
@@ -122,6 +135,12 @@ impl Feed {
         let size = file.metadata().context(Kind::Store, failed)?.len();
         Ok(self.entry("schema.dump", Body::File { file, size }))
     }
+}
+
+/// What a chunk takes in the table's file, with blocks as they are by default.
+#[must_use]
+pub fn heap_bytes(chunk: &Chunk) -> u64 {
+    (chunk.blocks.end - chunk.blocks.start) * 8192
 }
 
 impl Iterator for Feed {

@@ -2,34 +2,40 @@
 //!
 //! This file is the recipe, [`Backup::take`]; the order of what is stored, and where it comes from, is [`feed`]'s business.
 //! A backup is one when it was read back and published, and the ledger knows it; nothing before that is listed.
+//! [`session`] is what every command has that works on the repository: the ledger, the run in it, and the repository
+//! itself, compared with the ledger.
 
 pub mod feed;
 pub mod recovery;
+pub mod run;
+pub mod session;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
 
 use crate::database::Connector;
 use crate::database::tools::Tools;
 use crate::dump::pg_dump::PgDump;
 use crate::error::{Error, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::ledger::{Facts as Entry, HexId, Ledger, Purpose, Snapshot as Noted};
-use crate::process::on_thread;
 use crate::progress::Meter;
-use crate::repository::archive::{Archived, Request, archive, read_back};
+use crate::repository::archive::{Archived, Request, archive, differing, read_back};
 use crate::repository::{Handle, Id, check, read, snapshots};
-use crate::tables::catalog::Catalog;
+use crate::tables::catalog::{Catalog, Other};
 use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers::{self, Options as Reading};
 use crate::tables::{Plan, Snapshot, changes, definitions, reuse};
-use feed::{Contents, Feed};
+use feed::{Contents, Feed, WrittenManifest, heap_bytes};
 
 /// How long a running transaction is waited for, so that the next backup can go on from this one.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -41,7 +47,7 @@ const SUMMARIES: Duration = Duration::from_mins(1);
 const SHARE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(167);
 
 /// A manifest is a few kilobytes for each thousand chunks.
-const MANIFEST_LIMIT: u64 = 256 << 20;
+pub const MANIFEST_LIMIT: u64 = 256 << 20;
 
 /// What a backup is taken with.
 pub struct Backup<'a> {
@@ -51,18 +57,24 @@ pub struct Backup<'a> {
     pub tools: &'a Tools,
     /// Where it goes.
     pub repository: &'a Handle,
+    /// Tells whether to stop.
+    pub interrupt: &'a Interrupt,
     /// Sessions that read.
     pub jobs: usize,
     /// Heap blocks in a chunk.
     pub chunk_blocks: u32,
     /// How long a locked table is waited for.
     pub lock_wait: Duration,
-    /// Read everything, whatever is known to be unchanged.
+    /// Read everything, and say what would have been reused wrongly.
     pub full_read: bool,
     /// Where what is too large for memory waits.
     pub temporary: PathBuf,
     /// The machine's name.
     pub host: String,
+    /// What it is taken for.
+    pub purpose: Purpose,
+    /// A sentence for people.
+    pub comment: Option<String>,
 }
 
 /// A backup that was taken.
@@ -76,22 +88,135 @@ pub struct Taken {
     pub chunks_read: usize,
     /// Chunks that were taken from the parent.
     pub chunks_reused: usize,
+    /// Bytes that were read from the database.
+    pub bytes_read: u64,
     /// Bytes of the packs that were written.
     pub bytes_stored: u64,
+    /// With [`Backup::full_read`]: chunks that changed although nothing showed it. There should be none.
+    pub wrongly_unchanged: Vec<String>,
+    /// Why the backup before this one could not be used, if it could not although it should.
+    pub parent_fault: Option<Error>,
+}
+
+/// The newest backup, which is this one's parent.
+struct Parent {
+    id: Id,
+    manifest: Manifest,
+}
+
+/// What is to be backed up, with the sessions that keep it still.
+struct Prepared {
+    session: Client,
+    snapshot: Snapshot,
+    facts: Facts,
+    plan: Plan,
+    others: Vec<Other>,
+    definitions: File,
+    schema_hash: String,
+    horizon: Option<String>,
+    started: DateTime<Utc>,
+}
+
+/// Which chunks need not be read.
+struct Decided {
+    reused: HashMap<usize, ChunkEntry>,
+    /// Those that would not have to be, but are, with their paths.
+    audited: Vec<String>,
+    /// Why everything is read, if it is.
+    read_all: Option<String>,
+    /// The checkpoint after the snapshot.
+    mark: Option<String>,
+    /// The parent's horizon, for where a transaction did not end in time.
+    old_horizon: Option<String>,
 }
 
 impl Backup<'_> {
-    /// Takes one, and notes it in the ledger.
+    /// Takes one, and notes it in the ledger. `meter` is told how far it is.
+    ///
+    /// A signal ends it before the next chunk, and before anything is published.
     ///
     /// # Errors
     /// [`Kind::Source`] if reading failed, [`Kind::Store`] if storing did, [`Kind::Verify`] if what was stored reads
-    /// back differently, or if the last backup is damaged. Nothing is listed then.
+    /// back differently, or if a pack that it leans on is damaged. Nothing is listed then.
     pub async fn take(&self, ledger: &mut Ledger, meter: &Arc<Meter>) -> Result<Taken> {
         let begin = Instant::now();
         ledger.check_repository(Some(&hex(self.repository.id())?))?;
-        let parent = self.parent(ledger).await?;
+        let (parent, parent_fault) = match self.parent(ledger, meter).await {
+            Ok(parent) => (parent, None),
+            // The next backup matters more than the last one's fault, which is told when this one is there.
+            Err(error) if error.kind() == Kind::Verify => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
+        let prepared = self.interrupt.guard(self.prepare_patiently(parent.is_none(), meter)).await?;
+        let known = parent.as_ref().map(|parent| &parent.manifest);
+        let mut decided = self.interrupt.guard(self.decide(&prepared, known)).await?;
+        if parent_fault.is_some() {
+            decided.read_all = Some("the last backup is damaged".to_owned());
+        }
+        let started = prepared.started;
+        let parent_id = parent.as_ref().map(|parent| parent.id);
+        let audited = std::mem::take(&mut decided.audited);
+        let (archived, written) = self.store(prepared, decided, parent_id, meter).await?;
+        let wrongly_unchanged = match parent_id {
+            Some(id) if !audited.is_empty() => differing(self.repository, &archived, id, &audited)?,
+            _ => Vec::new(),
+        };
+        let archived = self.prove(ledger, archived, meter).await?;
+        let bytes = written.take().ok_or_else(|| Error::new(Kind::Verify, "the backup has no manifest"))?;
+        let manifest = Manifest::parse(&bytes)?;
+        let (id, archived) = self.publish(archived, meter).await?;
+        let noted = ledger.publish(&Entry {
+            id: hex(id)?,
+            time: started,
+            size: archived.bytes,
+            added: archived.bytes_stored,
+            rows: manifest.rows(),
+            duration_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+            manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(&bytes)))?,
+            purpose: self.purpose,
+            schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
+            comment: self.comment.clone(),
+        })?;
+        Ok(Taken {
+            noted,
+            chunks_read: manifest.chunks(manifest::Origin::Read),
+            chunks_reused: manifest.chunks(manifest::Origin::Reused),
+            bytes_read: archived.bytes_read,
+            bytes_stored: archived.bytes_stored,
+            manifest,
+            wrongly_unchanged,
+            parent_fault,
+        })
+    }
+
+    /// The newest backup that the ledger knows, with its manifest.
+    async fn parent(&self, ledger: &Ledger, meter: &Arc<Meter>) -> Result<Option<Parent>> {
+        let Some(latest) = ledger.latest()? else { return Ok(None) };
+        let id: Id = latest.facts.id.as_str().parse()?;
+        let handle = self.repository.clone();
+        let manifest =
+            self.interrupt.on_thread(meter, move || session::manifest(&read::open(&handle, id)?, &latest)).await?;
+        Ok(Some(Parent { id, manifest }))
+    }
+
+    /// Prepares, once more if the schema changed under its hands.
+    async fn prepare_patiently(&self, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
+        match self.prepare(is_first, meter).await {
+            Err(error) if error.kind() == Kind::Source => self.prepare(is_first, meter).await,
+            prepared => prepared,
+        }
+    }
+
+    async fn prepare(&self, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
         let session = self.connector.connect().await?;
-        let settled = changes::settle(&session, SETTLE).await?;
+        if is_first {
+            // The summary that the horizon lies in begins at the checkpoint before it. Without this one it may go back to
+            // when the rows came in, and the second backup would read all of them again.
+            changes::checkpoint_before(&session).await?;
+        }
+        meter.now("waiting for running transactions to end");
+        let horizon = changes::settle(&session, SETTLE).await?;
+        meter.now("reading the schema");
         let started = Utc::now();
         let snapshot = Snapshot::export(self.connector, self.lock_wait).await?;
         let facts = Facts::read(&snapshot).await?;
@@ -99,18 +224,71 @@ impl Backup<'_> {
         let pg_dump = PgDump { connector: self.connector, tools: self.tools, lock_wait: self.lock_wait };
         let (definitions, schema_hash) =
             definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await?;
-        let known = parent.as_ref().map(|(_, manifest)| manifest);
-        let (reused, read_all) = self.reusable(&session, known, &facts, &plan, &schema_hash).await?;
+        Ok(Prepared { session, snapshot, facts, plan, others, definitions, schema_hash, horizon, started })
+    }
 
+    /// What can be taken from the parent; and if nothing, why.
+    async fn decide(&self, prepared: &Prepared, parent: Option<&Manifest>) -> Result<Decided> {
+        let Prepared { session, facts, plan, schema_hash, .. } = prepared;
+        let known = match parent {
+            None => Err("it is the first backup"),
+            Some(parent) => reuse::known(parent, facts, schema_hash),
+        };
+        let listed = match known {
+            Err(why) => Err(why.to_owned()),
+            Ok(known) => {
+                let (server, timeline) = (facts.server_version, facts.timeline);
+                changes::since(session, server, timeline, known, self.chunk_blocks, SUMMARIES).await?
+            }
+        };
+        let mut decided = Decided {
+            reused: HashMap::new(),
+            audited: Vec::new(),
+            read_all: None,
+            mark: None,
+            // The parent's horizon holds for this backup too, if its history is the same.
+            old_horizon: known.ok().filter(|_| listed.is_ok()).map(|known| known.horizon.to_owned()),
+        };
+        match (listed, parent) {
+            (Ok(since), Some(parent)) => {
+                let found = reuse::reusable(parent, facts, plan, &since.changes);
+                if self.full_read {
+                    decided.audited = found.values().map(|entry| entry.path.clone()).collect();
+                    decided.read_all = Some("--full-read".to_owned());
+                } else {
+                    decided.reused = found.into_iter().map(|(number, entry)| (number, entry.clone())).collect();
+                }
+                decided.mark = Some(since.mark);
+            }
+            (listed, _) => {
+                decided.read_all = listed.err();
+                decided.mark = changes::mark(session, facts.server_version, facts.timeline).await?;
+            }
+        }
+        Ok(decided)
+    }
+
+    /// Reads, and stores as a pending snapshot.
+    async fn store(
+        &self,
+        prepared: Prepared,
+        decided: Decided,
+        parent: Option<Id>,
+        meter: &Arc<Meter>,
+    ) -> Result<(Archived, WrittenManifest)> {
+        let Prepared { session, snapshot, facts, plan, others, definitions, schema_hash, horizon, started } = prepared;
+        drop(session);
+        let Decided { reused, read_all, mark, old_horizon, audited: _ } = decided;
         let plan = Arc::new(plan);
         let to_read: Vec<usize> = (0..plan.chunks.len()).filter(|number| !reused.contains_key(number)).collect();
-        let (chunks_read, chunks_reused) = (to_read.len(), reused.len());
+        meter.begin("reading", to_read.iter().map(|number| heap_bytes(&plan.chunks[*number])).sum());
         let reading = Reading { jobs: self.jobs, lock_wait: self.lock_wait, temporary: self.temporary.clone() };
-        let ordered = readers::start(self.connector, &snapshot, plan.clone(), to_read, &reading).await?;
+        let starting = readers::start(self.connector, &snapshot, plan.clone(), to_read, &reading);
+        let ordered = self.interrupt.guard(starting).await?;
         let contents = Contents {
             recovery: recovery::text(&facts, &plan),
-            // Where a transaction did not end in time, the parent's horizon still holds.
-            horizon: settled.or_else(|| known.and_then(|parent| parent.horizon.clone())),
+            horizon: horizon.or(old_horizon),
+            mark,
             facts,
             plan,
             others,
@@ -120,72 +298,20 @@ impl Backup<'_> {
             definitions,
             started,
         };
-        let (feed, written) = Feed::new(contents, ordered);
+        let (feed, written) = Feed::new(contents, ordered, meter.clone());
         let request = Request {
-            parent: parent.as_ref().map(|(id, _)| *id),
-            tags: Vec::new(),
+            parent,
+            tags: if self.purpose == Purpose::Regular { Vec::new() } else { vec![self.purpose.word().to_owned()] },
             host: self.host.clone(),
             label: self.connector.database_name().to_owned(),
-            description: None,
+            description: self.comment.clone(),
             time: started,
         };
-        let (handle, meter) = (self.repository.clone(), meter.clone());
-        // The snapshot's session must live until the last reader has joined and read.
-        let archived = on_thread(move || archive(&handle, feed, &request)).await??;
-        drop(snapshot);
-        let archived = self.prove(ledger, archived, &meter).await?;
-        let bytes = written.take().ok_or_else(|| Error::new(Kind::Verify, "the backup has no manifest"))?;
-        let manifest = Manifest::parse(&bytes)?;
-        let published = self.publish(archived).await?;
-        let noted = ledger.publish(&Entry {
-            id: hex(published.0)?,
-            time: started,
-            size: published.1.bytes,
-            added: published.1.bytes_stored,
-            rows: manifest.rows(),
-            duration_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
-            manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(&bytes)))?,
-            purpose: Purpose::Regular,
-        })?;
-        Ok(Taken { noted, manifest, chunks_read, chunks_reused, bytes_stored: published.1.bytes_stored })
-    }
-
-    /// The newest backup that the ledger knows, with its manifest.
-    async fn parent(&self, ledger: &Ledger) -> Result<Option<(Id, Manifest)>> {
-        let Some(latest) = ledger.latest()? else { return Ok(None) };
-        let id: Id = latest.facts.id.as_str().parse()?;
         let handle = self.repository.clone();
-        let bytes = on_thread(move || read::open(&handle, id)?.read(manifest::PATH, MANIFEST_LIMIT)).await??;
-        Ok(Some((id, Manifest::parse(&bytes)?)))
-    }
-
-    /// What can be taken from the parent; and if nothing, why.
-    async fn reusable(
-        &self,
-        session: &tokio_postgres::Client,
-        parent: Option<&Manifest>,
-        facts: &Facts,
-        plan: &Plan,
-        schema_hash: &str,
-    ) -> Result<(HashMap<usize, ChunkEntry>, Option<String>)> {
-        let everything = |why: &str| Ok((HashMap::new(), Some(why.to_owned())));
-        let Some(parent) = parent else { return everything("it is the first backup") };
-        if self.full_read {
-            return everything("--full-read");
-        }
-        let horizon = match reuse::horizon(parent, facts, schema_hash) {
-            Ok(horizon) => horizon,
-            Err(why) => return everything(why),
-        };
-        let listed =
-            changes::since(session, facts.server_version, facts.timeline, horizon, self.chunk_blocks, SUMMARIES);
-        match listed.await? {
-            Err(why) => everything(&why),
-            Ok(changes) => {
-                let found = reuse::reusable(parent, facts, plan, &changes);
-                Ok((found.into_iter().map(|(number, entry)| (number, entry.clone())).collect(), None))
-            }
-        }
+        // The snapshot's session must live until the last reader has joined and read.
+        let archived = self.interrupt.on_thread(meter, move || archive(&handle, feed, &request)).await;
+        drop(snapshot);
+        Ok((archived?, written))
     }
 
     /// Reads back what was written, and a share of what it leans on. What fails this is not published.
@@ -193,38 +319,50 @@ impl Backup<'_> {
         let ids = |packs: &BTreeSet<Id>| packs.iter().map(|id| hex(*id)).collect::<Result<Vec<_>>>();
         let older = ledger.oldest_read_back(&ids(&archived.packs_leaned_on)?, SHARE)?;
         let again: BTreeSet<Id> = older.iter().map(|id| id.as_str().parse()).collect::<Result<_>>()?;
-        let (handle, meter) = (self.repository.clone(), meter.clone());
-        let (archived, proved) = on_thread(move || {
-            let proved = read_back(&handle, &archived, &meter).and_then(|()| {
-                let findings = check::reread(&handle, &again, &meter)?;
+        let (handle, reading) = (self.repository.clone(), meter.clone());
+        let work = move || {
+            reading.begin("reading back", archived.bytes_read);
+            let proved = read_back(&handle, &archived, &reading).and_then(|()| {
+                let findings = check::reread(&handle, &again, &reading)?;
                 match findings.first() {
                     None => Ok(()),
-                    Some(finding) => Err(Error::new(Kind::Verify, "a pack that the backup needs is damaged")
-                        .with("file", &finding.file)
-                        .with("cause", &finding.what)
-                        .with("state", "this backup was not published")),
+                    Some(finding) => Err(damaged_pack(&finding.file, &finding.what)),
                 }
             });
-            let proved = proved.map_err(|error| match snapshots::discard(&handle, &archived) {
-                Ok(()) => error,
-                Err(second) => error.with("left", second.message()),
-            });
-            (archived, proved)
-        })
-        .await?;
-        proved?;
+            match proved {
+                Ok(()) => Ok(archived),
+                Err(error) => match snapshots::discard(&handle, &archived) {
+                    Ok(()) => Err(error),
+                    Err(second) => Err(error.with("left", second.message())),
+                },
+            }
+        };
+        let archived = self.interrupt.on_thread(meter, work).await?;
         let read: Vec<HexId> = ids(&archived.packs_written)?.into_iter().chain(older).collect();
         ledger.note_read_back(&read, Utc::now())?;
         Ok(archived)
     }
 
-    async fn publish(&self, archived: Archived) -> Result<(Id, Archived)> {
+    /// From here on a signal is not heard any more: it takes no longer than ending would.
+    async fn publish(&self, archived: Archived, meter: &Arc<Meter>) -> Result<(Id, Archived)> {
+        meter.now("publishing");
         let handle = self.repository.clone();
-        let (published, archived) = on_thread(move || (snapshots::publish(&handle, &archived), archived)).await?;
+        let work = move || (snapshots::publish(&handle, &archived), archived);
+        let (published, archived) = crate::process::on_thread(work).await?;
         Ok((published?.id, archived))
     }
 }
 
-fn hex(id: Id) -> Result<HexId> {
+fn damaged_pack(file: &str, what: &str) -> Error {
+    Error::new(Kind::Verify, "a pack that the backup needs is damaged")
+        .with("file", file)
+        .with("cause", what)
+        .with("state", "this backup was not published; those before it are as they were")
+        .hint("See which backups are concerned with `teslamate-backup check --read-data`.")
+        .hint("docs/repository.md, \"A damaged pack\", shows how to take it out with restic, so that backups go on.")
+}
+
+/// An id of the repository, as the ledger has it.
+pub fn hex(id: Id) -> Result<HexId> {
     HexId::parse(&id.to_string())
 }

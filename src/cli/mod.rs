@@ -12,7 +12,7 @@ pub mod restore;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,8 +27,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
 use crate::host::{Host, HostState, Opened, Opens};
 use crate::interrupt::Interrupt;
+use crate::ledger;
 use crate::privilege::{self, Account};
 use crate::progress::Reporter;
+use crate::repository::Location;
 use crate::service::notify;
 use crate::settings::{Inputs, Settings};
 use report::Report;
@@ -60,6 +62,10 @@ pub struct Needs {
     pub opens: Opens,
     /// Standard output carries data: the report goes to standard error.
     pub stdout_is_data: bool,
+    /// A repository is opened: its password is read with the caller's rights.
+    pub repository: bool,
+    /// A repository may have to be made: its directory is made with the caller's rights.
+    pub new_repository: bool,
 }
 
 /// Runs a command to its exit code.
@@ -135,13 +141,20 @@ impl Run<'_> {
         // A variable that is not UTF-8 cannot be one of ours.
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let inputs = Inputs::gather(self.common.config.as_deref(), command_line, environment)?;
-        let settings = Settings::resolve(&inputs)?;
+        let mut inputs = Inputs::gather(self.common.config.as_deref(), command_line, environment)?;
+        let mut settings = Settings::resolve(&inputs)?;
+        if self.needs.repository {
+            inputs.read_passwords(&settings)?;
+            settings = Settings::resolve(&inputs)?;
+        }
         for warning in &settings.warnings {
             self.reporter.warn(warning);
         }
         let account = privilege::account(&settings)?;
-        make_state_dir(&settings, &account)?;
+        make_dir(&settings.state_dir, true, &account)?;
+        if self.needs.new_repository {
+            make_repository_dir(&settings, &account)?;
+        }
         let runtime = runtime()?;
         // Before the first file is made: from here on, a signal is a failure that cleans up.
         let interrupt = {
@@ -214,13 +227,23 @@ fn runtime() -> Result<Runtime> {
         .context(Kind::Refused, "cannot start the runtime")
 }
 
-/// Makes a missing state directory, for the account that does the work.
-fn make_state_dir(settings: &Settings, account: &Account) -> Result<()> {
-    let dir = &settings.state_dir;
+/// Makes the directory of a repository that there never was, where only the caller may: the work finds it empty.
+fn make_repository_dir(settings: &Settings, account: &Account) -> Result<()> {
+    let was_known = settings.state_dir.join(ledger::FILE_NAME).exists();
+    let location = settings.repository.as_ref().and_then(|repository| Location::parse(&repository.location).ok());
+    match (location, account) {
+        // Where a repository is known, a directory that is missing is not to be replaced by an empty one.
+        (Some(Location::Directory(dir)), Account::Other(_)) if !was_known => make_dir(&dir, false, account),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a missing directory, for the account that does the work.
+fn make_dir(dir: &Path, with_parents: bool, account: &Account) -> Result<()> {
     if dir.exists() {
         return Ok(());
     }
-    let made = std::fs::create_dir_all(dir);
+    let made = if with_parents { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) };
     match (made, account) {
         (Ok(()), Account::Other(name)) => {
             let user = nix::unistd::User::from_name(name).ok().flatten();

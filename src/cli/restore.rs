@@ -71,7 +71,7 @@ impl Args {
     /// What has to be opened before the work begins.
     #[must_use]
     pub fn needs(&self) -> Needs {
-        Needs { opens: Opens { output: None, input: self.source.clone() }, stdout_is_data: false }
+        Needs { opens: Opens { output: None, input: self.source.clone() }, ..Needs::default() }
     }
 
     fn is_partial(&self) -> bool {

@@ -13,7 +13,7 @@ use super::failure::Attempt;
 use crate::error::{Error, Kind, Result};
 
 /// The SQL that leads from version N to N + 1, at index N.
-pub(super) const ALL: &[&str] = &[FIRST];
+pub(super) const ALL: &[&str] = &[FIRST, SECOND];
 
 /// The version that this program writes and reads.
 #[allow(clippy::cast_possible_wrap, reason = "a short list")]
@@ -68,6 +68,11 @@ CREATE TABLE packs (
     read_back_at TEXT    NOT NULL,
     turn         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+const SECOND: &str = "
+ALTER TABLE snapshots ADD COLUMN schema_version INTEGER;
+ALTER TABLE snapshots ADD COLUMN comment TEXT;
 ";
 
 /// Refuses a format from the future: what it means is not known here.
@@ -146,7 +151,7 @@ mod tests {
         let transaction = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         transaction
             .execute_batch(
-                "PRAGMA cache_size = 1; PRAGMA user_version = 2; UPDATE runs SET kind = 'party';
+                "PRAGMA cache_size = 1; PRAGMA user_version = 3; UPDATE runs SET kind = 'party';
                  CREATE TABLE two (text TEXT);
                  WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
                  INSERT INTO two SELECT hex(zeroblob(2000)) FROM n",

@@ -51,6 +51,10 @@ pub struct Facts {
     pub manifest_sha256: HexId,
     /// Why it was taken.
     pub purpose: Purpose,
+    /// The newest of the application's migrations, a time as 14 digits.
+    pub schema_version: Option<i64>,
+    /// A sentence for people.
+    pub comment: Option<String>,
 }
 
 /// One published snapshot, as it is listed.
@@ -239,6 +243,8 @@ impl Snapshot {
                 duration_ms: count("duration_ms")?,
                 manifest_sha256: row.get("manifest_sha256")?,
                 purpose: row.get("purpose")?,
+                schema_version: row.get("schema_version")?,
+                comment: row.get("comment")?,
             },
             pinned: row.get("pinned")?,
             verified_at: time("verified_at")?,
@@ -259,12 +265,14 @@ fn insert(transaction: &Transaction<'_>, facts: &Facts) -> Attempt<()> {
         return Err(refused(format!("snapshot {} is in the ledger already", facts.id)).into());
     }
     transaction.execute(
-        "INSERT INTO snapshots (id, time, size, added, rows, duration_ms, manifest_sha256, purpose)
-         VALUES (:id, :time, :size, :added, :rows, :duration, :manifest, :purpose)",
+        "INSERT INTO snapshots
+             (id, time, size, added, rows, duration_ms, manifest_sha256, purpose, schema_version, comment)
+         VALUES (:id, :time, :size, :added, :rows, :duration, :manifest, :purpose, :schema, :comment)",
         named_params! {
             ":id": facts.id, ":time": Time(facts.time), ":size": Count(facts.size), ":added": Count(facts.added),
             ":rows": Count(facts.rows), ":duration": Count(facts.duration_ms),
             ":manifest": facts.manifest_sha256, ":purpose": facts.purpose,
+            ":schema": facts.schema_version, ":comment": facts.comment,
         },
     )?;
     Ok(())

@@ -25,6 +25,12 @@ impl HexId {
         Err(Error::new(Kind::Verify, format!("\"{}\" is not an id of 64 hexadecimal digits", text.escape_debug())))
     }
 
+    /// The first 8 digits, as lists show it.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.0[..8]
+    }
+
     /// The digits.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -18,7 +18,7 @@ use super::feed::{Fed, Feed, Intake, Source};
 use super::id::Id;
 use super::snapshots::{self, PENDING, PROGRAM};
 use super::store::Journal;
-use super::tree::{self, Forest};
+use super::tree::{self, Forest, Leaf};
 use super::vault::Place;
 use super::{Handle, guard};
 use crate::error::{Error, Kind, Result};
@@ -196,6 +196,22 @@ fn compare(fed: &BTreeMap<String, Fed>, forest: &Forest) -> Result<Fresh> {
     Ok(fresh)
 }
 
+/// Those of these paths that hold something else than in `other`, a published backup, or are not in it at all.
+///
+/// # Errors
+/// [`Kind::Verify`] if a list of files is missing or damaged.
+pub fn differing(handle: &Handle, archived: &Archived, other: Id, paths: &[String]) -> Result<Vec<String>> {
+    let index = handle.vault.index()?;
+    let forest = |root| tree::walk(&handle.vault, &index, root);
+    let here = forest(Id::from(&*archived.snapshot.tree))?.files;
+    let there = forest(Id::from(&*handle.vault.snapshot(other)?.tree))?.files;
+    // The same bytes are always cut in the same places, so their blobs are the same.
+    let blobs = |files: &BTreeMap<String, Leaf>, path: &String| {
+        files.get(path).map(|leaf| leaf.content.iter().map(|place| place.blob).collect::<Vec<_>>())
+    };
+    Ok(paths.iter().filter(|path| blobs(&here, path) != blobs(&there, path)).cloned().collect())
+}
+
 /// Takes the pending snapshot away again.
 fn undo(handle: &Handle, journal: &Journal, error: Error) -> Error {
     let error = error.or_state("no backup was saved");
@@ -216,6 +232,7 @@ pub fn read_back(handle: &Handle, archived: &Archived, meter: &Meter) -> Result<
     for (path, (sha256, content)) in &archived.fresh {
         let mut hash = Sha256::new();
         for place in content {
+            meter.check()?;
             let blob = handle.vault.blob(place).map_err(|error| {
                 error.with("while", format!("reading back {path}")).or_state("this backup was not published")
             })?;
@@ -233,7 +250,6 @@ pub fn read_back(handle: &Handle, archived: &Archived, meter: &Meter) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::tree::Leaf;
 
     fn forest(files: &[(&str, u64)]) -> Forest {
         let leaf = |size| Leaf { size, mode: 0o600, mtime: None, content: Vec::new(), missing: Vec::new() };

@@ -93,6 +93,7 @@ pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> 
     if read_data {
         let all: BTreeSet<Id> = index.packs.keys().chain(present.keys()).copied().collect();
         report.packs_read = reread_into(handle, &index, &all, &present, &needs, meter, &mut report);
+        meter.check()?;
     }
     // Threads of the library's check panic where trees are damaged: it is asked only where none is known to be.
     if report.is_whole() {
@@ -116,6 +117,7 @@ pub fn reread(handle: &Handle, packs: &BTreeSet<Id>, meter: &Meter) -> Result<Ve
     let index = handle.vault.index()?;
     let present = handle.vault.list(FileType::Pack)?;
     reread_into(handle, &index, packs, &present, &Needs::new(), meter, &mut report);
+    meter.check()?;
     Ok(report.findings)
 }
 
@@ -184,9 +186,13 @@ fn reread_into(
     report: &mut Report,
 ) -> u64 {
     let total = packs.iter().filter_map(|id| present.get(id)).sum();
-    meter.total.store(total, std::sync::atomic::Ordering::Relaxed);
+    meter.begin("reading packs", total);
     let mut read = 0;
     for id in packs {
+        // Whoever stops it also asks why it stopped.
+        if meter.check().is_err() {
+            break;
+        }
         let path = path_of(FileType::Pack, *id);
         match handle.vault.raw(FileType::Pack, *id) {
             Err(error) => report.fault(&path, &error, concerned(needs, *id)),

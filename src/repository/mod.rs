@@ -36,6 +36,7 @@ mod tests;
 mod tree;
 mod vault;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ use std::sync::Arc;
 use rustic_backend::BackendOptions;
 use rustic_core::repofile::{ConfigFile, MasterKey};
 use rustic_core::{
-    ConfigOptions, Credentials, FileType, KeyOptions, OpenStatus, RepositoryBackends, RepositoryOptions,
+    ConfigOptions, Credentials, FileType, KeyOptions, OpenStatus, ReadBackend, RepositoryBackends, RepositoryOptions,
 };
 
 pub use id::Id;
@@ -95,15 +96,15 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Makes a new repository in a directory that is missing or empty.
+/// Makes a new repository in a directory that is missing or empty; `compression` is zstd's level, 1 to 22.
 ///
 /// # Errors
 /// [`Kind::Refused`] if there is anything in the directory, or if the password is empty, shorter than 20 characters
 /// or such that restic would read it differently; [`Kind::Store`] if writing fails.
-pub fn init(settings: &settings::Repository) -> Result<Handle> {
+pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
     let root = location.directory()?.to_path_buf();
-    let password = password::read_for_new(&settings.password_file)?;
+    let password = password::read_for_new(settings)?;
     refuse_unless_empty(&root)?;
     let store = backend(&root, settings)?;
     // A pack is held in memory until it is written, and up to six are on their way: 8 MiB each keeps that below
@@ -116,6 +117,7 @@ pub fn init(settings: &settings::Repository) -> Result<Handle> {
     options.set_treepack_size = Some("4MiB".parse().map_err(bytes)?);
     options.set_treepack_growfactor = Some(0);
     options.set_chunk_max_size = Some("4MiB".parse().map_err(bytes)?);
+    options.set_compression = i32::try_from(compression).ok();
     guard::run("making a repository", Kind::Store, || {
         library(store)?.init(
             &Credentials::password(password.expose()),
@@ -147,7 +149,7 @@ pub fn open_to_read(settings: &settings::Repository) -> Result<Handle> {
 fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
     let root = location.directory()?.to_path_buf();
-    let password = password::read(&settings.password_file)?;
+    let password = password::read(settings)?;
     probe(&root)?;
     if to_write {
         refuse_locks(&root)?;
@@ -217,6 +219,36 @@ fn probe(root: &Path) -> Result<()> {
         std::fs::read_dir(&directory).map_err(|cause| unreadable(&directory, &cause))?;
     }
     Ok(())
+}
+
+/// Whether there is nothing where the repository should be: a directory that is missing or empty.
+///
+/// # Errors
+/// [`Kind::Usage`] for a location that is none, [`Kind::Refused`] if it cannot be looked at: that is not the same as
+/// being absent.
+pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
+    let location = Location::parse(&settings.location)?;
+    let root = location.directory()?;
+    match std::fs::read_dir(root) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(cause) => Err(Error::new(Kind::Refused, format!("cannot look into {}", root.display()))
+            .with("cause", cause)
+            .with("state", "nothing was touched")),
+        Ok(mut entries) => Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))),
+    }
+}
+
+/// The names of all snapshot files, published or not. Needs no password.
+///
+/// # Errors
+/// [`Kind::Refused`] if there is no repository, or it cannot be read.
+pub fn present(settings: &settings::Repository) -> Result<BTreeSet<Id>> {
+    let location = Location::parse(&settings.location)?;
+    let root = location.directory()?;
+    probe(root)?;
+    let store = backend(root, settings)?;
+    let listed = guard::run("listing snapshots", Kind::Refused, || store.list_with_size(FileType::Snapshot))?;
+    Ok(listed.iter().map(|(id, _)| Id::from(id)).collect())
 }
 
 fn refuse_unless_empty(root: &Path) -> Result<()> {

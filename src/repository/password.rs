@@ -8,25 +8,26 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::settings::Secret;
+use crate::settings::{self, Secret};
 
 /// The shortest password that a new repository gets, in characters.
 const SHORTEST: usize = 20;
 
-/// Reads the first line of the file, for a repository that exists.
+/// The first line of the password's file, for a repository that exists.
 ///
 /// # Errors
 /// [`Kind::Refused`] if the file cannot be read or its first line is empty.
-pub(super) fn read(path: &Path) -> Result<Secret> {
-    Ok(first_line(path)?.0)
+pub(super) fn read(settings: &settings::Repository) -> Result<Secret> {
+    Ok(first_line(settings)?.0)
 }
 
 /// The same for a new repository, whose password has to last.
 ///
 /// # Errors
 /// [`Kind::Refused`] also for one of fewer than 20 characters, or one that restic would read differently.
-pub(super) fn read_for_new(path: &Path) -> Result<Secret> {
-    let (password, more) = first_line(path)?;
+pub(super) fn read_for_new(settings: &settings::Repository) -> Result<Secret> {
+    let path = &settings.password_file;
+    let (password, more) = first_line(settings)?;
     let length = password.expose().chars().count();
     let reason = if length < SHORTEST {
         format!("has {length} characters, fewer than {SHORTEST}")
@@ -41,8 +42,13 @@ pub(super) fn read_for_new(path: &Path) -> Result<Secret> {
         .hint("Make one with `openssl rand -base64 32`, and keep a copy away from this machine."))
 }
 
-fn first_line(path: &Path) -> Result<(Secret, bool)> {
-    let bytes = std::fs::read(path)
+fn first_line(settings: &settings::Repository) -> Result<(Secret, bool)> {
+    let path = &settings.password_file;
+    let bytes = match &settings.password {
+        Some(text) => Ok(text.expose().as_bytes().to_vec()),
+        None => std::fs::read(path),
+    };
+    let bytes = bytes
         .context(Kind::Refused, format!("cannot read the password file {}", path.display()))
         .map(Zeroizing::new)
         .map_err(|error| error.with("state", "nothing was touched"))?;
@@ -64,6 +70,11 @@ fn refused(path: &Path, message: &str) -> Error {
 mod tests {
     use super::*;
 
+    fn at(path: &Path) -> settings::Repository {
+        let options = std::collections::BTreeMap::new();
+        settings::Repository { location: "/x".into(), password_file: path.to_owned(), password: None, options }
+    }
+
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
@@ -73,9 +84,15 @@ mod tests {
     #[test]
     fn the_first_line_is_the_password() {
         for text in ["one-two-three-four-five", "one-two-three-four-five\n", "one-two-three-four-five\r\n"] {
-            assert_eq!(read_for_new(file(text).path()).unwrap().expose(), "one-two-three-four-five");
+            assert_eq!(read_for_new(&at(file(text).path())).unwrap().expose(), "one-two-three-four-five");
         }
-        assert_eq!(read(file("short\nmore").path()).unwrap().expose(), "short");
+        assert_eq!(read(&at(file("short\nmore").path())).unwrap().expose(), "short");
+    }
+
+    #[test]
+    fn what_was_read_with_the_callers_rights_comes_first() {
+        let settings = settings::Repository { password: Some("given\n".to_owned().into()), ..at("/nowhere".as_ref()) };
+        assert_eq!(read(&settings).unwrap().expose(), "given");
     }
 
     #[test]
@@ -87,11 +104,11 @@ mod tests {
             ("c4nary-c4nary-c4nary-c4nary\nmore", "more text"),
             (" c4nary-c4nary-c4nary-c4nary", "white space"),
         ] {
-            let error = read_for_new(file(text).path()).unwrap_err();
+            let error = read_for_new(&at(file(text).path())).unwrap_err();
             assert_eq!(error.kind(), Kind::Refused);
             assert!(error.to_string().contains(reason) && !error.to_string().contains("c4nary"), "{error}");
         }
-        let missing = read(Path::new("/nowhere/password")).unwrap_err().to_string();
+        let missing = read(&at(Path::new("/nowhere/password"))).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/password") && missing.contains("No such file"), "{missing}");
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn settings(directory: &Path, password: &str) -> settings::Repository
     let password_file = directory.join("password");
     std::fs::write(&password_file, password).unwrap();
     let location = directory.join("repository").to_str().unwrap().to_owned();
-    settings::Repository { location, password_file, options: std::collections::BTreeMap::new() }
+    settings::Repository { location, password_file, password: None, options: std::collections::BTreeMap::new() }
 }
 
 pub(crate) fn request(parent: Option<Id>) -> Request {
@@ -121,7 +121,7 @@ fn template() -> &'static Path {
     let made = MADE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path(), PASSWORD);
-        let handle = super::init(&settings).unwrap();
+        let handle = super::init(&settings, 3).unwrap();
         let keys = directory.path().join("repository/keys");
         let costly = std::fs::read_dir(&keys).unwrap().next().unwrap().unwrap().path();
         let mut file: KeyFile = serde_json::from_slice(&std::fs::read(&costly).unwrap()).unwrap();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::keys::{self, KEYS};
 use crate::error::{Error, Kind, Result};
 
@@ -38,6 +39,8 @@ pub struct Inputs {
     pub environment: BTreeMap<String, String>,
     /// Settings from the command line, by path.
     pub command_line: BTreeMap<String, String>,
+    /// The files with the repositories' passwords, by path, for a command that opens a repository.
+    pub passwords: BTreeMap<PathBuf, String>,
     /// `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
     pub state_directory: Option<String>,
 }
@@ -68,6 +71,22 @@ impl Inputs {
             inputs.secrets = Some(read(&path, "secrets file")?);
         }
         Ok(inputs)
+    }
+
+    /// Reads the password of every configured repository: the account that does the work may have no right to.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if one cannot be read, or is no text.
+    pub fn read_passwords(&mut self, settings: &Settings) -> Result<()> {
+        for repository in settings.repository.iter().chain(&settings.copies) {
+            let path = &repository.password_file;
+            let text = String::from_utf8(read(path, "password file")?.bytes).map_err(|_| {
+                Error::new(Kind::Usage, format!("the password file {} is not UTF-8 text", path.display()))
+                    .with("state", "nothing was read, nothing was written")
+            })?;
+            self.passwords.insert(path.clone(), text);
+        }
+        Ok(())
     }
 
     /// The secrets file has to be known before it can take part in the precedence, so it is looked up on its own.

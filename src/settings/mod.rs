@@ -116,12 +116,14 @@ pub struct Service {
 /// A place for backups, in the words of restic.
 ///
 /// A location may hold a password, and options may be keys: its `Debug` shows neither.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Repository {
     /// A directory or a URL.
     pub location: String,
     /// The file with its password.
     pub password_file: PathBuf,
+    /// What the file holds, where it was read with the caller's rights.
+    pub password: Option<Secret>,
     /// Options of the storage behind it.
     pub options: BTreeMap<String, String>,
 }
@@ -137,7 +139,7 @@ impl fmt::Debug for Repository {
             .field("location", &location)
             .field("password_file", &self.password_file)
             .field("options", &self.options.keys())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,6 +182,7 @@ mod tests {
         let repository = Repository {
             location: "rest:https://user:c4nary@host/path".into(),
             password_file: "/run/password".into(),
+            password: Some("c4nary".to_owned().into()),
             options: BTreeMap::from([("secret_access_key".into(), "c4nary".into())]),
         };
         let shown = format!("{repository:?}");

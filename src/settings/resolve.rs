@@ -16,7 +16,12 @@ impl Settings {
         let mut resolver = Resolver::new(inputs);
         resolver.read_layers(inputs);
         let settings = resolver.settings(inputs);
-        resolver.finish(settings)
+        let mut settings = resolver.finish(settings)?;
+        for repository in settings.repository.iter_mut().chain(&mut settings.copies) {
+            let text = inputs.passwords.get(&repository.password_file);
+            repository.password = text.cloned().map(Secret::from);
+        }
+        Ok(settings)
     }
 }
 
@@ -323,7 +328,9 @@ impl Resolver {
             }),
         };
         match (location, password_file) {
-            (Some(location), Some(password_file)) => Some(Repository { location, password_file, options }),
+            (Some(location), Some(password_file)) => {
+                Some(Repository { location, password_file, password: None, options })
+            }
             (Some(_), None) if !self.values.contains_key("repository.password_file") => {
                 self.mistake("repository.location", "given together with `repository.password_file`");
                 None
@@ -360,6 +367,7 @@ impl Resolver {
                 (Some(location), Some(password_file), Some(options)) => copies.push(Repository {
                     location: location.to_owned(),
                     password_file: password_file.into(),
+                    password: None,
                     options,
                 }),
                 _ => self.mistakes.push(format!(

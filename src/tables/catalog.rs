@@ -89,6 +89,20 @@ pub enum Elsewhere {
     ExtensionConfiguration,
 }
 
+impl Elsewhere {
+    /// Where the rows are, as a sentence without a subject.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Partitions => "its rows are in its partitions",
+            Self::MaterializedView => "its rows are computed again by REFRESH",
+            Self::Foreign => "its rows are on another server",
+            Self::Extension => "its extension makes its rows again",
+            Self::ExtensionConfiguration => "its rows are in schema.dump",
+        }
+    }
+}
+
 /// Everything that may hold rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {

@@ -3,7 +3,7 @@
 //! Two halves of one argument. At a backup, [`settle`] finds a horizon: a position in the log below which every change
 //! belongs to a transaction that has ended before the snapshot was exported. At the next one, [`since`] lists every
 //! block that was changed above that horizon and up to a checkpoint that began after the new snapshot. What is not
-//! listed is the same in both snapshots. Everything that could break the argument is a reason to read all, never an
+//! listed is the same in both snapshots, if it is one history: [`mark`] shows that. Everything that could break the argument is a reason to read all, never an
 //! error: the reading is right without it.
 //!
 //! Source: PostgreSQL 17 documentation, "WAL Summarization Information Functions" and "Backup Control Functions".
@@ -77,7 +77,61 @@ impl Changes {
     }
 }
 
-/// Lists what was changed since the horizon, in ranges of `step` blocks. The inner error is the reason why that is not
+/// Makes a checkpoint before [`settle`], where there are summaries and it is allowed.
+///
+/// The session must not be in a transaction.
+pub async fn checkpoint_before(client: &Client) -> Result<()> {
+    let failed = "cannot make a checkpoint";
+    let sql = "SELECT coalesce(current_setting('summarize_wal', true), 'off')";
+    let row = client.query_one(sql, &[]).await.query_context(failed)?;
+    if row.get::<_, &str>(0) != "on" {
+        return Ok(());
+    }
+    match client.batch_execute("CHECKPOINT").await {
+        // It only saves work.
+        Err(cause) if cause.as_db_error().is_some() => Ok(()),
+        made => made.query_context(failed),
+    }
+}
+
+/// From where, and up to where, the log of a parent is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The position below which every change was settled.
+    pub horizon: &'a str,
+    /// The checkpoint after the parent's snapshot ([`mark`]).
+    pub mark: Option<&'a str>,
+}
+
+/// What [`since`] found out.
+#[derive(Debug)]
+pub struct Since {
+    /// Which blocks may differ.
+    pub changes: Changes,
+    /// The checkpoint that was made, for the next backup.
+    pub mark: String,
+}
+
+/// Makes a checkpoint after the snapshot of a backup, and returns the position that the log was at.
+///
+/// The server ends a summary exactly there. A server that was set back to an earlier state (the image of a virtual
+/// machine, a snapshot of the file system) goes on from another place, on the same timeline, and its summaries end
+/// elsewhere: so the next backup can tell whether it still reads the same history. `None` where there are no summaries,
+/// or the right to make a checkpoint is missing.
+///
+/// Call it after the snapshot was exported, in a session that is not in a transaction.
+pub async fn mark(client: &Client, server: u32, timeline: u32) -> Result<Option<String>> {
+    if server < FIRST_VERSION {
+        return Ok(None);
+    }
+    match checkpoint(client, timeline).await {
+        Ok(made) => Ok(made.ok()),
+        Err(cause) if cause.as_db_error().is_some() => Ok(None),
+        Err(cause) => Err(cause).query_context("cannot make a checkpoint"),
+    }
+}
+
+/// Lists what was changed since the parent, in ranges of `step` blocks. The inner error is the reason why that is not
 /// known, as the end of the sentence "everything is read: …".
 ///
 /// Call it after the new snapshot was exported, in a session that is not in a transaction.
@@ -85,14 +139,14 @@ pub async fn since(
     client: &Client,
     server: u32,
     timeline: u32,
-    horizon: &str,
+    parent: Known<'_>,
     step: u32,
     wait: Duration,
-) -> Result<std::result::Result<Changes, String>> {
+) -> Result<std::result::Result<Since, String>> {
     if server < FIRST_VERSION {
         return Ok(Err("the server is older than PostgreSQL 17, which keeps summaries of its log".to_owned()));
     }
-    match list(client, timeline, horizon, step, wait).await {
+    match list(client, timeline, parent, step, wait).await {
         Ok(listed) => Ok(listed),
         // A right that is missing, a summary that is removed meanwhile: reasons. A connection that is gone is neither.
         Err(cause) if cause.as_db_error().is_some() => {
@@ -102,9 +156,10 @@ pub async fn since(
     }
 }
 
-type Listed = std::result::Result<std::result::Result<Changes, String>, tokio_postgres::Error>;
+type Attempt<T> = std::result::Result<std::result::Result<T, String>, tokio_postgres::Error>;
 
-async fn list(client: &Client, timeline: u32, horizon: &str, step: u32, wait: Duration) -> Listed {
+/// Makes a checkpoint; its redo position.
+async fn checkpoint(client: &Client, timeline: u32) -> Attempt<String> {
     let row = client.query_one("SELECT current_setting('summarize_wal'), pg_is_in_recovery()", &[]).await?;
     if row.get::<_, &str>(0) != "on" {
         return Ok(Err("summarize_wal is off".to_owned()));
@@ -117,40 +172,52 @@ async fn list(client: &Client, timeline: u32, horizon: &str, step: u32, wait: Du
     if u32::try_from(row.get::<_, i32>(0)) != Ok(timeline) {
         return Ok(Err("the server is on another timeline".to_owned()));
     }
-    let redo: String = row.get(1);
+    Ok(Ok(row.get(1)))
+}
+
+async fn list(client: &Client, timeline: u32, parent: Known<'_>, step: u32, wait: Duration) -> Attempt<Since> {
+    let redo = match checkpoint(client, timeline).await? {
+        Ok(redo) => redo,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let Some(mark) = parent.mark else {
+        return Ok(Err("the last backup was taken without summaries of the log".to_owned()));
+    };
     let timeline = i64::from(timeline);
     if let Err(reason) = reached(client, timeline, &redo, wait).await? {
         return Ok(Err(reason));
     }
     let sql = "SELECT start_lsn::text, end_lsn::text, start_lsn <= $2::text::pg_lsn, end_lsn >= $3::text::pg_lsn, \
-                      start_lsn <= lag(end_lsn) OVER (ORDER BY start_lsn) \
+                      start_lsn <= lag(end_lsn) OVER (ORDER BY start_lsn), end_lsn = $4::text::pg_lsn \
                FROM pg_available_wal_summaries() \
                WHERE tli = $1 AND end_lsn > $2::text::pg_lsn AND start_lsn < $3::text::pg_lsn ORDER BY start_lsn";
-    let summaries = client.query(sql, &[&timeline, &horizon, &redo]).await?;
-    let (Some(first), Some(last)) = (summaries.first(), summaries.last()) else {
-        // Nothing was written since; that is whole too, but only if the checkpoint says so.
-        let same = client.query_one("SELECT $1::text::pg_lsn >= $2::text::pg_lsn", &[&horizon, &redo]).await?;
-        let nothing = || Changes { files: HashMap::new(), step: step.into() };
-        return Ok(if same.get(0) { Ok(nothing()) } else { Err("the summaries since then are gone".to_owned()) });
+    let summaries = client.query(sql, &[&timeline, &parent.horizon, &redo, &mark]).await?;
+    let whole = match (summaries.first(), summaries.last()) {
+        (Some(first), _) if !first.get::<_, bool>(2) => {
+            return Ok(Err("the summaries do not go back to the last backup (wal_summary_keep_time)".to_owned()));
+        }
+        (Some(_), Some(last)) => {
+            let joined = summaries.iter().skip(1).all(|row| row.get::<_, Option<bool>>(4) == Some(true));
+            joined && last.get::<_, bool>(3)
+        }
+        // Even if nothing was changed there is the checkpoint: the log ends before the parent's.
+        _ => return Ok(Err(SET_BACK.to_owned())),
     };
-    if !first.get::<_, bool>(2) {
-        return Ok(Err("the summaries do not go back to the last backup (wal_summary_keep_time)".to_owned()));
-    }
-    let joined = summaries.iter().skip(1).all(|row| row.get::<_, Option<bool>>(4) == Some(true));
-    if !joined || !last.get::<_, bool>(3) {
+    if !whole {
         return Ok(Err("the summaries have a gap".to_owned()));
     }
+    if !summaries.iter().any(|row| row.get::<_, bool>(5)) {
+        return Ok(Err(SET_BACK.to_owned()));
+    }
     let bounds = |column: usize| summaries.iter().map(|row| row.get(column)).collect::<Vec<String>>();
-    contents(client, timeline, &bounds(0), &bounds(1), step).await.map(Ok)
+    let changes = contents(client, timeline, &bounds(0), &bounds(1), step).await?;
+    Ok(Ok(Since { changes, mark: redo }))
 }
 
+const SET_BACK: &str = "the server was set back to a state before the last backup";
+
 /// Waits until the summaries go up to a position.
-async fn reached(
-    client: &Client,
-    timeline: i64,
-    redo: &str,
-    wait: Duration,
-) -> std::result::Result<std::result::Result<(), String>, tokio_postgres::Error> {
+async fn reached(client: &Client, timeline: i64, redo: &str, wait: Duration) -> Attempt<()> {
     let sql =
         "SELECT coalesce(bool_or(end_lsn >= $2::text::pg_lsn), false) FROM pg_available_wal_summaries() WHERE tli = $1";
     let give_up = Instant::now() + wait;

@@ -36,6 +36,9 @@ pub struct Manifest {
     /// The position in the write-ahead log below which every change is settled (`changes.rs`), as `pg_lsn` writes it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub horizon: Option<String>,
+    /// The checkpoint after the snapshot (`changes.rs`), as `pg_lsn` writes it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mark: Option<String>,
     /// SHA-256 of the definitions, 64 hex digits.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub schema_hash: Option<String>,
@@ -122,6 +125,7 @@ impl Manifest {
             finished,
             facts,
             horizon: None,
+            mark: None,
             schema_hash: None,
             read_all: None,
             tables,
@@ -157,6 +161,12 @@ impl Manifest {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|table| table.rows).sum()
+    }
+
+    /// Chunks of this origin.
+    #[must_use]
+    pub fn chunks(&self, origin: Origin) -> usize {
+        self.tables.iter().flat_map(|table| &table.chunks).filter(|chunk| chunk.origin == origin).count()
     }
 
     /// Bytes of all rows.

@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 
 use super::catalog::Table;
-use super::changes::Changes;
+use super::changes::{Changes, Known};
 use super::facts::Facts;
 use super::manifest::{ChunkEntry, Manifest, TableEntry};
 use super::plan::{Chunk, Plan};
 
-/// The position from which changes must be known for the parent to be of use. Or why it is of none, as the end of the
-/// sentence "everything is read: …".
-pub fn horizon<'a>(parent: &'a Manifest, facts: &Facts, schema_hash: &str) -> Result<&'a str, &'static str> {
+/// From where changes must be known for the parent to be of use. Or why it is of none, as the end of the sentence
+/// "everything is read: …".
+pub fn known<'a>(parent: &'a Manifest, facts: &Facts, schema_hash: &str) -> Result<Known<'a>, &'static str> {
     let oid = |facts: &Facts| facts.database["oid"].clone();
     if parent.facts.system_identifier != facts.system_identifier {
         Err("the last backup is of another cluster")
@@ -25,7 +25,9 @@ pub fn horizon<'a>(parent: &'a Manifest, facts: &Facts, schema_hash: &str) -> Re
     } else if parent.schema_hash.as_deref() != Some(schema_hash) {
         Err("the schema changed since the last backup")
     } else {
-        parent.horizon.as_deref().ok_or("the last backup has no horizon: a transaction ran for too long")
+        let horizon =
+            parent.horizon.as_deref().ok_or("the last backup has no horizon: a transaction ran for too long")?;
+        Ok(Known { horizon, mark: parent.mark.as_deref() })
     }
 }
 

@@ -40,7 +40,6 @@ struct Taken {
 async fn take(connector: &Connector, tools: &Tools, parent: Option<&Taken>, note: &str) -> Taken {
     let session = connector.connect().await.unwrap();
     let settled = changes::settle(&session, Duration::from_millis(100)).await.unwrap();
-    let horizon = settled.or_else(|| parent.and_then(|parent| parent.manifest.horizon.clone()));
     let started = Utc::now();
     let snapshot = Snapshot::export(connector, WAIT).await.unwrap();
     let facts = Facts::read(&snapshot).await.unwrap();
@@ -51,15 +50,23 @@ async fn take(connector: &Connector, tools: &Tools, parent: Option<&Taken>, note
         definitions::write(&pg_dump, &snapshot, &plan.tables, directory.path(), &Meter::new("")).await.unwrap();
     let mut reason = None;
     let mut reusable = std::collections::HashMap::new();
+    let (mut horizon, mut mark) = (settled, None);
     if let Some(parent) = parent {
-        let listed = match reuse::horizon(&parent.manifest, &facts, &hash) {
-            Ok(from) => changes::since(&session, snapshot.server, facts.timeline, from, 16, WAIT).await.unwrap(),
+        let listed = match reuse::known(&parent.manifest, &facts, &hash) {
+            Ok(known) => changes::since(&session, snapshot.server, facts.timeline, known, 16, WAIT).await.unwrap(),
             Err(why) => Err(why.to_owned()),
         };
         match listed {
-            Ok(changes) => reusable = reuse::reusable(&parent.manifest, &facts, &plan, &changes),
+            Ok(since) => {
+                reusable = reuse::reusable(&parent.manifest, &facts, &plan, &since.changes);
+                horizon = horizon.or_else(|| parent.manifest.horizon.clone());
+                mark = Some(since.mark);
+            }
             Err(why) => reason = Some(why),
         }
+    }
+    if mark.is_none() {
+        mark = changes::mark(&session, snapshot.server, facts.timeline).await.unwrap();
     }
     let plan = Arc::new(plan);
     let options = Options { jobs: 2, lock_wait: WAIT, temporary: directory.path().to_owned() };
@@ -92,7 +99,7 @@ async fn take(connector: &Connector, tools: &Tools, parent: Option<&Taken>, note
         chunks.insert(path, bytes);
     }
     let mut manifest = Manifest::new(facts, &plan, others, &entries, started, Utc::now()).unwrap();
-    (manifest.horizon, manifest.schema_hash) = (horizon, Some(hash));
+    (manifest.horizon, manifest.mark, manifest.schema_hash) = (horizon, mark, Some(hash));
     Taken { manifest, chunks, reused: reusable.len(), reason }
 }
 
@@ -248,4 +255,33 @@ fn what_is_reused_is_the_same_whatever_was_done_in_between() {
     });
     eprintln!("{reused} chunks reused in {rounds} backups, {partly} of them in part; {crashes} crashes");
     assert!(partly as u64 > rounds / 3, "hardly anything was reused in part: the test proved little");
+}
+
+/// A virtual machine or a file system that is set back: the same cluster, the same timeline, another history.
+#[test]
+fn a_server_that_was_set_back_is_read_whole() {
+    let settings = ["summarize_wal=on", "autovacuum=off"];
+    let Some(server) = Server17::start(&settings) else { return };
+    server.query("postgres", "CREATE DATABASE teslamate");
+    server.query("teslamate", "CREATE TABLE t AS SELECT i AS id, 'old' AS note FROM generate_series(1, 20000) i");
+    server.query("teslamate", "CHECKPOINT");
+    let (tools, connector) = (server.tools(), connector(&server.socket(), 5432, "teslamate", "postgres"));
+    wait(async {
+        let tools = Tools::find(&connector, Some(&tools), 170_000).await.unwrap();
+        let first = Box::pin(take(&connector, &tools, None, "")).await;
+        server.save(&settings);
+        server.query("teslamate", "UPDATE t SET note = 'one' WHERE id < 3");
+        let second = Box::pin(take(&connector, &tools, Some(&first), "an update")).await;
+        assert!(second.reused > 0 && second.reason.is_none(), "{:?}", second.reason);
+        server.set_back(&settings);
+        // At once the log ends before the second backup's; after some work it goes on beyond it.
+        for work in ["SELECT 1", "UPDATE t SET note = 'two'; UPDATE t SET note = 'three'; CHECKPOINT"] {
+            server.query("teslamate", work);
+            let third = Box::pin(take(&connector, &tools, Some(&second), "it was set back")).await;
+            assert_eq!(third.reason.as_deref(), Some("the server was set back to a state before the last backup"));
+        }
+        // The backup from before the copy was made is of the same history.
+        let fourth = Box::pin(take(&connector, &tools, Some(&first), "it was set back")).await;
+        assert_eq!(fourth.reason, None);
+    });
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use glovebox::backup::{Backup, Taken};
 use glovebox::database::Connector;
 use glovebox::database::tools::Tools;
-use glovebox::ledger::{HexId, Ledger};
+use glovebox::interrupt::Interrupt;
+use glovebox::ledger::{HexId, Ledger, Purpose};
 use glovebox::progress::Meter;
 use glovebox::repository::{self, Handle, check, snapshots};
 use glovebox::settings;
@@ -42,8 +43,13 @@ impl Kept {
         let password_file = directory.path().join("password");
         fs::write(&password_file, PASSWORD).unwrap();
         let location = directory.path().join("repository").display().to_string();
-        let settings = settings::Repository { location, password_file, options: std::collections::BTreeMap::new() };
-        let handle = repository::init(&settings).unwrap();
+        let settings = settings::Repository {
+            location,
+            password_file,
+            password: None,
+            options: std::collections::BTreeMap::new(),
+        };
+        let handle = repository::init(&settings, 3).unwrap();
         let mut ledger = Ledger::open(directory.path()).unwrap();
         ledger.bind_repository(&HexId::parse(&handle.id().to_string()).unwrap()).unwrap();
         Self { directory, handle, ledger, _alone: alone }
@@ -58,14 +64,17 @@ impl Kept {
                 connector,
                 tools: &tools,
                 repository: &self.handle,
+                interrupt: &Interrupt::listen().unwrap(),
                 jobs: 2,
                 chunk_blocks: 16,
                 lock_wait: Duration::from_mins(1),
                 full_read,
                 temporary: self.directory.path().to_owned(),
                 host: "here".to_owned(),
+                purpose: Purpose::Regular,
+                comment: None,
             };
-            backup.take(&mut self.ledger, &Meter::new("")).await.unwrap()
+            Box::pin(backup.take(&mut self.ledger, &Meter::new(""))).await.unwrap()
         })
     }
 

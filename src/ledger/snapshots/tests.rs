@@ -20,6 +20,8 @@ fn facts(id: HexId) -> Facts {
         duration_ms: 1_500,
         manifest_sha256: HexId::parse(&"0f".repeat(32)).unwrap(),
         purpose: Purpose::Regular,
+        schema_version: Some(20_250_407_155_134),
+        comment: None,
     }
 }
 
@@ -44,8 +46,8 @@ fn what_was_published_is_listed() {
     let listed = serde_json::to_value(Ledger::open(dir.path()).unwrap().list().unwrap()).unwrap();
     let expected = serde_json::json!([{
         "sequence": 1, "id": format!("{:0<64}", "aa"), "time": "2023-11-14T22:13:20.000Z", "size": 1_000, "added": 10,
-        "rows": 5, "duration_ms": 1_500, "manifest_sha256": "0f".repeat(32), "purpose": "regular", "pinned": false,
-        "verified_at": null, "deleted_at": null,
+        "rows": 5, "duration_ms": 1_500, "manifest_sha256": "0f".repeat(32), "purpose": "regular",
+        "schema_version": 20_250_407_155_134_i64, "comment": null, "pinned": false, "verified_at": null, "deleted_at": null,
     }]);
     assert_eq!(listed, expected);
     assert_eq!(ledger.latest().unwrap().unwrap(), ledger.list().unwrap()[0]);

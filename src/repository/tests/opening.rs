@@ -19,7 +19,7 @@ fn a_new_repository_keeps_its_id_and_shows_no_secret() {
     let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(directory.path(), PASSWORD);
-    let made = init(&settings).unwrap();
+    let made = init(&settings, 3).unwrap();
     let handle = open(&settings).unwrap();
     assert_eq!(handle.id(), made.id());
     let shown = format!("{handle:?}");
@@ -30,11 +30,11 @@ fn a_new_repository_keeps_its_id_and_shows_no_secret() {
 fn r30_a_directory_with_anything_in_it_is_not_initialised() {
     let fixture = Fixture::new();
     let before = fixture.files();
-    let error = init(&fixture.settings).unwrap_err();
+    let error = init(&fixture.settings, 3).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("is not empty"), "{error}");
     fs::remove_file(fixture.root().join("config")).unwrap();
-    assert!(init(&fixture.settings).is_err(), "a second key beside the first would hide every backup");
+    assert!(init(&fixture.settings, 3).is_err(), "a second key beside the first would hide every backup");
     assert_eq!(fixture.files().len(), before.len() - 1, "nothing was added");
 }
 
@@ -190,7 +190,7 @@ fn a_network_location_is_refused_by_this_build() {
     let fixture = Fixture::new();
     let mut settings = fixture.settings.clone();
     settings.location = "rest:https://user:c4nary@host/".into();
-    for error in [open(&settings).unwrap_err(), init(&settings).unwrap_err()] {
+    for error in [open(&settings).unwrap_err(), init(&settings, 3).unwrap_err()] {
         assert!(error.kind() == Kind::Refused && !error.to_string().contains("c4nary"), "{error}");
     }
 }

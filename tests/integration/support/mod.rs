@@ -4,6 +4,7 @@ pub mod binary;
 pub mod cases;
 pub mod dumps;
 pub mod probe;
+pub mod repository;
 pub mod server;
 pub mod server17;
 pub mod systemctl;

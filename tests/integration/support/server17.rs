@@ -41,15 +41,35 @@ impl Server17 {
 
     /// Ends every process of it at once, and starts it again.
     pub fn crash(&self, settings: &[&str]) {
+        self.with_files(settings, "true");
+    }
+
+    /// Keeps its files as they are at this moment, as a snapshot of the file system does.
+    pub fn save(&self, settings: &[&str]) {
+        self.with_files(settings, "rm -rf saved && cp -a data saved");
+    }
+
+    /// Sets it back to what was saved.
+    pub fn set_back(&self, settings: &[&str]) {
+        self.with_files(settings, "rm -rf data && cp -a saved data");
+    }
+
+    fn with_files(&self, settings: &[&str], script: &str) {
         let dir = self.0.path();
         assert!(host("pg17-server").arg("kill").arg(dir).status().unwrap().success());
         // Until its parent has collected it, the dead server's number counts as that of a running one.
         for lock in ["data/postmaster.pid", "socket/.s.PGSQL.5432.lock"] {
             fs::remove_file(dir.join(lock)).unwrap();
         }
+        assert!(Command::new("sh").args(["-c", script]).current_dir(dir).status().unwrap().success());
+        self.start_again(settings);
+    }
+
+    fn start_again(&self, settings: &[&str]) {
         let owner = std::process::id().to_string();
         let mut start = host("pg17-server");
-        let output = start.arg("start").arg(dir).args(["--owner", &owner]).args(flags(settings)).output().unwrap();
+        let output =
+            start.arg("start").arg(self.0.path()).args(["--owner", &owner]).args(flags(settings)).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 

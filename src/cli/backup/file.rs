@@ -4,71 +4,55 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Parser;
 use serde_json::json;
 
-use super::report::{self, Report};
-use super::{Common, Env, Needs};
+use crate::cli::report::{self, Report};
+use crate::cli::{Env, Needs};
 use crate::dump::pg_dump::NOTHING_LEFT;
 use crate::dump::write::{Selection, Target, Writer, Written};
 use crate::dump::{Contents, Format};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Opens;
 
-/// Write the database to one dump file, which exists only if it is whole
-#[derive(Debug, Parser)]
-#[command(
-    name = "teslamate-backup",
-    version,
-    after_help = "The format follows the name: .sql plain SQL, .sql.gz, .sql.zst, .dump (pg_dump's custom format), \
-                  anything else plain SQL.\n\nExit codes: 0 done and verified, 2 usage or configuration, 10 refused, \
-                  11 busy, 12 reading PostgreSQL failed, 13 writing failed, 14 the dump is not whole, 128+n signal n."
-)]
+/// What concerns a dump file alone.
+#[derive(clap::Args, Debug)]
+#[group(id = "dump_file")]
 pub struct Args {
-    /// The flags of every binary.
-    #[command(flatten)]
-    pub common: Common,
     /// File to write; {time} in it stands for the time in UTC, `-` is standard output (plain SQL)
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    pub file: Option<PathBuf>,
     /// Replace FILE if it exists
-    #[arg(long)]
+    #[arg(long, requires = "file")]
     pub force: bool,
-    /// Only definitions, no rows
-    #[arg(long, conflicts_with = "data_only")]
+    /// Only definitions, no rows, in FILE
+    #[arg(long, requires = "file", conflicts_with = "data_only")]
     pub schema_only: bool,
-    /// Only rows, no definitions
-    #[arg(long)]
+    /// Only rows, no definitions, in FILE
+    #[arg(long, requires = "file")]
     pub data_only: bool,
-    /// Only tables that match this pattern, as pg_dump means it (repeatable)
-    #[arg(long = "table", short = 't', value_name = "PATTERN")]
+    /// Only tables that match this pattern, as pg_dump means it, in FILE (repeatable)
+    #[arg(long = "table", short = 't', value_name = "PATTERN", requires = "file")]
     pub tables: Vec<String>,
-    /// Seconds to wait for a table that somebody else has locked
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub lock_wait: u32,
 }
 
 impl Args {
     /// What has to be opened before the work begins.
     #[must_use]
-    pub fn needs(&self) -> Needs {
-        if is_stdout(&self.file) {
-            return Needs { opens: Opens::default(), stdout_is_data: true };
+    pub fn needs(&self, file: &Path) -> Needs {
+        if is_stdout(file) {
+            return Needs { stdout_is_data: true, ..Needs::default() };
         }
-        let path = expand_time(&self.file, chrono::Utc::now());
-        Needs { opens: Opens { output: Some((path, self.force)), input: None }, stdout_is_data: false }
+        let path = expand_time(file, chrono::Utc::now());
+        Needs { opens: Opens { output: Some((path, self.force)), input: None }, ..Needs::default() }
     }
 }
 
 /// Writes the dump.
-pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
+pub async fn run(args: &Args, lock_wait: Duration, mut env: Env) -> Result<Report> {
     let (target, path) = match (env.opened.output.take(), env.opened.output_path.clone()) {
         (Some(file), Some(path)) => (Target::File(file), path),
         _ => (Target::Stdout, PathBuf::from("-")),
     };
-    if args.lock_wait == 0 {
-        return Err(Error::new(Kind::Usage, "--lock-wait must be at least 1 second"));
-    }
     let format = Format::of_name(&path);
     let selection = Selection { schema_only: args.schema_only, data_only: args.data_only, tables: args.tables.clone() };
     let to_file = matches!(target, Target::File(_));
@@ -83,7 +67,7 @@ pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
         interrupt: &env.interrupt,
         tools: env.settings.database.tools.as_deref(),
         level: env.settings.backup.compression,
-        lock_wait: Duration::from_secs(args.lock_wait.into()),
+        lock_wait,
     };
     let explain = |error: Error| explain(error, &path, args.force, disk.as_ref());
     let written = Box::pin(writer.write(format, &selection, target)).await.map_err(explain)?;
@@ -160,11 +144,5 @@ mod tests {
     fn r82_the_time_in_a_name_is_utc() {
         let now = chrono::DateTime::parse_from_rfc3339("2026-11-01T01:30:00-04:00").unwrap().to_utc();
         assert_eq!(expand_time(Path::new("/b/{time}.sql"), now), Path::new("/b/2026-11-01T053000Z.sql"));
-    }
-
-    #[test]
-    fn the_command_line_is_sound() {
-        use clap::CommandFactory;
-        Args::command().debug_assert();
     }
 }

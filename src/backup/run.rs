@@ -1,0 +1,90 @@
+//! A whole backup run: lock, repository, client programs, [`Backup::take`](super::Backup::take).
+
+use std::time::Duration;
+
+use super::session::{Access, Session};
+use super::{Backup, Taken};
+use crate::database::connect::server_version;
+use crate::database::lock::{self, Lock};
+use crate::database::tools::Tools;
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::ledger::Purpose;
+use crate::repository::Location;
+
+/// How long a locked table is waited for, unless the command line says otherwise.
+pub const LOCK_WAIT: Duration = Duration::from_mins(1);
+
+/// What is wanted of a backup.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Read everything, and say what would have been reused wrongly.
+    pub full_read: bool,
+    /// How long a locked table is waited for.
+    pub lock_wait: Duration,
+    /// What it is taken for.
+    pub purpose: Purpose,
+    /// A sentence for people.
+    pub comment: Option<String>,
+}
+
+/// Takes a backup into the configured repository, and holds the database's lock meanwhile.
+///
+/// # Errors
+/// [`Kind::Busy`] if another run is at work; what [`Session::open`] and [`Backup::take`] say.
+pub async fn take(env: &Env, session: &mut Session<'_>, wanted: &Wanted) -> Result<Taken> {
+    let lock = env.interrupt.guard(Lock::take(&env.connector, lock::Purpose::Backup)).await?;
+    take_locked(env, session, wanted, &lock).await
+}
+
+/// The same for a caller that holds a lock that excludes other backups.
+pub async fn take_locked(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: &Lock) -> Result<Taken> {
+    let taken = Box::pin(take_into(env, session, wanted, lock)).await;
+    taken.map_err(|error| explain(env, error).or_state("no backup was made; those before it are as they were"))
+}
+
+async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: &Lock) -> Result<Taken> {
+    let server = server_version(lock.client()).await?;
+    let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
+    let repository = session.open(Access::Backup).await?;
+    session.reconcile(&repository).await?;
+    env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+    let backup = Backup {
+        connector: &env.connector,
+        tools: &tools,
+        repository: &repository,
+        interrupt: &env.interrupt,
+        jobs: usize::try_from(env.settings.backup.jobs).ok().filter(|jobs| *jobs > 0).unwrap_or(cpus),
+        chunk_blocks: env.settings.backup.chunk_blocks,
+        lock_wait: wanted.lock_wait,
+        full_read: wanted.full_read,
+        temporary: env.settings.state_dir.clone(),
+        host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        purpose: wanted.purpose,
+        comment: wanted.comment.clone(),
+    };
+    let meter = session.meter.clone();
+    let taken = env.reporter.show(&meter, Box::pin(backup.take(&mut session.ledger, &meter))).await?;
+    session.figures.bytes_read = Some(taken.bytes_read);
+    session.figures.bytes_added = Some(taken.bytes_stored);
+    session.figures.snapshot = Some(taken.noted.facts.id.clone());
+    Ok(taken)
+}
+
+/// Where writing failed: which repository, and how much room there is.
+fn explain(env: &Env, error: Error) -> Error {
+    let Some(settings) = env.settings.repository.as_ref().filter(|_| error.kind() == Kind::Store) else { return error };
+    let Ok(location) = Location::parse(&settings.location) else { return error };
+    let error = error.with("repository", &location);
+    match &location {
+        Location::Directory(path) => match rustix::fs::statvfs(path) {
+            Ok(system) => {
+                let free = indicatif::BinaryBytes(system.f_bavail.saturating_mul(system.f_frsize));
+                error.with("free", format!("{free} on its file system"))
+            }
+            Err(_) => error,
+        },
+        Location::Network(_) => error,
+    }
+}

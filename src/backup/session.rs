@@ -1,0 +1,250 @@
+//! What every command has that works on the repository: the ledger, its own run in it, and the repository itself,
+//! which has to be the one that the ledger knows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::{MANIFEST_LIMIT, hex};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, Snapshot as Noted};
+use crate::progress::Meter;
+use crate::repository::{self, Handle, Id, read, snapshots};
+use crate::settings;
+use crate::tables::manifest::{self, Manifest};
+
+/// What a command is about to do with the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read from it.
+    Read,
+    /// Change it.
+    Write,
+    /// Put a backup into it: where there never was a repository, one is made.
+    Backup,
+}
+
+/// What a run did, as far as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Bytes read from the source.
+    pub bytes_read: Option<u64>,
+    /// Bytes added to the repository.
+    pub bytes_added: Option<u64>,
+    /// The backup that it made or used.
+    pub snapshot: Option<HexId>,
+}
+
+/// A run of a command.
+pub struct Session<'a> {
+    env: &'a Env,
+    settings: &'a settings::Repository,
+    run: Option<RunId>,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// For the ledger, when the run ends.
+    pub figures: Figures,
+    /// How far it is.
+    pub meter: Arc<Meter>,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the ledger, and notes there that this run begins. Looking at something is no run.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if no repository is configured; what [`Ledger::open`] says.
+    pub fn begin(env: &'a Env, kind: Option<RunKind>) -> Result<Self> {
+        let Some(settings) = &env.settings.repository else {
+            return Err(Error::new(Kind::Usage, "no repository is configured")
+                .with("state", "nothing was read, nothing was written")
+                .hint("Set `repository.location` and `repository.password_file`.")
+                .hint("Without one, `teslamate-backup FILE` writes the database to a file."));
+        };
+        let mut ledger = Ledger::open(&env.settings.state_dir)?;
+        let run = kind.map(|kind| ledger.begin(kind)).transpose()?;
+        Ok(Self {
+            env,
+            settings,
+            run,
+            ledger,
+            figures: Figures::default(),
+            meter: Meter::new("opening the repository"),
+        })
+    }
+
+    /// Notes how the run ended.
+    pub fn end<T>(mut self, result: Result<T>) -> Result<T> {
+        if let Some(run) = self.run {
+            let Figures { bytes_read, bytes_added, snapshot } = self.figures;
+            let outcome = Outcome { bytes_read, bytes_added, snapshot, ..Outcome::of(&result) };
+            if let Err(error) = self.ledger.finish(run, &outcome) {
+                // What the run did is done; that it is not noted must not turn it into something else.
+                self.env.reporter.warn(&format!("the end of this run was not noted: {error}"));
+            }
+        }
+        result
+    }
+
+    /// Opens the repository, and compares it with the one that the ledger knows.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if it is not there, is another one, or holds backups that the ledger does not know of because
+    /// the ledger is new; what [`repository::open`] says.
+    pub async fn open(&mut self, access: Access) -> Result<Handle> {
+        let known = self.ledger.repository_id()?;
+        if access == Access::Backup && known.is_none() && repository::is_absent(self.settings)? {
+            return self.init().await;
+        }
+        let settings = self.settings.clone();
+        let opening = move || match access {
+            Access::Read => repository::open_to_read(&settings),
+            Access::Write | Access::Backup => repository::open(&settings),
+        };
+        let handle = match self.on_thread(opening).await {
+            Err(error) if known.is_some() && repository::is_absent(self.settings).unwrap_or(false) => {
+                // The disk is not mounted, most likely: this message names what is missed.
+                self.ledger.check_repository(None).map_err(|expected| expected.with("cause", error.message()))?;
+                return Err(error);
+            }
+            handle => handle?,
+        };
+        self.ledger.check_repository(Some(&hex(handle.id())?))?;
+        if known.is_none() && access != Access::Read {
+            let found = self.listed(&handle).await?.snapshots.len();
+            if found > 0 {
+                return Err(Error::new(Kind::Refused, "the repository holds backups that the ledger does not know")
+                    .with("repository", handle.location())
+                    .with("found", format!("{found} backups"))
+                    .with("ledger", self.ledger.path().display())
+                    .with("state", "nothing was changed")
+                    .hint("If the ledger was lost, `teslamate-backup rebuild` fills it from the repository.")
+                    .hint("If this is another machine's repository, set `repository.location` to one of its own."));
+            }
+            self.ledger.bind_repository(&hex(handle.id())?)?;
+        }
+        Ok(handle)
+    }
+
+    /// Makes the repository.
+    pub async fn init(&mut self) -> Result<Handle> {
+        let settings = self.settings.clone();
+        let (options, location) = (self.env.settings.backup.compression, self.settings.location.clone());
+        self.env.reporter.step(&format!("making a repository at {}", repository::Location::parse(&location)?)).await;
+        let handle = self.on_thread(move || repository::init(&settings, options)).await?;
+        self.ledger.bind_repository(&hex(handle.id())?)?;
+        Ok(handle)
+    }
+
+    /// Does some work that blocks, with this run's meter on the screen.
+    pub async fn on_thread<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let working = self.env.interrupt.on_thread(&self.meter, work);
+        self.env.reporter.show(&self.meter, working).await
+    }
+
+    /// The published backups in the repository.
+    pub async fn listed(&self, handle: &Handle) -> Result<snapshots::Listing> {
+        let handle = handle.clone();
+        self.on_thread(move || snapshots::list(&handle)).await
+    }
+
+    /// Puts right what a run left that was killed between the repository and the ledger: a backup that was published but
+    /// not noted is noted, one that was given up but not removed is removed, and what never became a backup is swept.
+    ///
+    /// # Errors
+    /// [`Kind::Store`] if something cannot be listed or removed.
+    pub async fn reconcile(&mut self, handle: &Handle) -> Result<()> {
+        let known = self.ledger.list_all()?;
+        let latest = self.ledger.latest()?.map(|noted| noted.facts.time);
+        for found in self.listed(handle).await?.snapshots {
+            let id = hex(found.id)?;
+            match known.iter().find(|noted| noted.facts.id == id) {
+                Some(noted) if noted.deleted_at.is_some() => {
+                    let (handle, id) = (handle.clone(), found.id);
+                    self.on_thread(move || snapshots::delete(&handle, id)).await?;
+                    let what =
+                        format!("removed the backup {} from the repository, which was deleted", found.id.short());
+                    self.env.reporter.info(&what);
+                }
+                Some(_) => {}
+                // An older one than the latest was not left by the last run.
+                None if latest.is_none_or(|latest| found.time > latest) && self.is_ours(&found) => {
+                    let facts = self.describe(handle, &found).await?;
+                    self.ledger.publish(&facts)?;
+                    let what = "which a run that was killed had finished but not noted";
+                    self.env.reporter.info(&format!("noted the backup {}, {what}", found.id.short()));
+                }
+                None => self.env.reporter.warn(&format!("the backup {} is not in the ledger", found.id.short())),
+            }
+        }
+        let sweeping = handle.clone();
+        let swept = self.on_thread(move || snapshots::sweep_pending(&sweeping, std::time::SystemTime::now())).await?;
+        for id in swept.snapshots {
+            self.env.reporter.info(&format!("removed {}, which never became a backup", id.short()));
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self, found: &snapshots::Snapshot) -> bool {
+        found.label == self.env.settings.database.name
+    }
+
+    /// What the ledger wants to know of a backup, from the repository alone.
+    pub async fn describe(&self, handle: &Handle, found: &snapshots::Snapshot) -> Result<Facts> {
+        let (handle, snapshot) = (handle.clone(), found.id);
+        let bytes = self.on_thread(move || read::open(&handle, snapshot)?.read(manifest::PATH, MANIFEST_LIMIT)).await?;
+        let manifest = Manifest::parse(&bytes)?;
+        let took = manifest.finished.signed_duration_since(manifest.started).num_milliseconds();
+        let tagged = |purpose: Purpose| found.tags.iter().any(|tag| tag == purpose.word());
+        let purpose = [Purpose::BeforeMigration, Purpose::Safety].into_iter().find(|purpose| tagged(*purpose));
+        Ok(Facts {
+            id: hex(found.id)?,
+            time: found.time,
+            size: found.bytes,
+            added: found.bytes_added,
+            rows: manifest.rows(),
+            duration_ms: u64::try_from(took).unwrap_or(0),
+            manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(&bytes)))?,
+            purpose: purpose.unwrap_or(Purpose::Regular),
+            schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
+            comment: found.description.clone(),
+        })
+    }
+
+    /// Backups that the ledger knows and the repository has not, by name alone.
+    pub fn missing(&self) -> Result<Vec<Noted>> {
+        let present: BTreeSet<String> =
+            repository::present(self.settings)?.into_iter().map(|id: Id| id.to_string()).collect();
+        let known = self.ledger.list()?;
+        Ok(known.into_iter().filter(|noted| !present.contains(noted.facts.id.as_str())).collect())
+    }
+
+    /// The backup that these words mean: `latest`, or the begin of an id.
+    ///
+    /// # Errors
+    /// As [`Ledger::by_prefix`]; [`Kind::Refused`] if there is none at all.
+    pub fn meant(&self, words: &str) -> Result<Noted> {
+        if words != "latest" {
+            return self.ledger.by_prefix(words);
+        }
+        self.ledger.latest()?.ok_or_else(|| {
+            Error::new(Kind::Refused, "there is no backup in the ledger")
+                .with("ledger", self.ledger.path().display())
+                .hint("`teslamate-backup` takes one; `teslamate-backup rebuild` fills a ledger that was lost.")
+        })
+    }
+}
+
+/// The manifest of a backup, compared with what the ledger knows of it.
+///
+/// # Errors
+/// [`Kind::Verify`] if it is damaged or another one.
+pub fn manifest(contents: &read::Contents, noted: &Noted) -> Result<Manifest> {
+    let bytes = contents.read(manifest::PATH, MANIFEST_LIMIT)?;
+    if crate::dump::hex(Sha256::new_with_prefix(&bytes)) != noted.facts.manifest_sha256.as_str() {
+        let id = contents.snapshot().id.short();
+        return Err(Error::new(Kind::Verify, format!("the manifest of backup {id} is not the one that was noted")));
+    }
+    Manifest::parse(&bytes)
+}

@@ -1,0 +1,129 @@
+//! `teslamate-backup check`: is the repository whole, and does it hold what the ledger knows.
+
+use chrono::Utc;
+use serde_json::json;
+
+use crate::backup::session::{Access, Session};
+use crate::cli::Env;
+use crate::cli::report::{self, Report};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{RunKind, Snapshot};
+use crate::repository::Id;
+use crate::repository::check::{self as checking, Finding};
+
+/// How thoroughly.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Read every byte, also of packs that no backup needs
+    #[arg(long)]
+    pub read_data: bool,
+}
+
+struct Checked {
+    found: checking::Report,
+    missing: Vec<Snapshot>,
+    known: usize,
+    bytes: u64,
+}
+
+/// Checks it. With `--read-data`, backups that are whole are noted as verified.
+pub async fn run(args: &Args, env: Env) -> Result<Report> {
+    let mut session = Session::begin(&env, Some(RunKind::Check))?;
+    let result = check(args, &env, &mut session).await;
+    session.figures.bytes_read = result.as_ref().ok().map(|checked| checked.bytes);
+    let report = result.map(|checked| describe(&checked, args.read_data));
+    // Damage is this run's result, and its failure too.
+    let failure = report.as_ref().ok().and_then(|report| report.failure.clone());
+    match failure {
+        Some(error) => {
+            let _ = session.end::<()>(Err(error));
+            report
+        }
+        None => session.end(report),
+    }
+}
+
+async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Checked> {
+    let handle = session.open(Access::Read).await?;
+    let missing = session.missing()?;
+    env.reporter.step("checking the repository").await;
+    let (meter, read_data) = (session.meter.clone(), args.read_data);
+    let checked = handle.clone();
+    let found = session.on_thread(move || checking::check(&checked, read_data, &meter)).await?;
+    let known = session.ledger.list()?;
+    if read_data {
+        let now = Utc::now();
+        let damaged = |noted: &Snapshot| {
+            let id = noted.facts.id.as_str();
+            let found = found.findings.iter().filter(|finding| finding.is_damage);
+            // A finding that concerns no backup in particular may concern any.
+            found.into_iter().any(|finding| {
+                finding.snapshots.is_empty() || finding.snapshots.iter().any(|damaged| damaged.to_string() == id)
+            })
+        };
+        for noted in &known {
+            if !missing.contains(noted) && !damaged(noted) {
+                session.ledger.mark_verified(&noted.facts.id, now)?;
+            }
+        }
+    }
+    let bytes = session.meter.bytes.load(std::sync::atomic::Ordering::Relaxed);
+    Ok(Checked { found, missing, known: known.len(), bytes })
+}
+
+fn describe(checked: &Checked, read_data: bool) -> Report {
+    let Checked { found, missing, known, bytes } = checked;
+    let mut lines: Vec<String> = found.findings.iter().map(sentence).collect();
+    lines.extend(missing.iter().map(|noted| format!("backup {} is missing", noted.facts.id.short())));
+    let looked = if read_data {
+        format!("{} in {} packs were read", report::bytes(*bytes), found.packs_read)
+    } else {
+        "the structure was looked at; --read-data reads every byte".to_owned()
+    };
+    let mut damaged: Vec<String> =
+        found.findings.iter().flat_map(|finding| &finding.snapshots).map(Id::short).collect();
+    damaged.extend(missing.iter().map(|noted| noted.facts.id.short().to_owned()));
+    damaged.sort();
+    damaged.dedup();
+    let is_whole = found.is_whole() && missing.is_empty();
+    if is_whole {
+        lines.push(format!("{known} backups are whole: {looked}"));
+    }
+    let findings: Vec<serde_json::Value> = found
+        .findings
+        .iter()
+        .map(|finding| {
+            let snapshots: Vec<String> = finding.snapshots.iter().map(ToString::to_string).collect();
+            json!({ "file": finding.file, "what": finding.what, "backups": snapshots, "damage": finding.is_damage })
+        })
+        .collect();
+    let json = json!({
+        "whole": is_whole,
+        "backups": known,
+        "damaged": damaged,
+        "findings": findings,
+        "missing": missing.iter().map(|noted| noted.facts.id.as_str()).collect::<Vec<_>>(),
+        "read_data": read_data,
+        "packs_read": found.packs_read,
+        "bytes_read": bytes,
+    });
+    let mut report = Report::new(lines.join("\n"), json);
+    if !is_whole {
+        report.failure = Some(
+            Error::new(Kind::Verify, "the repository is damaged")
+                .with("backups", if damaged.is_empty() { "none is concerned".to_owned() } else { damaged.join(", ") })
+                .with("checked", looked)
+                .with("state", "nothing was changed; backups that are not named can be restored")
+                .hint("Take a new backup now, and see docs/repository.md, \"A damaged pack\"."),
+        );
+    }
+    report
+}
+
+fn sentence(finding: &Finding) -> String {
+    let word = if finding.is_damage { "damaged" } else { "untidy" };
+    let ids: Vec<String> = finding.snapshots.iter().map(Id::short).collect();
+    let concerned = if ids.is_empty() { String::new() } else { format!(" (needed by {})", ids.join(", ")) };
+    let file = if finding.file.is_empty() { "repository" } else { &finding.file };
+    format!("{word}: {file} {}{concerned}", finding.what)
+}

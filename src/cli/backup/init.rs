@@ -1,0 +1,85 @@
+//! `teslamate-backup init` and `rebuild`: a new repository; a new ledger for an old one.
+
+use serde_json::json;
+
+use crate::backup::hex;
+use crate::backup::session::{Access, Session};
+use crate::cli::Env;
+use crate::cli::report::Report;
+use crate::error::{Error, Kind, Result};
+use crate::ledger::RunKind;
+use crate::repository;
+
+/// No flags of its own.
+#[derive(clap::Args, Debug)]
+pub struct Init {}
+
+/// No flags of its own.
+#[derive(clap::Args, Debug)]
+pub struct Rebuild {}
+
+/// Makes the repository, or says that it is there.
+pub async fn init(env: Env) -> Result<Report> {
+    let mut session = Session::begin(&env, Some(RunKind::Init))?;
+    let result = make(&env, &mut session).await;
+    session.end(result)
+}
+
+async fn make(env: &Env, session: &mut Session<'_>) -> Result<Report> {
+    let settings = env.settings.repository.as_ref();
+    let is_absent = settings.map(repository::is_absent).transpose()?.unwrap_or(false);
+    if is_absent {
+        // Where there was one before, a new one in its place would hide that it is gone.
+        session.ledger.check_repository(None)?;
+    }
+    let handle = if is_absent { session.init().await? } else { session.open(Access::Write).await? };
+    let made = if is_absent { "made" } else { "there already" };
+    let text = format!(
+        "repository {} at {}: {made}\nKeep its password in a second place too: without it, nobody can open a backup.",
+        handle.id().short(),
+        handle.location()
+    );
+    let json =
+        json!({ "repository": handle.id().to_string(), "location": handle.location().to_string(), "made": is_absent });
+    Ok(Report::new(text, json))
+}
+
+/// Fills a ledger that knows no backup from the repository, by the backups' own times.
+pub async fn rebuild(env: Env) -> Result<Report> {
+    let mut session = Session::begin(&env, Some(RunKind::Rebuild))?;
+    let result = fill(&env, &mut session).await;
+    session.end(result)
+}
+
+async fn fill(env: &Env, session: &mut Session<'_>) -> Result<Report> {
+    let handle = session.open(Access::Read).await?;
+    let listing = session.listed(&handle).await?;
+    let database = &env.settings.database.name;
+    let mut adopted = Vec::new();
+    let mut left = Vec::new();
+    for found in &listing.snapshots {
+        if found.label == *database {
+            adopted.push(session.describe(&handle, found).await?);
+        } else {
+            left.push(format!("{} of \"{}\" on {}", found.id.short(), found.label, found.host));
+        }
+    }
+    session.ledger.adopt(&hex(handle.id())?, &adopted)?;
+    let mut lines = vec![format!(
+        "the ledger knows {} backups of \"{database}\" again, the newest is the latest; which were pinned or verified is lost",
+        adopted.len()
+    )];
+    lines.extend(left.iter().map(|line| format!("left alone: {line}")));
+    let unreadable: Vec<String> =
+        listing.unreadable.iter().map(|(id, error)| format!("{}: {}", id.short(), error.message())).collect();
+    let ids: Vec<&str> = adopted.iter().map(|facts| facts.id.as_str()).collect();
+    let mut report = Report::new(lines.join("\n"), json!({ "backups": ids, "left": left, "unreadable": unreadable }));
+    if !unreadable.is_empty() {
+        report.failure = Some(
+            Error::new(Kind::Verify, "backups in the repository cannot be read")
+                .with("backups", unreadable.join("\n"))
+                .with("state", "the ledger was filled with the others"),
+        );
+    }
+    Ok(report)
+}

@@ -1,0 +1,153 @@
+//! `teslamate-backup`: the command line. Without FILE and without a subcommand, a backup into the repository.
+
+pub mod check;
+pub mod file;
+pub mod init;
+pub mod list;
+pub mod pin;
+pub mod show;
+pub mod take;
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use super::report::Report;
+use super::{Common, Env, Needs};
+use crate::error::{Error, Kind, Result};
+
+/// Back the database up: into the repository, or with FILE into one dump file
+#[derive(Debug, Parser)]
+#[command(
+    name = "teslamate-backup",
+    version,
+    after_help = "Without FILE and without a command, a backup into the repository is taken: it reads what changed.\n\
+                  With FILE, one dump file is written, which exists only if it is whole. Its format follows its name: \
+                  .sql plain SQL, .sql.gz, .sql.zst, .dump (pg_dump's custom format), anything else plain SQL.\n\n\
+                  Exit codes: 0 done and verified, 2 usage or configuration, 10 refused, 11 busy, 12 reading \
+                  PostgreSQL failed, 13 writing failed, 14 something is not what it should be, 128+n signal n."
+)]
+pub struct Args {
+    /// The flags of every binary.
+    #[command(flatten)]
+    pub common: Common,
+    /// What else there is to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags for a dump file.
+    #[command(flatten)]
+    pub file: file::Args,
+    /// The flags for a backup into the repository.
+    #[command(flatten)]
+    pub take: take::Args,
+    /// Seconds to wait for a table that somebody else has locked
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub lock_wait: u32,
+}
+
+/// What there is to do with a repository, beside taking backups.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the repository
+    Init(init::Init),
+    /// Show the backups, or with --runs what was done when
+    List(list::Args),
+    /// Show what is in a backup
+    Show(show::Args),
+    /// Look whether the repository is whole
+    Check(check::Args),
+    /// Keep a backup whatever the retention says
+    Pin(pin::Args),
+    /// Leave a pinned backup to the retention again
+    Unpin(pin::Args),
+    /// Fill a ledger that was lost from the repository
+    Rebuild(init::Rebuild),
+}
+
+impl Command {
+    /// Whether it opens the repository with its password.
+    fn opens_repository(&self) -> bool {
+        !matches!(self, Self::List(_) | Self::Pin(_) | Self::Unpin(_))
+    }
+}
+
+impl Args {
+    /// What has to be opened before the work begins.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        match (&self.command, &self.file.file) {
+            (Some(command), _) => Needs {
+                repository: command.opens_repository(),
+                new_repository: matches!(command, Command::Init(_)),
+                ..Needs::default()
+            },
+            (None, Some(file)) if looks_like_a_slip(file).is_none() => self.file.needs(file),
+            (None, Some(_)) => Needs::default(),
+            (None, None) => Needs { repository: true, new_repository: true, ..Needs::default() },
+        }
+    }
+}
+
+/// The command that was meant, if FILE is more likely a mistyped one than a file.
+fn looks_like_a_slip(file: &Path) -> Option<String> {
+    let word = file.to_str().filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'))?;
+    let names = Args::command().get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>();
+    let near = |name: &String| strsim::damerau_levenshtein(name, word) <= (name.len() / 3).max(1);
+    names.into_iter().find(near)
+}
+
+/// Does it.
+pub async fn run(args: &Args, env: Env) -> Result<Report> {
+    let lock_wait = Duration::from_secs(args.lock_wait.into());
+    match (&args.command, &args.file.file) {
+        (Some(_), Some(file)) => Err(Error::new(
+            Kind::Usage,
+            format!("`{}` stands before a command: a dump file is written without one", file.display()),
+        )),
+        (Some(command), None) => match command {
+            Command::Init(_) => init::init(env).await,
+            Command::List(args) => list::run(args, &env),
+            Command::Show(args) => show::run(args, env).await,
+            Command::Check(args) => check::run(args, env).await,
+            Command::Pin(args) => pin::run(args, true, &env),
+            Command::Unpin(args) => pin::run(args, false, &env),
+            Command::Rebuild(_) => init::rebuild(env).await,
+        },
+        (None, Some(file)) => match looks_like_a_slip(file) {
+            Some(name) => {
+                Err(Error::new(Kind::Usage, format!("`{}` is no command; did you mean `{name}`?", file.display()))
+                    .with("state", "nothing was read, nothing was written")
+                    .hint(format!("To write a dump file of that name, say `./{}`.", file.display())))
+            }
+            None => file::run(&args.file, lock_wait, env).await,
+        },
+        (None, None) => take::run(&args.take, lock_wait, env).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistyped_command_is_no_file() {
+        for (word, meant) in [("lst", Some("list")), ("chekc", Some("check")), ("dump", None), ("list.sql", None)] {
+            assert_eq!(looks_like_a_slip(Path::new(word)).as_deref(), meant, "{word}");
+        }
+        assert_eq!(looks_like_a_slip(Path::new("./lst")), None);
+    }
+
+    #[test]
+    fn flags_of_a_dump_file_need_one() {
+        assert!(Args::try_parse_from(["teslamate-backup", "--schema-only"]).is_err());
+        assert!(Args::try_parse_from(["teslamate-backup", "--json", "list"]).is_ok());
+        assert!(Args::try_parse_from(["teslamate-backup", "list", "--json"]).is_ok());
+        assert!(Args::try_parse_from(["teslamate-backup", "a.sql", "--full-read"]).is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! `teslamate-backup` with a repository, as a person at the box uses it.
+
+use std::fs;
+
+use crate::support::repository::section;
+use crate::support::server17::Server17;
+use crate::support::{Server, Site};
+
+fn site() -> Site {
+    let server = Server::shared();
+    Site::with_repository(server, &server.teslamate("kept"))
+}
+
+#[test]
+fn the_good_day() {
+    let site = site();
+    let taken = site.run("teslamate-backup", &[]).expect(0).says("making a repository at");
+    let text = taken.text();
+    assert!(text.contains(&format!("of \"{}\": ", site.database)) && text.contains("reused 0"), "{text}");
+    assert!(text.ends_with("everything was read: it is the first backup\n"), "{text}");
+    let ids = site.backups();
+    assert_eq!(ids.len(), 1);
+    assert!(text.starts_with(&format!("backup {} of ", &ids[0][..8])), "{text}");
+
+    let listed = site.run("teslamate-backup", &["list"]).expect(0).text();
+    assert!(listed.contains(&ids[0][..8]) && listed.contains("20260808090000"), "{listed}");
+    let shown = site.run("teslamate-backup", &["show", &ids[0][..4]]).expect(0).text();
+    assert!(shown.contains("public.positions") && shown.contains("it is the first backup"), "{shown}");
+    let whole = site.run("teslamate-backup", &["show", "latest", "--json"]).expect(0).json();
+    assert_eq!(whole["manifest"]["format"], 1);
+    assert_eq!(whole["backup"]["id"], ids[0].as_str());
+
+    let checked = site.run("teslamate-backup", &["check"]).expect(0).text();
+    assert!(checked.contains("1 backups are whole: the structure was looked at"), "{checked}");
+    assert!(site.run("teslamate-backup", &["list", "--json"]).expect(0).json()["backups"][0]["verified_at"].is_null());
+    site.run("teslamate-backup", &["check", "--read-data"]).expect(0);
+    let listed = site.run("teslamate-backup", &["list", "--json"]).expect(0).json();
+    assert!(listed["backups"][0]["verified_at"].is_string(), "{listed}");
+
+    let again = site.run("teslamate-backup", &["--json", "--comment", "before I try something"]).expect(0).json();
+    assert!(again["read_all"].as_str().unwrap().contains("PostgreSQL 17"), "{again}");
+    assert!(again["bytes_added"].as_u64().unwrap() < 100_000, "unchanged rows are stored once: {again}");
+    assert_eq!(site.backups().len(), 2);
+    let runs = site.run("teslamate-backup", &["list", "--runs", "--json"]).expect(0).json();
+    let kinds: Vec<&str> = runs["runs"].as_array().unwrap().iter().map(|run| run["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["backup", "check", "check", "backup"]);
+    assert!(runs["runs"].as_array().unwrap().iter().all(|run| run["status"] == "succeeded"), "{runs}");
+    let seen = site.restic(&["snapshots", "--json"]);
+    assert!(seen.status.success());
+    assert!(String::from_utf8_lossy(&seen.stdout).contains(again["snapshot"].as_str().unwrap()));
+}
+
+#[test]
+fn the_second_backup_reads_what_changed() {
+    let Some(server) = Server17::start(&["autovacuum=off", "summarize_wal=on"]) else { return };
+    server.make_teslamate();
+    let tools = server.tools();
+    let site = server.site(Some(&tools));
+    let config = fs::read_to_string(site.config()).unwrap();
+    site.write_config(&format!("{config}[backup]\nchunk_blocks = 16\n{}", section(&site)));
+    site.run("teslamate-backup", &[]).expect(0);
+    server.query("teslamate", "UPDATE cars SET name = 'Zoë' WHERE id = 1");
+    let second = site.run("teslamate-backup", &["--json"]).expect(0).json();
+    assert!(second["read_all"].is_null(), "{second}");
+    assert!(second["chunks_reused"].as_u64() > second["chunks_read"].as_u64(), "{second}");
+    let audit = site.run("teslamate-backup", &["--json", "--full-read"]).expect(0).json();
+    assert_eq!((&audit["read_all"], &audit["chunks_reused"]), (&"--full-read".into(), &0.into()));
+    // The last read everything by request; the next goes on from it.
+    let fourth = site.run("teslamate-backup", &["--json"]).expect(0).json();
+    assert!(fourth["chunks_reused"].as_u64() > Some(0) && fourth["read_all"].is_null(), "{fourth}");
+}
+
+#[test]
+fn r30_a_repository_that_is_gone_is_missed_by_its_id_and_none_is_made_in_its_place() {
+    let site = site();
+    site.run("teslamate-backup", &[]).expect(0);
+    let moved = site.path("elsewhere");
+    fs::rename(site.repository(), &moved).unwrap();
+    for present in [false, true] {
+        if present {
+            fs::create_dir(site.repository()).unwrap();
+        }
+        site.run("teslamate-backup", &[]).expect(10).says("expected repository ").says(", found none");
+        site.run("teslamate-backup", &["init"]).expect(10).says("expected repository ");
+        let left = site.repository().exists().then(|| fs::read_dir(site.repository()).unwrap().count());
+        assert_eq!(left, present.then_some(0), "nothing is made");
+    }
+    fs::remove_dir(site.repository()).unwrap();
+    // Another repository in its place is told by both ids.
+    let other = self::site();
+    other.run("teslamate-backup", &["init"]).expect(0);
+    fs::rename(other.repository(), site.repository()).unwrap();
+    site.run("teslamate-backup", &[]).expect(10).says("expected repository ");
+    fs::remove_dir_all(site.repository()).unwrap();
+    fs::rename(moved, site.repository()).unwrap();
+    site.run("teslamate-backup", &[]).expect(0);
+    assert_eq!(site.backups().len(), 2);
+}
+
+#[test]
+fn a_wrong_password_a_foreign_directory_and_a_slip_of_the_finger_are_told_apart() {
+    let site = site();
+    site.run("teslamate-backup", &["init"]).expect(0);
+    site.run("teslamate-backup", &["init"]).expect(0);
+    fs::write(site.path("password"), "another password of some length\n").unwrap();
+    let refused = site.run("teslamate-backup", &[]).expect(10).says("wrong password: it opens no key");
+    assert!(!refused.stderr.contains("another password"), "{}", refused.stderr);
+    fs::write(site.path("password"), "\n").unwrap();
+    site.run("teslamate-backup", &[]).expect(10).says("is empty");
+    fs::remove_file(site.path("password")).unwrap();
+    site.run("teslamate-backup", &[]).expect(2).says("cannot read the password file");
+    site.run("teslamate-backup", &["lst"]).expect(2).says("did you mean `list`?");
+    assert!(!site.path("lst").exists());
+    // What is listed needs no password.
+    site.run("teslamate-backup", &["list"]).expect(0);
+
+    let foreign = self::site();
+    fs::create_dir(foreign.repository()).unwrap();
+    fs::write(foreign.repository().join("photo.jpg"), "x").unwrap();
+    foreign.run("teslamate-backup", &[]).expect(10).says("it has no file `config`");
+    foreign.run("teslamate-backup", &["init"]).expect(10);
+    assert_eq!(foreign.files("repository"), ["photo.jpg"]);
+
+    let none = Site::new(Server::shared(), &site.database);
+    none.run("teslamate-backup", &[]).expect(2).says("no repository is configured");
+    none.run("teslamate-backup", &["--schema-only"]).expect(2);
+}
+
+#[test]
+fn r36_a_backup_that_vanished_from_the_repository_is_missed_by_name() {
+    let site = site();
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-backup", &[]).expect(0);
+    let ids = site.backups();
+    fs::remove_file(site.repository().join("snapshots").join(&ids[0])).unwrap();
+    let listed = site.run("teslamate-backup", &["list"]).expect(14).says(&ids[0]);
+    assert!(listed.text().contains("MISSING"), "{}", listed.text());
+    site.run("teslamate-backup", &["check"]).expect(14).says(&ids[0][..8]);
+    // The next one is taken all the same, and the run says what is wrong.
+    site.run("teslamate-backup", &[]).expect(14).says("is missing from the repository").says("was taken and is whole");
+    let listed = site.run("teslamate-backup", &["list", "--json"]).expect(14).json();
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 3);
+    assert_eq!(listed["missing"][0], ids[0].as_str());
+}
+
+#[test]
+fn a_ledger_that_was_lost_is_filled_from_the_repository() {
+    let site = site();
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-backup", &["--comment", "the second"]).expect(0);
+    let before = site.run("teslamate-backup", &["list", "--json"]).expect(0).json();
+    fs::remove_file(site.state_dir().join("ledger.sqlite")).unwrap();
+    site.run("teslamate-backup", &[]).expect(10).says("holds backups that the ledger does not know").says("rebuild");
+    site.run("teslamate-backup", &["rebuild"]).expect(0);
+    let after = site.run("teslamate-backup", &["list", "--json"]).expect(0).json();
+    for (one, other) in before["backups"].as_array().unwrap().iter().zip(after["backups"].as_array().unwrap()) {
+        for field in ["sequence", "id", "rows", "manifest_sha256", "purpose", "schema_version", "comment"] {
+            assert_eq!(one[field], other[field], "{field}");
+        }
+    }
+    site.run("teslamate-backup", &["rebuild"]).expect(10).says("cannot be rebuilt");
+    site.run("teslamate-backup", &[]).expect(0);
+}
+
+#[test]
+fn pins_are_kept_and_a_failed_run_is_noted_with_its_reason() {
+    let site = site();
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-backup", &["pin", "latest"]).expect(0);
+    assert!(site.run("teslamate-backup", &["list"]).expect(0).text().contains("pinned"));
+    site.run("teslamate-backup", &["unpin", "latest"]).expect(0);
+    assert!(!site.run("teslamate-backup", &["list"]).expect(0).text().contains("pinned"));
+    site.run("teslamate-backup", &["pin", "beef"]).expect(10).says("there is no snapshot beef");
+    site.run("teslamate-backup", &["--dbname", "nobody_has_this"]).expect(12);
+    let runs = site.run("teslamate-backup", &["list", "--runs", "--json"]).expect(0).json();
+    assert_eq!(runs["runs"][0]["status"], "failed");
+    assert!(runs["runs"][0]["error"].as_str().unwrap().contains("nobody_has_this"), "{runs}");
+    assert!(runs["runs"][0]["finished"].is_string());
+    assert_eq!(site.backups().len(), 1);
+}
