@@ -22,3 +22,18 @@ pub struct Env {
     /// The files of the command line.
     pub opened: Opened,
 }
+
+impl Env {
+    /// The same without the files of the command line.
+    #[must_use]
+    pub fn without_files(&self) -> Self {
+        Self {
+            settings: self.settings.clone(),
+            connector: self.connector.clone(),
+            reporter: self.reporter.clone(),
+            interrupt: self.interrupt.clone(),
+            host: self.host.clone(),
+            opened: Opened::default(),
+        }
+    }
+}

@@ -220,7 +220,8 @@ impl<'a> Session<'a> {
         Ok(known.into_iter().filter(|noted| !present.contains(noted.facts.id.as_str())).collect())
     }
 
-    /// The backup that these words mean: `latest`, or the begin of an id.
+    /// The backup that these words mean: the begin of an id, or `latest`. That is never a backup that a restore took of
+    /// what it replaced, unless there is no other: whoever restores twice must not get back what he wanted to be rid of.
     ///
     /// # Errors
     /// As [`Ledger::by_prefix`]; [`Kind::Refused`] if there is none at all.
@@ -228,7 +229,10 @@ impl<'a> Session<'a> {
         if words != "latest" {
             return self.ledger.by_prefix(words);
         }
-        self.ledger.latest()?.ok_or_else(|| {
+        let mut known = self.ledger.list()?;
+        let newest = known.iter().rposition(|noted| noted.facts.purpose != Purpose::Safety);
+        let newest = newest.or(known.len().checked_sub(1));
+        newest.map(|at| known.swap_remove(at)).ok_or_else(|| {
             Error::new(Kind::Refused, "there is no backup in the ledger")
                 .with("ledger", self.ledger.path().display())
                 .hint("`teslamate-backup` takes one; `teslamate-backup rebuild` fills a ledger that was lost.")

@@ -7,12 +7,16 @@ use serde_json::json;
 
 use super::report::{self, Report};
 use super::{Common, Env, Needs};
+use crate::backup;
+use crate::backup::session::Access;
 use crate::dump::Source;
 use crate::error::{Error, Kind, Result};
 use crate::host::Opens;
+use crate::ledger::{RunKind, Snapshot};
+use crate::restore::stored::Stored;
 use crate::restore::{Destination, Policy, Restored, Session};
 
-/// Load a dump beside the live database, verify it, then swap it in with about a second of downtime
+/// Load a backup beside the live database, verify it, then swap it in with about a second of downtime
 #[derive(Debug, Parser)]
 #[command(
     name = "teslamate-restore",
@@ -26,7 +30,8 @@ pub struct Args {
     /// The flags of every binary.
     #[command(flatten)]
     pub common: Common,
-    /// Dump file (.sql, .sql.gz, .sql.zst, .dump), directory of pg_dump -Fd, or `-` for standard input
+    /// The begin of a backup's id (4 digits or more), or `latest`; or a dump file (.sql, .sql.gz, .sql.zst, .dump), a
+    /// directory of pg_dump -Fd, or `-` for standard input
     #[arg(value_name = "SOURCE", required_unless_present = "undo", conflicts_with = "undo")]
     pub source: Option<PathBuf>,
     /// Load into a new database of this name, beside the live one
@@ -41,7 +46,7 @@ pub struct Args {
     /// Do not ask before the live database is replaced
     #[arg(long)]
     pub yes: bool,
-    /// Parallel jobs for .dump files and directories [default: one per CPU, at most 8]
+    /// Parallel jobs for backups, .dump files and directories [default: one per CPU, at most 8]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: Option<u32>,
     /// Only this table, with --into or --drill (repeatable; .dump files and directories)
@@ -50,6 +55,9 @@ pub struct Args {
     /// Only definitions, with --into or --drill (.dump files and directories)
     #[arg(long)]
     pub schema_only: bool,
+    /// Do not back the live database up first
+    #[arg(long)]
+    pub no_safety_backup: bool,
     /// Leave out who owns what: everything belongs to the role that restores
     #[arg(long)]
     pub no_owner: bool,
@@ -71,7 +79,18 @@ impl Args {
     /// What has to be opened before the work begins.
     #[must_use]
     pub fn needs(&self) -> Needs {
-        Needs { opens: Opens { output: None, input: self.source.clone() }, ..Needs::default() }
+        let input = if self.backup().is_some() { None } else { self.source.clone() };
+        // A password that cannot be read must not stand between somebody and the file that they have.
+        let is_live = !(self.undo || self.drill || self.into.is_some());
+        let repository = self.backup().is_some() || (is_live && !self.no_safety_backup);
+        Needs { opens: Opens { output: None, input }, repository, ..Needs::default() }
+    }
+
+    /// The backup that SOURCE names, if it is none of a file.
+    fn backup(&self) -> Option<&str> {
+        let words = self.source.as_ref()?.to_str()?;
+        let is_id = (4..=64).contains(&words.len()) && words.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (words == "latest" || is_id).then_some(words)
     }
 
     fn is_partial(&self) -> bool {
@@ -107,6 +126,7 @@ impl Args {
             no_privileges: self.no_privileges,
             schema_only: self.schema_only,
             tables: self.tables.clone(),
+            no_safety_backup: self.no_safety_backup,
             partial: self.is_partial(),
             unit: env.settings.service.unit.clone(),
         }
@@ -114,30 +134,88 @@ impl Args {
 }
 
 /// Restores, drills or undoes.
-pub async fn run(args: &Args, mut env: Env) -> Result<Report> {
+pub async fn run(args: &Args, env: Env) -> Result<Report> {
     if args.undo {
         return undo(args, &env).await;
     }
     let destination = args.destination()?;
+    let kind = if destination == Destination::Drill { RunKind::Drill } else { RunKind::Restore };
+    if args.backup().is_none() && env.settings.repository.is_none() {
+        return Box::pin(restore(args, env, &destination, None)).await;
+    }
+    // A second value, since the work takes the opened files out of the first.
+    let noting = env.without_files();
+    let mut noted = backup::session::Session::begin(&noting, Some(kind))?;
+    let result = Box::pin(restore(args, env, &destination, Some(&mut noted))).await;
+    noted.end(result)
+}
+
+async fn restore(
+    args: &Args,
+    mut env: Env,
+    destination: &Destination,
+    mut noted: Option<&mut backup::session::Session<'_>>,
+) -> Result<Report> {
     let policy = args.policy(&env);
+    let untouched = "the live database and its service were not touched";
     let name = args.source.as_ref().map_or_else(String::new, |path| path.display().to_string());
-    if destination == Destination::Live {
+    let wanted = match (args.backup(), &noted) {
+        (Some(words), Some(noted)) => {
+            if args.source.as_ref().is_some_and(|path| path.exists()) {
+                return Err(Error::new(Kind::Usage, format!("`{words}` may be a backup or the file of that name"))
+                    .with("state", untouched)
+                    .hint(format!("For the file say `./{words}`; for the backup give more of its id.")));
+            }
+            Some(noted.meant(words).map_err(|error| error.or_state(untouched))?)
+        }
+        _ => None,
+    };
+    if *destination == Destination::Live {
         let database = &env.settings.database.name;
+        let what = wanted.as_ref().map_or_else(|| name.clone(), called);
         let warning = format!(
-            "This replaces database \"{database}\" on {} by {name}.\nThe present one is kept: teslamate-restore --undo \
+            "This replaces database \"{database}\" on {} by {what}.\nThe present one is kept: teslamate-restore --undo \
              brings it back.",
             env.connector.server()
         );
         confirm(&env, args.yes, &warning).await?;
     }
-    let opened = std::mem::take(&mut env.opened);
-    let untouched = "the live database and its service were not touched";
-    let taking = Source::take(&name, opened, &env.settings.state_dir);
-    let source = env.interrupt.guard(taking).await.map_err(|error| error.or_state(untouched))?;
+    let taken = if let (Some(wanted), Some(noted)) = (wanted, &mut noted) {
+        open_backup(&env, noted, wanted).await.map(|(stored, source)| (Some(stored), source))
+    } else {
+        let opened = std::mem::take(&mut env.opened);
+        let taking = Source::take(&name, opened, &env.settings.state_dir);
+        env.interrupt.guard(taking).await.map(|source| (None, source))
+    };
+    let (stored, source) = taken.map_err(|error| error.or_state(untouched))?;
     let session = Session::begin(&env).await?;
-    let result = session.restore(&source, &destination, &policy).await;
-    let restored = result.map_err(|error| error.or_state(untouched))?;
-    Ok(describe(&env, &source, &destination, &restored))
+    let restoring = session.restore(&source, stored.as_ref(), destination, &policy);
+    let restored = Box::pin(restoring).await.map_err(|error| error.or_state(untouched))?;
+    if let (Some(stored), Some(noted), false) = (&stored, noted, policy.partial) {
+        // All of it was read, loaded and compared: there is no better proof.
+        let id = &stored.noted.facts.id;
+        if let Err(error) = noted.ledger.mark_verified(id, chrono::Utc::now()) {
+            env.reporter.warn(&format!("that the backup is whole was not noted: {error}"));
+        }
+        noted.figures.bytes_read = Some(stored.manifest.bytes());
+    }
+    Ok(describe(&env, &source, stored.as_ref(), destination, &restored))
+}
+
+async fn open_backup(
+    env: &Env,
+    noted: &mut backup::session::Session<'_>,
+    wanted: Snapshot,
+) -> Result<(Stored, Source)> {
+    noted.figures.snapshot = Some(wanted.facts.id.clone());
+    let handle = noted.open(Access::Read).await?;
+    env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
+    let state_dir = env.settings.state_dir.clone();
+    noted.on_thread(move || Stored::open(&handle, wanted, &state_dir)).await
+}
+
+fn called(noted: &Snapshot) -> String {
+    format!("backup {} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC"))
 }
 
 async fn undo(args: &Args, env: &Env) -> Result<Report> {
@@ -185,7 +263,13 @@ async fn confirm(env: &Env, yes: bool, warning: &str) -> Result<()> {
     }
 }
 
-fn describe(env: &Env, source: &Source, destination: &Destination, restored: &Restored) -> Report {
+fn describe(
+    env: &Env,
+    source: &Source,
+    stored: Option<&Stored>,
+    destination: &Destination,
+    restored: &Restored,
+) -> Report {
     let verified = &restored.verified;
     let rows: Vec<Vec<String>> =
         verified.rows.iter().map(|(table, rows)| vec![table.to_string(), report::count(*rows)]).collect();
@@ -201,6 +285,9 @@ fn describe(env: &Env, source: &Source, destination: &Destination, restored: &Re
         Destination::Drill => ("drill", format!("{} can be restored; nothing was changed", source.name)),
     };
     lines.push(sentence);
+    if let Some(id) = &restored.safety_backup {
+        lines.push(format!("before that, the live database was backed up as {}", id.short()));
+    }
     if let Some(previous) = &restored.previous {
         lines.push(format!("the one before is \"{previous}\"; teslamate-restore --undo brings it back"));
     }
@@ -213,7 +300,9 @@ fn describe(env: &Env, source: &Source, destination: &Destination, restored: &Re
     let json = json!({
         "mode": word,
         "source": source.name,
-        "format": source.format.word(),
+        "format": if stored.is_some() { "backup" } else { source.format.word() },
+        "backup": stored.map(|stored| &stored.noted.facts.id),
+        "safety_backup": restored.safety_backup,
         "database": match destination { Destination::Beside(name) => name, _ => database },
         "tables": verified.rows.iter().map(|(table, rows)| (table.to_string(), *rows)).collect::<std::collections::BTreeMap<_, _>>(),
         "rows": verified.rows.values().sum::<u64>(),

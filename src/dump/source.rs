@@ -75,6 +75,14 @@ impl Source {
         on_thread(move || take(&shown, opened, &state_dir)).await?
     }
 
+    /// An archive of our own making: this open file.
+    #[must_use]
+    pub fn of_archive(name: &str, file: File) -> Self {
+        let archive = Archive { descriptor: file.into(), _copy: None };
+        let (format, body) = (Format::Custom, Body::Archive(archive));
+        Self { name: name.to_owned(), format, body, warnings: Vec::new() }
+    }
+
     /// The standard input and the path that make `pg_restore` read an archive.
     pub fn for_pg_restore(&self) -> Result<(Stdio, &'static str)> {
         let Body::Archive(archive) = &self.body else {

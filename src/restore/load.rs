@@ -16,6 +16,7 @@ use tokio::process::{Child, ChildStderr};
 use tokio_postgres::Client;
 
 use super::Policy;
+use super::stored::Stored;
 use crate::database::Connector;
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
@@ -45,11 +46,17 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Loads it into `database`, which is new and empty.
-    pub async fn load(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
+    /// Loads it into `database`, which is new and empty; with `stored`, rows come from there.
+    pub async fn load(
+        &self,
+        source: &Source,
+        stored: Option<&Stored>,
+        judgement: &Judgement,
+        database: &str,
+    ) -> Result<()> {
         match &source.body {
             Body::Plain { .. } => self.plain(source, judgement, database).await,
-            Body::Archive(_) => self.archive(source, database).await,
+            Body::Archive(_) => self.archive(source, stored, database).await,
         }
     }
 
@@ -120,7 +127,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    async fn archive(&self, source: &Source, database: &str) -> Result<()> {
+    async fn archive(&self, source: &Source, stored: Option<&Stored>, database: &str) -> Result<()> {
         let jobs = if source.format == Format::Tar { 1 } else { self.policy.jobs };
         let options = self.options(jobs).await?;
         for section in ["pre-data", "data", "post-data"] {
@@ -158,6 +165,11 @@ impl Loader<'_> {
             let (status, words) = self.reporter.show(&meter, work).await;
             if !status?.success() {
                 return Err(load_failed("pg_restore", &words.join("\n"), source));
+            }
+            if let (Some(stored), "data") = (stored, section) {
+                let meter = Meter::new("loading rows");
+                let loading = stored.load(self.connector, database, self.policy, &meter);
+                self.reporter.show(&meter, Box::pin(loading)).await?;
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ pub mod load;
 pub mod names;
 pub mod properties;
 pub mod staging;
+pub mod stored;
 pub mod swap;
 pub mod undo;
 pub mod verify;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use crate::backup;
+use crate::backup::run::{LOCK_WAIT, Wanted};
 use crate::database::connect::{QueryContext, server_version};
 use crate::database::ident;
 use crate::database::lock::{Lock, Purpose};
@@ -25,12 +28,14 @@ use crate::dump::judge::{Judgement, judge};
 use crate::dump::source::{Body, Source};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::ledger::{self, HexId, RunKind};
 use crate::progress::Meter;
 use crate::service::State;
 use check::Live;
 use load::Loader;
 use names::Role;
 use properties::Properties;
+use stored::Stored;
 use swap::{BEGIN_DURABLY, Swap};
 use verify::Verified;
 
@@ -64,10 +69,21 @@ pub struct Policy {
     pub schema_only: bool,
     /// Only these tables.
     pub tables: Vec<String>,
+    /// The live database is not backed up first, even where there is a repository.
+    pub no_safety_backup: bool,
     /// The result is not meant to be whole.
     pub partial: bool,
     /// The service's unit.
     pub unit: String,
+}
+
+impl Policy {
+    /// Whether the rows of this table are wanted. A table is named with or without its schema.
+    #[must_use]
+    pub fn wants(&self, schema: &str, name: &str) -> bool {
+        let is_it = |wanted: &String| wanted == name || *wanted == format!("{schema}.{name}");
+        self.tables.is_empty() || self.tables.iter().any(is_it)
+    }
 }
 
 /// What a restore did.
@@ -75,6 +91,8 @@ pub struct Policy {
 pub struct Restored {
     /// What was verified.
     pub verified: Verified,
+    /// The backup of the live database that was taken first.
+    pub safety_backup: Option<HexId>,
     /// The name of the database that was replaced.
     pub previous: Option<String>,
     /// Previous databases that were dropped for it.
@@ -120,15 +138,24 @@ impl<'a> Session<'a> {
         &self.env.settings.database.name
     }
 
-    /// The recipe.
-    pub async fn restore(&self, source: &Source, destination: &Destination, policy: &Policy) -> Result<Restored> {
+    /// The recipe. Of a backup in the repository, `source` holds the definitions and `stored` the rows.
+    pub async fn restore(
+        &self,
+        source: &Source,
+        stored: Option<&Stored>,
+        destination: &Destination,
+        policy: &Policy,
+    ) -> Result<Restored> {
         let started = Instant::now();
         let env = self.env;
         for warning in &source.warnings {
             env.reporter.warn(warning);
         }
         let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), self.server).await?;
-        let judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
+        let mut judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
+        if let Some(stored) = stored {
+            stored.complete(&mut judgement.contents);
+        }
         let live = match Live::read(self.client(), &env.connector).await? {
             Some((live, None)) => Some(live),
             Some((live, Some(remark))) => {
@@ -139,6 +166,10 @@ impl<'a> Session<'a> {
         };
         let properties = self.check(&judgement, live.as_ref(), source, destination, policy).await?;
 
+        let safety_backup = match (destination, &live) {
+            (Destination::Live, Some(_)) => self.back_up_first(policy).await?,
+            _ => None,
+        };
         let databases = staging::databases(self.client()).await?;
         let base = match destination {
             Destination::Beside(name) => name,
@@ -146,14 +177,21 @@ impl<'a> Session<'a> {
         };
         let name = names::fresh(base, Role::Staging, chrono::Utc::now(), &databases);
         // From here on there is something to clean up, whatever happens.
-        let work = self.stage(source, &judgement, &tools, policy, &properties, &name, live.as_ref());
+        let work = self.stage(source, stored, &judgement, &tools, policy, &properties, &name, live.as_ref());
         let verified = match env.interrupt.guard(work).await {
             Ok(verified) => verified,
             Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
         };
         let load = started.elapsed();
-        let mut restored =
-            Restored { verified, previous: None, dropped: Vec::new(), downtime: None, load, duration: load };
+        let mut restored = Restored {
+            verified,
+            safety_backup,
+            previous: None,
+            dropped: Vec::new(),
+            downtime: None,
+            load,
+            duration: load,
+        };
         match destination {
             Destination::Drill => {
                 env.reporter.step(&format!("dropping {name}")).await;
@@ -166,6 +204,28 @@ impl<'a> Session<'a> {
         }
         restored.duration = started.elapsed();
         Ok(restored)
+    }
+
+    /// Backs the live database up, where there is a repository: cheap, since little changed since the last time.
+    async fn back_up_first(&self, policy: &Policy) -> Result<Option<HexId>> {
+        let env = self.env;
+        if policy.no_safety_backup || env.settings.repository.is_none() {
+            return Ok(None);
+        }
+        let wanted = Wanted {
+            full_read: false,
+            lock_wait: LOCK_WAIT,
+            purpose: ledger::Purpose::Safety,
+            comment: Some("before a restore".to_owned()),
+        };
+        let mut session = backup::session::Session::begin(env, Some(RunKind::Backup))?;
+        let taken = backup::run::take_locked(env, &mut session, &wanted, &self.lock).await;
+        let taken = session.end(taken).map_err(|error| {
+            error
+                .with("while", "backing up the live database before it is replaced")
+                .hint("If it is beyond backing up, repeat this with --no-safety-backup: it is kept beside the new one anyway.")
+        })?;
+        Ok(Some(taken.noted.facts.id))
     }
 
     async fn judge(&self, source: &Source, tools: &Tools) -> Result<Judgement> {
@@ -229,6 +289,7 @@ impl<'a> Session<'a> {
     async fn stage(
         &self,
         source: &Source,
+        stored: Option<&Stored>,
         judgement: &Judgement,
         tools: &Tools,
         policy: &Policy,
@@ -241,7 +302,7 @@ impl<'a> Session<'a> {
         staging::create(self.client(), self.live_name(), name, properties).await?;
         let loader =
             Loader { connector: &env.connector, client: self.client(), tools, reporter: &env.reporter, policy };
-        loader.load(source, judgement, name).await?;
+        loader.load(source, stored, judgement, name).await?;
 
         env.reporter.step("verifying").await;
         let client = env.connector.connect_to(name).await?;

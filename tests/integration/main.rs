@@ -34,6 +34,7 @@ mod maintenance_rpc;
 mod privileges;
 mod repository_backup;
 mod repository_cli;
+mod restore_backup;
 mod restore_kill;
 mod restore_load;
 mod restore_sources;

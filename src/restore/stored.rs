@@ -1,0 +1,232 @@
+//! A backup from the repository as something to restore: its definitions are an archive like any other, its rows flow
+//! from the repository into COPY, on several connections, without a copy on the disk.
+//!
+//! Each connection has a thread that reads ahead for it: decrypting and comparing with what was stored go on while the
+//! server parses. A big table is loaded by all of them at once, chunk by chunk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
+
+use super::Policy;
+use crate::backup::session;
+use crate::database::Connector;
+use crate::database::connect::{QueryContext, chain};
+use crate::database::ident;
+use crate::dump::Contents;
+use crate::dump::contents::TableName;
+use crate::dump::source::Source;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ledger::Snapshot;
+use crate::progress::Meter;
+use crate::repository::{Handle, Id, read};
+use crate::tables::catalog::Table;
+use crate::tables::manifest::{ChunkEntry, Manifest};
+
+/// What COPY reads must mean what it meant when it was written; and nothing that waits for the disk: the swap does.
+const SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
+     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET client_encoding = 'UTF8'; SET row_security = off; \
+     SET search_path = ''; SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0;";
+
+/// Blobs that are read ahead for each connection, of 4 MiB at most.
+const AHEAD: usize = 2;
+
+/// The archive of everything but rows. Large objects are in it, so it may be long.
+const DEFINITIONS: &str = "schema.dump";
+
+/// A backup, found to be whole.
+#[derive(Debug)]
+pub struct Stored {
+    /// What the ledger knows of it.
+    pub noted: Snapshot,
+    /// What is in it.
+    pub manifest: Manifest,
+    contents: Arc<read::Contents>,
+}
+
+impl Stored {
+    /// Opens a backup and makes sure that all of it is there; and its definitions, as an archive in a file without a name.
+    ///
+    /// # Errors
+    /// [`Kind::Verify`] if something is missing or damaged. [`Kind::Store`] if the file cannot be written.
+    pub fn open(handle: &Handle, noted: Snapshot, state_dir: &Path) -> Result<(Self, Source)> {
+        let id: Id = noted.facts.id.as_str().parse()?;
+        let contents = read::open(handle, id)?;
+        contents.blobs_present()?;
+        let manifest = session::manifest(&contents, &noted)?;
+        let stored = Self { noted, manifest, contents: Arc::new(contents) };
+        stored.compare_files()?;
+        let name = format!("backup {} of {}", id.short(), stored.noted.facts.time.format("%F %T UTC"));
+        let definitions = Source::of_archive(&name, stored.definitions(state_dir)?);
+        Ok((stored, definitions))
+    }
+
+    /// Whether the files are those that the manifest names, with the bytes that it says.
+    fn compare_files(&self) -> Result<()> {
+        let files: std::collections::HashMap<String, u64> =
+            self.contents.files().map(|file| (file.path, file.size)).collect();
+        for chunk in self.manifest.tables.iter().flat_map(|entry| &entry.chunks) {
+            if files.get(&chunk.path) != Some(&chunk.bytes) {
+                let what = format!("{} of the backup is not what its manifest says", chunk.path);
+                return Err(Error::new(Kind::Verify, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn definitions(&self, state_dir: &Path) -> Result<File> {
+        let failed = || format!("cannot write a temporary file in {}", state_dir.display());
+        let mut file = tempfile::tempfile_in(state_dir).context(Kind::Store, failed())?;
+        let mut reader = self.contents.reader(DEFINITIONS)?;
+        while let Some(blob) = reader.next_blob()? {
+            file.write_all(&blob).context(Kind::Store, failed())?;
+        }
+        file.rewind().context(Kind::Store, failed())?;
+        Ok(file)
+    }
+
+    /// Adds to what was found in the definitions what is known of the rows.
+    pub fn complete(&self, contents: &mut Contents) {
+        for entry in &self.manifest.tables {
+            let name = TableName { schema: entry.table.schema.clone(), name: entry.table.name.clone() };
+            contents.rows.insert(name, entry.rows);
+        }
+        contents.bytes += self.manifest.bytes();
+        contents.server_version = Some(self.manifest.facts.server_version);
+        contents.newest_migration = self.manifest.facts.migrations.as_ref().map(|migrations| migrations.newest);
+    }
+
+    /// Loads the rows of the wanted tables into a database that has the tables, and compares their number, chunk by chunk.
+    pub async fn load(&self, connector: &Connector, database: &str, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
+        let mut tasks = VecDeque::new();
+        let mut total = 0;
+        for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table.schema, &entry.table.name)) {
+            let table = Arc::new(entry.table.clone());
+            for chunk in &entry.chunks {
+                total += chunk.bytes;
+                tasks.push_back(Task { table: table.clone(), chunk: chunk.clone() });
+            }
+        }
+        meter.begin("loading rows", total);
+        let tasks = Arc::new(Mutex::new(tasks));
+        let jobs = (0..policy.jobs.max(1)).map(|_| self.work(connector, database, tasks.clone(), meter));
+        try_join_all(jobs).await.map(drop)
+    }
+
+    async fn work(
+        &self,
+        connector: &Connector,
+        database: &str,
+        tasks: Arc<Mutex<VecDeque<Task>>>,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
+        let client = connector.connect_to(database).await?;
+        client.batch_execute(SETTINGS).await.query_context("cannot prepare a session to load rows")?;
+        let mut pieces = read_ahead(self.contents.clone(), tasks);
+        while let Some(piece) = pieces.recv().await {
+            let Piece::Begin(task) = piece? else {
+                return Err(Error::new(Kind::Attention, "rows came out of step"));
+            };
+            let table = task.table.qualified();
+            meter.now(&format!("{}.{}", task.table.schema, task.table.name));
+            let failed = |cause: &tokio_postgres::Error| load_failed(&table, &task.chunk.path, cause);
+            let sink = client.copy_in::<_, Bytes>(&task.statement()).await.map_err(|cause| failed(&cause))?;
+            let mut sink = std::pin::pin!(sink);
+            loop {
+                match pieces.recv().await.transpose()? {
+                    Some(Piece::Data(bytes)) => {
+                        meter.add(bytes.len() as u64);
+                        sink.send(bytes).await.map_err(|cause| failed(&cause))?;
+                    }
+                    Some(Piece::End) => break,
+                    Some(Piece::Begin(_)) | None => {
+                        return Err(Error::new(Kind::Attention, "rows came out of step"));
+                    }
+                }
+            }
+            let rows = sink.finish().await.map_err(|cause| failed(&cause))?;
+            meter.rows.fetch_add(rows, Ordering::Relaxed);
+            if rows != task.chunk.rows {
+                return Err(Error::new(Kind::Verify, format!("{table} did not get the rows that it had"))
+                    .with("file", &task.chunk.path)
+                    .with("rows", format!("{rows}, the manifest says {}", task.chunk.rows)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A chunk to load.
+#[derive(Clone, Debug)]
+struct Task {
+    table: Arc<Table>,
+    chunk: ChunkEntry,
+}
+
+impl Task {
+    fn statement(&self) -> String {
+        let columns: Vec<String> = self.table.columns.iter().map(|column| ident(&column.name)).collect();
+        let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        format!("COPY {}{columns} FROM STDIN WITH (FORMAT {})", self.table.qualified(), self.table.format.word())
+    }
+}
+
+enum Piece {
+    Begin(Task),
+    Data(Bytes),
+    End,
+}
+
+/// Reads chunk after chunk on a thread of its own, until there are no more or nobody listens.
+fn read_ahead(contents: Arc<read::Contents>, tasks: Arc<Mutex<VecDeque<Task>>>) -> mpsc::Receiver<Result<Piece>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    std::thread::spawn(move || {
+        loop {
+            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(task) = task else { return };
+            if let Err(error) = send(&contents, task, &sender) {
+                let _ = sender.blocking_send(Err(error));
+                return;
+            }
+            if sender.is_closed() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn send(contents: &read::Contents, task: Task, sender: &mpsc::Sender<Result<Piece>>) -> Result<()> {
+    let mut reader = contents.reader(&task.chunk.path)?;
+    let give = |piece| sender.blocking_send(Ok(piece)).is_ok();
+    if !give(Piece::Begin(task)) {
+        return Ok(());
+    }
+    while let Some(blob) = reader.next_blob()? {
+        if !give(Piece::Data(blob.into())) {
+            return Ok(());
+        }
+    }
+    give(Piece::End);
+    Ok(())
+}
+
+/// The server's words; a full disk there is something else than rows that do not fit.
+fn load_failed(table: &str, path: &str, cause: &tokio_postgres::Error) -> Error {
+    let (kind, what) = match cause.code() {
+        Some(code) if *code == SqlState::DISK_FULL => (Kind::Store, "the server ran out of space while it loaded"),
+        Some(_) => (Kind::Verify, "the server did not take the rows of"),
+        None => (Kind::Source, "the server ended the connection while it loaded"),
+    };
+    Error::new(kind, format!("{what} {table}")).with("file", path).with("cause", chain(cause))
+}

@@ -1,0 +1,154 @@
+//! `teslamate-restore` from the repository.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::server::fixture;
+use crate::support::{Server, Site};
+
+struct Kept {
+    server: &'static Server,
+    site: Site,
+}
+
+impl Kept {
+    /// An installation with one backup.
+    fn new(hint: &str) -> Self {
+        let server = Server::shared();
+        let site = Site::with_repository(server, &server.teslamate(hint));
+        site.run("teslamate-backup", &[]).expect(0);
+        Self { server, site }
+    }
+
+    fn packs(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for directory in fs::read_dir(self.site.repository().join("data")).unwrap().flatten() {
+            found.extend(fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.path()));
+        }
+        // The largest is the one with rows.
+        found.sort_by_key(|path| fs::metadata(path).unwrap().len());
+        found
+    }
+
+    fn staging(&self) -> Vec<String> {
+        self.server.databases(&format!("{}_restore_", self.site.database))
+    }
+}
+
+#[test]
+fn the_latest_backup_goes_live_and_what_was_live_is_backed_up_first() {
+    let kept = Kept::new("back");
+    let (server, site) = (kept.server, &kept.site);
+    let before = server.content(&site.database);
+    let first = site.backups().remove(0);
+    server.query(&site.database, "DELETE FROM charges; UPDATE cars SET name = 'gone'");
+    let changed = server.content(&site.database);
+    let restored = site.run("teslamate-restore", &["latest", "--yes"]).expect(0).text();
+    assert_eq!(server.content(&site.database), before, "{restored}");
+    assert!(restored.contains(&format!("is now what backup {} of ", &first[..8])), "{restored}");
+    let listed = site.run("teslamate-backup", &["list", "--json"]).expect(0).json();
+    let safety = &listed["backups"][1];
+    assert_eq!(safety["purpose"], "safety");
+    let sentence = format!("the live database was backed up as {}", &safety["id"].as_str().unwrap()[..8]);
+    assert!(restored.contains(&sentence), "{restored}");
+    assert!(listed["backups"][0]["verified_at"].is_string(), "a restore proves a backup: {listed}");
+
+    // `latest` is still the one that was meant; the other can be had by its id.
+    let again = site.run("teslamate-restore", &["latest", "--drill", "--json"]).expect(0).json();
+    assert_eq!(again["backup"], first.as_str());
+    let id = safety["id"].as_str().unwrap();
+    let third = site.run("teslamate-restore", &[&id[..12], "--yes", "--no-safety-backup", "--json"]).expect(0).json();
+    assert!(third["safety_backup"].is_null() && third["format"] == "backup", "{third}");
+    assert_eq!(server.content(&site.database), changed);
+    assert_eq!(site.backups().len(), 2);
+    site.run("teslamate-restore", &["--undo", "--yes"]).expect(0);
+    assert_eq!(server.content(&site.database), before);
+    let runs = site.run("teslamate-backup", &["list", "--runs", "--json"]).expect(0).json();
+    let kinds: Vec<&str> = runs["runs"].as_array().unwrap().iter().map(|run| run["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["restore", "drill", "backup", "restore", "backup"]);
+}
+
+#[test]
+fn every_kind_of_object_comes_back() {
+    let server = Server::shared();
+    let database = server.fresh_name("tortured");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.run_file(&database, &fixture("torture.sql"), &[]);
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    let copy = server.fresh_name("tortured_copy");
+    let made = site.run("teslamate-restore", &["latest", "--into", &copy, "--json"]).expect(0).json();
+    assert_eq!(server.content(&copy), server.content(&database));
+    assert_eq!(made["database"], copy.as_str());
+    let (one, other) = (site.path("one.sql"), site.path("other.sql"));
+    server.pg_dump(&database, &one, &["--schema-only"]);
+    server.pg_dump(&copy, &other, &["--schema-only"]);
+    let text = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(text(&one), text(&other));
+}
+
+#[test]
+fn a_part_of_a_backup_goes_beside_the_live_database() {
+    let kept = Kept::new("part");
+    let (server, site) = (kept.server, &kept.site);
+    let copy = server.fresh_name("part_copy");
+    site.run("teslamate-restore", &["latest", "--into", &copy, "--table", "cars"]).expect(0);
+    let count = |table: &str| server.query(&copy, &format!("SELECT count(*) FROM {table}"));
+    assert_eq!(count("cars"), server.query(&site.database, "SELECT count(*) FROM cars"));
+    assert_eq!(server.query(&copy, "SELECT to_regclass('drives') IS NULL"), "t");
+    let empty = server.fresh_name("part_empty");
+    site.run("teslamate-restore", &["latest", "--into", &empty, "--schema-only"]).expect(0);
+    assert_eq!(server.query(&empty, "SELECT count(*) FROM positions"), "0");
+}
+
+#[test]
+fn r41_a_pack_that_is_missing_is_found_before_a_staging_database_exists() {
+    let kept = Kept::new("hole");
+    let (server, site) = (kept.server, &kept.site);
+    let before = server.content(&site.database);
+    fs::remove_file(kept.packs().last().unwrap()).unwrap();
+    let refused = site.run("teslamate-restore", &["latest", "--yes", "-v"]).expect(14).says("is not whole");
+    assert!(!refused.stderr.contains("loading into"), "{}", refused.stderr);
+    assert_eq!((server.content(&site.database), kept.staging()), (before, Vec::new()));
+}
+
+#[test]
+fn r34_a_flipped_bit_never_becomes_a_row() {
+    let kept = Kept::new("bit");
+    let (server, site) = (kept.server, &kept.site);
+    let before = server.content(&site.database);
+    for pack in kept.packs() {
+        let whole = fs::read(&pack).unwrap();
+        let mut flipped = whole.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        fs::set_permissions(&pack, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::write(&pack, &flipped).unwrap();
+        let outcome = site.run("teslamate-restore", &["latest", "--yes", "--no-safety-backup"]);
+        // What lies in the middle of a pack of lists may be a list that only an older backup needs.
+        assert_eq!(outcome.code, Some(14), "{}", outcome.stderr);
+        assert_eq!((server.content(&site.database), kept.staging()), (before.clone(), Vec::new()));
+        site.run("teslamate-backup", &["check", "--read-data"]).expect(14);
+        fs::write(&pack, whole).unwrap();
+    }
+    site.run("teslamate-backup", &["check", "--read-data"]).expect(0);
+}
+
+#[test]
+fn what_is_not_a_backup_is_told() {
+    let kept = Kept::new("none");
+    let site = &kept.site;
+    site.run("teslamate-restore", &["beef", "--yes"]).expect(10).says("there is no snapshot beef");
+    site.run("teslamate-restore", &["bee", "--yes"]).expect(10).says("cannot open bee");
+    fs::write(site.path("latest"), "x").unwrap();
+    site.run("teslamate-restore", &["latest", "--yes"]).expect(2).says("may be a backup or the file of that name");
+    fs::remove_file(site.path("latest")).unwrap();
+    // Without a password there is no backup to be had, but a file can still be restored.
+    kept.server.pg_dump(&site.database, &site.path("a.sql"), &[]);
+    fs::remove_file(site.path("password")).unwrap();
+    site.run("teslamate-restore", &["latest", "--yes"]).expect(2).says("cannot read the password file");
+    site.run("teslamate-restore", &["a.sql", "--yes", "--no-safety-backup"]).expect(0);
+}
