@@ -1,7 +1,8 @@
 //! What every piece of work is given: settings, connections, a voice, an ear for signals, and the host.
 
 use crate::database::Connector;
-use crate::host::{Host, Opened};
+use crate::error::{Context, Kind, Result};
+use crate::host::{ExtraFile, Host, Opened};
 use crate::interrupt::Interrupt;
 use crate::progress::Reporter;
 use crate::settings::Settings;
@@ -24,6 +25,21 @@ pub struct Env {
 }
 
 impl Env {
+    /// The files that go into a backup, once more each time.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`](crate::error::Kind::Refused) if there are too many open files.
+    pub fn extra_files(&self) -> Result<Vec<ExtraFile>> {
+        let again = |extra: &ExtraFile| {
+            let file = match &extra.file {
+                Ok(file) => Ok(file.try_clone().context(Kind::Refused, "cannot share a descriptor")?),
+                Err(why) => Err(why.clone()),
+            };
+            Ok(ExtraFile { path: extra.path.clone(), file })
+        };
+        self.opened.extra.iter().map(again).collect()
+    }
+
     /// The same without the files of the command line.
     #[must_use]
     pub fn without_files(&self) -> Self {

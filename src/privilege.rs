@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
-use crate::host::{Answer, HostState, Opened, Request};
+use crate::host::{Answer, ExtraFile, HostState, Opened, Request};
 use crate::interrupt::Interrupt;
 use crate::process;
 use crate::settings::{Inputs, Settings};
@@ -117,6 +117,8 @@ struct Setup {
     has_output: bool,
     has_input: bool,
     members: Vec<String>,
+    /// Of a file that could not be opened, why.
+    extra: Vec<(PathBuf, Option<String>)>,
 }
 
 /// Whether this process is the second one.
@@ -130,7 +132,10 @@ pub fn enter_worker() -> Result<(Link, Inputs, Opened)> {
     let name = std::env::var(WORKER).context(Kind::Usage, format!("{WORKER} is not meant to be set by hand"))?;
     let link = Link::from_stdin()?;
     let (setup, mut descriptors): (Setup, _) = link.receive()?;
-    let count = usize::from(setup.has_output) + usize::from(setup.has_input) + setup.members.len();
+    let count = usize::from(setup.has_output)
+        + usize::from(setup.has_input)
+        + setup.members.len()
+        + setup.extra.iter().filter(|(_, why)| why.is_none()).count();
     link.receive_descriptors(&mut descriptors, count)?;
     become_account(&name)?;
     let mut descriptors = descriptors.into_iter();
@@ -141,7 +146,14 @@ pub fn enter_worker() -> Result<(Link, Inputs, Opened)> {
     if setup.has_input {
         opened.input = descriptors.next();
     }
-    opened.members = setup.members.into_iter().zip(descriptors).collect();
+    opened.members = setup.members.into_iter().zip(descriptors.by_ref()).collect();
+    for (path, why) in setup.extra {
+        let file = match why {
+            Some(why) => Err(why),
+            None => descriptors.next().ok_or_else(|| "it was not handed over".to_owned()),
+        };
+        opened.extra.push(ExtraFile { path, file });
+    }
     Ok((link, setup.inputs, opened))
 }
 
@@ -226,11 +238,13 @@ fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {
         has_output: opened.output.is_some(),
         has_input: opened.input.is_some(),
         members: opened.members.iter().map(|(name, _)| name.clone()).collect(),
+        extra: opened.extra.iter().map(|extra| (extra.path.clone(), extra.file.as_ref().err().cloned())).collect(),
     };
     let output = opened.output.as_ref().map(AsFd::as_fd);
     let input = opened.input.as_ref().map(OwnedFd::as_fd);
     let members = opened.members.iter().map(|(_, file)| file.as_fd());
-    let descriptors: Vec<BorrowedFd<'_>> = output.into_iter().chain(input).chain(members).collect();
+    let extra = opened.extra.iter().filter_map(|extra| extra.file.as_ref().ok()).map(AsFd::as_fd);
+    let descriptors: Vec<BorrowedFd<'_>> = output.into_iter().chain(input).chain(members).chain(extra).collect();
     link.send(&setup, &descriptors)
 }
 

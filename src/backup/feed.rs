@@ -1,4 +1,4 @@
-//! The files of a backup, in the order in which a tree is stored: `RESTORE.md`, `data/…`, `manifest.json`,
+//! The files of a backup, in the order in which a tree is stored: `RESTORE.md`, `data/…`, `files/…`, `manifest.json`,
 //! `schema.dump`.
 
 use std::collections::HashMap;
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
+use super::extra::Extra;
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::Meter;
 use crate::repository::feed::{Body, Entry};
@@ -17,6 +18,7 @@ use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest, Origin};
 use crate::tables::plan::{Chunk, Plan};
 use crate::tables::readers::{Copied, Ordered};
+use crate::tables::surroundings::Surroundings;
 
 /// What a backup consists of, beside the rows that are read.
 pub struct Contents {
@@ -38,6 +40,10 @@ pub struct Contents {
     pub schema_hash: String,
     /// Why everything is read, if it is.
     pub read_all: Option<String>,
+    /// `files/…`
+    pub extra: Vec<Extra>,
+    /// What the database is used by.
+    pub surroundings: Surroundings,
     /// `schema.dump`
     pub definitions: File,
     /// When the snapshot was exported.
@@ -59,6 +65,7 @@ impl WrittenManifest {
 enum Next {
     Recovery,
     Chunk(usize),
+    Extra(usize),
     Manifest,
     Definitions,
     End,
@@ -86,7 +93,7 @@ impl Feed {
     }
 
     fn entry(&self, path: &str, body: Body) -> Entry {
-        Entry { path: path.to_owned(), mode: 0o600, mtime: self.contents.started, body }
+        Entry { path: path.to_owned(), mode: 0o600, mtime: self.contents.started, owner: None, body }
     }
 
     fn chunk(&mut self, number: usize) -> Result<Entry> {
@@ -116,12 +123,20 @@ impl Feed {
         Ok(entry)
     }
 
+    fn extra(&self, number: usize) -> Entry {
+        let extra = &self.contents.extra[number];
+        let entry = self.entry(&extra.stored_as, Body::Bytes(extra.bytes.clone()));
+        Entry { mode: extra.entry.mode, mtime: extra.changed, owner: Some(extra.owner()), ..entry }
+    }
+
     fn manifest(&self) -> Result<Entry> {
         let Contents { facts, plan, others, .. } = &self.contents;
         let mut manifest =
             Manifest::new(facts.clone(), plan, others.clone(), &self.done, self.contents.started, Utc::now())?;
         manifest.horizon.clone_from(&self.contents.horizon);
         manifest.mark.clone_from(&self.contents.mark);
+        manifest.surroundings = self.contents.surroundings.clone();
+        manifest.files = self.contents.extra.iter().map(|extra| extra.entry.clone()).collect();
         manifest.schema_hash = Some(self.contents.schema_hash.clone());
         manifest.read_all.clone_from(&self.contents.read_all);
         let bytes = manifest.to_bytes()?;
@@ -148,13 +163,16 @@ impl Iterator for Feed {
 
     fn next(&mut self) -> Option<Self::Item> {
         let chunks = self.contents.plan.chunks.len();
-        let after = |number: usize| if number < chunks { Next::Chunk(number) } else { Next::Manifest };
+        let extras = self.contents.extra.len();
+        let file = |number: usize| if number < extras { Next::Extra(number) } else { Next::Manifest };
+        let after = |number: usize| if number < chunks { Next::Chunk(number) } else { file(0) };
         let (entry, next) = match self.next {
             Next::Recovery => {
                 let text = self.contents.recovery.clone().into_bytes();
                 (Ok(self.entry("RESTORE.md", Body::Bytes(text))), after(0))
             }
             Next::Chunk(number) => (self.chunk(number), after(number + 1)),
+            Next::Extra(number) => (Ok(self.extra(number)), file(number + 1)),
             Next::Manifest => (self.manifest(), Next::Definitions),
             Next::Definitions => (self.definitions(), Next::End),
             Next::End => return None,

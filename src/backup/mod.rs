@@ -5,10 +5,12 @@
 //! [`session`] is what every command has that works on the repository: the ledger, the run in it, and the repository
 //! itself, compared with the ledger.
 
+pub mod extra;
 pub mod feed;
 pub mod recovery;
 pub mod run;
 pub mod session;
+pub mod surroundings;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -34,7 +36,9 @@ use crate::tables::catalog::{Catalog, Other};
 use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers::{self, Options as Reading};
+use crate::tables::surroundings::Surroundings;
 use crate::tables::{Plan, Snapshot, changes, definitions, reuse};
+use extra::Extra;
 use feed::{Contents, Feed, WrittenManifest, heap_bytes};
 
 /// How long a running transaction is waited for, so that the next backup can go on from this one.
@@ -75,6 +79,10 @@ pub struct Backup<'a> {
     pub purpose: Purpose,
     /// A sentence for people.
     pub comment: Option<String>,
+    /// The files beside the database, read.
+    pub extra: Vec<Extra>,
+    /// What the database is used by.
+    pub surroundings: Surroundings,
 }
 
 /// A backup that was taken.
@@ -295,6 +303,8 @@ impl Backup<'_> {
             reused,
             schema_hash,
             read_all,
+            extra: self.extra.clone(),
+            surroundings: self.surroundings.clone(),
             definitions,
             started,
         };

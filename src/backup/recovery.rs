@@ -19,6 +19,7 @@ pub fn text(facts: &Facts, plan: &Plan) -> String {
          4. Rows: `psql -X -v ON_ERROR_STOP=1 -d restored -f RESTORE.md.sql`, where RESTORE.md.sql holds the lines below.\n\
          5. Indexes and constraints: `pg_restore --exit-on-error --section=post-data -d restored schema.dump`.\n\
          6. Compare the number of rows with `manifest.json`, then `psql -d restored -c ANALYZE`.\n\n\
+         Below `files/`, if there is such a directory, are the extra files that were configured, by their paths.\n\n\
          The lines for step 4 (`sed -n 's/^    //p' RESTORE.md > RESTORE.md.sql`):\n\n",
         version_text(facts.server_version)
     );

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::session::{Access, Session};
-use super::{Backup, Taken};
+use super::{Backup, Taken, extra, surroundings};
 use crate::database::connect::server_version;
 use crate::database::lock::{self, Lock};
 use crate::database::tools::Tools;
@@ -63,6 +63,8 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         purpose: wanted.purpose,
         comment: wanted.comment.clone(),
+        extra: extra::read_all(env.extra_files()?)?,
+        surroundings: surroundings::look(&env.settings).await,
     };
     let meter = session.meter.clone();
     let taken = env.reporter.show(&meter, Box::pin(backup.take(&mut session.ledger, &meter))).await?;

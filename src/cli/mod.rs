@@ -64,6 +64,8 @@ pub struct Needs {
     pub stdout_is_data: bool,
     /// A repository is opened: its password is read with the caller's rights.
     pub repository: bool,
+    /// A backup may be taken into it: the extra files are opened with the caller's rights.
+    pub takes_backup: bool,
     /// A repository may have to be made: its directory is made with the caller's rights.
     pub new_repository: bool,
 }
@@ -161,7 +163,11 @@ impl Run<'_> {
             let _context = runtime.enter();
             Interrupt::listen()?
         };
-        let (mut host, opened) = HostState::open(&settings, &self.needs.opens)?;
+        let mut opens = self.needs.opens.clone();
+        if self.needs.takes_backup {
+            opens.extra.clone_from(&settings.backup.extra_files);
+        }
+        let (mut host, opened) = HostState::open(&settings, &opens)?;
         notify::ready();
         match account {
             Account::Other(name) => runtime.block_on(async {

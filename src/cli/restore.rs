@@ -11,7 +11,7 @@ use crate::backup;
 use crate::backup::session::Access;
 use crate::dump::Source;
 use crate::error::{Error, Kind, Result};
-use crate::host::Opens;
+use crate::host::{Opened, Opens};
 use crate::ledger::{RunKind, Snapshot};
 use crate::restore::stored::Stored;
 use crate::restore::{Destination, Policy, Restored, Session};
@@ -83,7 +83,12 @@ impl Args {
         // A password that cannot be read must not stand between somebody and the file that they have.
         let is_live = !(self.undo || self.drill || self.into.is_some());
         let repository = self.backup().is_some() || (is_live && !self.no_safety_backup);
-        Needs { opens: Opens { output: None, input }, repository, ..Needs::default() }
+        Needs {
+            opens: Opens { input, ..Opens::default() },
+            repository,
+            takes_backup: is_live && !self.no_safety_backup,
+            ..Needs::default()
+        }
     }
 
     /// The backup that SOURCE names, if it is none of a file.
@@ -183,7 +188,8 @@ async fn restore(
     let taken = if let (Some(wanted), Some(noted)) = (wanted, &mut noted) {
         open_backup(&env, noted, wanted).await.map(|(stored, source)| (Some(stored), source))
     } else {
-        let opened = std::mem::take(&mut env.opened);
+        let extra = std::mem::take(&mut env.opened.extra);
+        let opened = std::mem::replace(&mut env.opened, Opened { extra, ..Opened::default() });
         let taking = Source::take(&name, opened, &env.settings.state_dir);
         env.interrupt.guard(taking).await.map(|source| (None, source))
     };

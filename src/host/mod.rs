@@ -5,6 +5,7 @@
 //! socket ([`link`]) for the few things on this page. So root never parses a dump, and the worker never sees a
 //! directory that it has no right to.
 
+pub mod extra;
 pub mod guard;
 pub mod link;
 pub mod output;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use extra::ExtraFile;
 pub use link::Host;
 pub use output::OutputFile;
 
@@ -32,6 +34,8 @@ pub struct Opens {
     pub output: Option<(PathBuf, bool)>,
     /// A file or directory to read; `-` is standard input.
     pub input: Option<PathBuf>,
+    /// Files and directories that go into a backup.
+    pub extra: Vec<PathBuf>,
 }
 
 /// The same files, open.
@@ -45,6 +49,8 @@ pub struct Opened {
     pub input: Option<OwnedFd>,
     /// The files of the input, if it is a directory.
     pub members: Vec<(String, OwnedFd)>,
+    /// The files that go into a backup, those in directories too.
+    pub extra: Vec<ExtraFile>,
 }
 
 /// What the work may ask for.
@@ -109,6 +115,7 @@ impl HostState {
             opened.members = output::open_members(&input, path)?;
             opened.input = Some(input);
         }
+        opened.extra = extra::open_all(&opens.extra);
         Ok((Self { output, service: ServiceGuard::new(settings) }, opened))
     }
 

@@ -31,8 +31,23 @@ pub struct Entry {
     /// The time of last change. Moved by a nanosecond where it would be the parent's: see [`Body::Reused`], whose
     /// own time is the parent's in any case.
     pub mtime: DateTime<Utc>,
+    /// Whose it is, where that matters.
+    pub owner: Option<Owner>,
     /// Its content.
     pub body: Body,
+}
+
+/// Whose a file is.
+#[derive(Clone, Debug, Default)]
+pub struct Owner {
+    /// By number.
+    pub uid: u32,
+    /// Its group, by number.
+    pub gid: u32,
+    /// By name.
+    pub user: Option<String>,
+    /// Its group, by name.
+    pub group: Option<String>,
 }
 
 /// The content of an [`Entry`].
@@ -147,7 +162,7 @@ impl Iterator for Tap {
 
 impl Tap {
     fn accept(&mut self, entry: Entry) -> Result<ReadSourceEntry<Opener>> {
-        let Entry { path, mode, mtime, body } = entry;
+        let Entry { path, mode, mtime, owner, body } = entry;
         self.require_order(&path)?;
         let size = match &body {
             Body::Bytes(bytes) => bytes.len() as u64,
@@ -160,7 +175,10 @@ impl Tap {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(path.clone(), Fed { size, fresh, sha256: None });
         let name = path.rsplit('/').next().unwrap_or_default();
-        let meta = Metadata { mode: Some(mode & 0o777), mtime: Some(mtime), size, ..Metadata::default() };
+        let mut meta = Metadata { mode: Some(mode & 0o7777), mtime: Some(mtime), size, ..Metadata::default() };
+        if let Some(Owner { uid, gid, user, group }) = owner {
+            (meta.uid, meta.gid, meta.user, meta.group) = (Some(uid), Some(gid), user, group);
+        }
         let node = Node::new_node(name.as_ref(), NodeType::File, meta);
         let open = Opener {
             path: path.clone(),

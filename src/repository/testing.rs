@@ -95,11 +95,11 @@ pub(crate) fn store(handle: &Handle, entries: Vec<Entry>, parent: Option<Id>) ->
 }
 
 pub(crate) fn bytes(path: &str, content: impl Into<Vec<u8>>) -> Entry {
-    Entry { path: path.into(), mode: 0o640, mtime: time(1), body: Body::Bytes(content.into()) }
+    Entry { path: path.into(), mode: 0o640, mtime: time(1), owner: None, body: Body::Bytes(content.into()) }
 }
 
 pub(crate) fn reused(path: &str, size: u64) -> Entry {
-    Entry { path: path.into(), mode: 0o640, mtime: time(99), body: Body::Reused { size } }
+    Entry { path: path.into(), mode: 0o640, mtime: time(99), owner: None, body: Body::Reused { size } }
 }
 
 /// Bytes that do not compress, the same for the same seed.

@@ -155,6 +155,9 @@ impl<'a> Session<'a> {
         let mut judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
         if let Some(stored) = stored {
             stored.complete(&mut judgement.contents);
+            for (is_warning, remark) in stored.remarks(&env.settings) {
+                if is_warning { env.reporter.warn(&remark) } else { env.reporter.info(&remark) }
+            }
         }
         let live = match Live::read(self.client(), &env.connector).await? {
             Some((live, None)) => Some(live),

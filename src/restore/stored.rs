@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 
 use super::Policy;
-use crate::backup::session;
+use crate::backup::{session, surroundings};
 use crate::database::Connector;
 use crate::database::connect::{QueryContext, chain};
 use crate::database::ident;
@@ -29,6 +29,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ledger::Snapshot;
 use crate::progress::Meter;
 use crate::repository::{Handle, Id, read};
+use crate::settings::Settings;
 use crate::tables::catalog::Table;
 use crate::tables::manifest::{ChunkEntry, Manifest};
 
@@ -93,6 +94,34 @@ impl Stored {
         }
         file.rewind().context(Kind::Store, failed())?;
         Ok(file)
+    }
+
+    /// What a person wants to know before this goes live: whether the application will be able to use it. Sentences, and
+    /// whether each is a warning.
+    #[must_use]
+    pub fn remarks(&self, settings: &Settings) -> Vec<(bool, String)> {
+        let around = &self.manifest.surroundings;
+        let mut remarks = Vec::new();
+        match (&around.encryption_key, &settings.encryption_key) {
+            (Some(fingerprint), Some(key)) if fingerprint.is_of(key.expose()) => {
+                remarks.push((false, "ENCRYPTION_KEY is the one that the tokens in the backup were encrypted with".into()));
+            }
+            (Some(_), Some(_)) => remarks.push((
+                true,
+                "the tokens in the backup were encrypted with another ENCRYPTION_KEY: put the old key back, or sign in to \
+                 Tesla again afterwards"
+                    .into(),
+            )),
+            _ => {}
+        }
+        let present = settings.service.executable.as_deref().and_then(surroundings::release);
+        if let Some(release) = &around.release
+            && present.as_ref() != Some(release)
+        {
+            let present = present.map_or_else(String::new, |present| format!("; the present one is {present}"));
+            remarks.push((false, format!("the backup was taken with release {release} of the application{present}")));
+        }
+        remarks
     }
 
     /// Adds to what was found in the definitions what is known of the rows.

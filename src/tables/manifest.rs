@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::{Catalog, Other, Table};
 use super::facts::Facts;
 use super::plan::Plan;
+use super::surroundings::{ExtraFile, Surroundings};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The format that is written, and the newest one that is understood.
@@ -45,6 +46,12 @@ pub struct Manifest {
     /// Why every chunk was read, if it was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub read_all: Option<String>,
+    /// What the database was used by.
+    #[serde(default)]
+    pub surroundings: Surroundings,
+    /// The files beside it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub files: Vec<ExtraFile>,
     /// The tables whose rows are in it.
     pub tables: Vec<TableEntry>,
     /// The relations whose rows are not, and where they are.
@@ -128,6 +135,8 @@ impl Manifest {
             mark: None,
             schema_hash: None,
             read_all: None,
+            surroundings: Surroundings::default(),
+            files: Vec::new(),
             tables,
             others,
         })

@@ -22,6 +22,7 @@ pub mod readers;
 pub mod reuse;
 pub mod rows;
 pub mod snapshot;
+pub mod surroundings;
 pub mod types;
 
 pub use catalog::{Column, Table};

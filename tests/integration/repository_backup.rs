@@ -14,6 +14,7 @@ use glovebox::ledger::{HexId, Ledger, Purpose};
 use glovebox::progress::Meter;
 use glovebox::repository::{self, Handle, check, snapshots};
 use glovebox::settings;
+use glovebox::tables::surroundings::Surroundings;
 
 use crate::support::probe::need;
 use crate::support::server::fixture;
@@ -73,6 +74,8 @@ impl Kept {
                 host: "here".to_owned(),
                 purpose: Purpose::Regular,
                 comment: None,
+                extra: Vec::new(),
+                surroundings: Surroundings::default(),
             };
             Box::pin(backup.take(&mut self.ledger, &Meter::new(""))).await.unwrap()
         })

@@ -178,3 +178,36 @@ fn pins_are_kept_and_a_failed_run_is_noted_with_its_reason() {
     assert!(runs["runs"][0]["finished"].is_string());
     assert_eq!(site.backups().len(), 1);
 }
+
+#[test]
+fn extra_files_are_kept_with_mode_and_owner_and_one_that_cannot_be_read_fails_the_backup() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let server = Server::shared();
+    let site = Site::new(server, &server.teslamate("extra"));
+    fs::create_dir_all(site.path("conf/deep")).unwrap();
+    fs::write(site.path("conf/grafana.ini"), "[server]\n").unwrap();
+    fs::write(site.path("conf/deep/more"), "").unwrap();
+    fs::set_permissions(site.path("conf/grafana.ini"), fs::Permissions::from_mode(0o640)).unwrap();
+    let configure = |files: &[&str]| {
+        let files: Vec<String> = files.iter().map(|name| format!("{:?}", site.path(name))).collect();
+        let backup = format!("[backup]\nextra_files = [{}]\n", files.join(", "));
+        site.configure(&format!("port = {}\n{backup}{}", server.port(), section(&site)), "");
+    };
+    configure(&["conf", "absent"]);
+    let failed = site.run("teslamate-backup", &[]).expect(10).says("not all of `backup.extra_files` can be read");
+    assert!(failed.stderr.contains(&format!("{}: ", site.path("absent").display())), "{}", failed.stderr);
+    assert!(site.backups().is_empty());
+    configure(&["conf"]);
+    site.run("teslamate-backup", &[]).expect(0);
+    let shown = site.run("teslamate-backup", &["show", "latest"]).expect(0).text();
+    assert!(shown.contains("conf/grafana.ini (0640, "), "{shown}");
+    let target = site.path("restored");
+    let output = site.restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    assert!(output.status.success());
+    let inside = |name: &str| target.join("files").join(site.path(name).strip_prefix("/").unwrap());
+    assert_eq!(fs::read_to_string(inside("conf/grafana.ini")).unwrap(), "[server]\n");
+    assert_eq!(fs::read(inside("conf/deep/more")).unwrap(), b"");
+    let (there, here) =
+        (fs::metadata(inside("conf/grafana.ini")).unwrap(), fs::metadata(site.path("conf/grafana.ini")).unwrap());
+    assert_eq!((there.mode() & 0o7777, there.uid(), there.mtime()), (0o640, here.uid(), here.mtime()));
+}

@@ -152,3 +152,21 @@ fn what_is_not_a_backup_is_told() {
     site.run("teslamate-restore", &["latest", "--yes"]).expect(2).says("cannot read the password file");
     site.run("teslamate-restore", &["a.sql", "--yes", "--no-safety-backup"]).expect(0);
 }
+
+#[test]
+fn r93_a_restore_says_whether_the_tokens_will_open() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("tokens"));
+    let run = |binary: &str, arguments: &[&str], key: &str| {
+        site.command(binary).args(arguments).env("ENCRYPTION_KEY", key).outcome().expect(0)
+    };
+    let taken = run("teslamate-backup", &[], "the old c4nary key");
+    let same = run("teslamate-restore", &["latest", "--drill"], "the old c4nary key");
+    assert!(same.stderr.contains("ENCRYPTION_KEY is the one that"), "{}", same.stderr);
+    let other = run("teslamate-restore", &["latest", "--drill"], "the new c4nary key");
+    assert!(other.stderr.contains("warning: the tokens in the backup were encrypted with another"), "{}", other.stderr);
+    let shown = run("teslamate-backup", &["show", "latest", "--json"], "the old c4nary key");
+    for outcome in [&taken, &same, &other, &shown] {
+        assert!(!format!("{}{}", outcome.text(), outcome.stderr).contains("c4nary"));
+    }
+}

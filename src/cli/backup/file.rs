@@ -43,7 +43,7 @@ impl Args {
             return Needs { stdout_is_data: true, ..Needs::default() };
         }
         let path = expand_time(file, chrono::Utc::now());
-        Needs { opens: Opens { output: Some((path, self.force)), input: None }, ..Needs::default() }
+        Needs { opens: Opens { output: Some((path, self.force)), ..Opens::default() }, ..Needs::default() }
     }
 }
 

@@ -84,7 +84,7 @@ impl Args {
             },
             (None, Some(file)) if looks_like_a_slip(file).is_none() => self.file.needs(file),
             (None, Some(_)) => Needs::default(),
-            (None, None) => Needs { repository: true, new_repository: true, ..Needs::default() },
+            (None, None) => Needs { repository: true, takes_backup: true, new_repository: true, ..Needs::default() },
         }
     }
 }

@@ -61,6 +61,11 @@ fn text(noted: &Snapshot, manifest: &Manifest) -> String {
     if let Some(migrations) = &manifest.facts.migrations {
         line("schema", &format!("{} ({} migrations)", migrations.newest, migrations.count));
     }
+    let around = &manifest.surroundings;
+    line("release", around.release.as_deref().unwrap_or_default());
+    line("unit", around.unit.as_ref().map(|unit| unit.name.as_str()).unwrap_or_default());
+    let nixos = around.nixos.as_ref().map(|nixos| format!("generation {}, {}", nixos.generation, nixos.system));
+    line("NixOS", nixos.as_deref().unwrap_or_default());
     line("taken by", &manifest.tool);
     let chunks = |origin| report::count(manifest.chunks(origin) as u64);
     line("chunks", &format!("{} read, {} reused", chunks(Origin::Read), chunks(Origin::Reused)));
@@ -76,9 +81,17 @@ fn text(noted: &Snapshot, manifest: &Manifest) -> String {
         })
         .collect();
     let _ = write!(text, "\n{}", report::table(&["table", "rows", "bytes", "chunks"], &rows));
+    for file in &manifest.files {
+        let (user, group) = (owner(file.user.as_ref(), file.uid), owner(file.group.as_ref(), file.gid));
+        let _ = write!(text, "\n{} ({:04o}, {user}:{group}, {})", file.path, file.mode, report::bytes(file.bytes));
+    }
     for other in &manifest.others {
         let where_ = other.rows.sentence();
         let _ = write!(text, "\n{}.{}: {where_}", other.schema, other.name);
     }
     text
+}
+
+fn owner(name: Option<&String>, number: u32) -> String {
+    name.cloned().unwrap_or_else(|| number.to_string())
 }

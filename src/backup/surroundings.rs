@@ -1,0 +1,110 @@
+//! Looks around: the application's release, its unit, the NixOS generation. What cannot be seen is left out.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::process;
+use crate::settings::Settings;
+use crate::settings::keys::{Form, KEYS};
+use crate::tables::surroundings::{Fingerprint, Nixos, Surroundings, Unit};
+
+/// Longer definitions are not a unit's.
+const DEFINITION_LIMIT: usize = 256 * 1024;
+
+/// Everything that can be seen from here.
+pub async fn look(settings: &Settings) -> Surroundings {
+    Surroundings {
+        release: settings.service.executable.as_deref().and_then(release),
+        unit: unit(&settings.service.unit).await,
+        nixos: nixos(Path::new("/nix/var/nix/profiles/system"), Path::new("/run/current-system")),
+        encryption_key: settings.encryption_key.as_ref().map(|key| Fingerprint::new(key.expose(), &salt())),
+    }
+}
+
+/// The release that an executable belongs to: `releases/start_erl.data` beside its `bin` holds the runtime's version and
+/// the release's. Source: Elixir documentation, "mix release", structure of a release.
+#[must_use]
+pub fn release(executable: &Path) -> Option<String> {
+    let executable = executable.canonicalize().ok()?;
+    let root = executable.parent()?.parent()?;
+    let text = std::fs::read_to_string(root.join("releases/start_erl.data")).ok()?;
+    text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+async fn unit(name: &str) -> Option<Unit> {
+    let systemctl = process::find_program("systemctl")?;
+    let mut command = process::command(&systemctl);
+    command.args(["cat", "--no-pager", "--", name]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = command.output().await.ok().filter(|output| output.status.success())?;
+    let text = String::from_utf8(output.stdout).ok().filter(|text| text.len() <= DEFINITION_LIMIT)?;
+    Some(Unit { name: name.to_owned(), definition: without_secrets(&text) })
+}
+
+/// A unit's text with the values of secrets left out, where somebody wrote them into it.
+fn without_secrets(text: &str) -> String {
+    let is_secret = |line: &str| {
+        KEYS.iter().filter(|key| key.form == Form::Secret).any(|key| line.contains(&format!("{}=", key.env)))
+    };
+    let mut lines: Vec<String> = Vec::new();
+    let mut hiding = false;
+    for line in text.lines() {
+        if is_secret(line) {
+            let (name, _) = line.split_once('=').unwrap_or((line, ""));
+            lines.push(format!("{name}=*** (a secret was here)"));
+            hiding = true;
+        } else if !hiding {
+            lines.push(line.to_owned());
+        }
+        // A line that goes on may carry the secret on.
+        hiding = hiding && line.ends_with('\\');
+    }
+    lines.join("\n")
+}
+
+fn nixos(profile: &Path, current: &Path) -> Option<Nixos> {
+    let link = std::fs::read_link(profile).ok()?;
+    let generation = link.file_name()?.to_str()?.strip_prefix("system-")?.strip_suffix("-link")?.parse().ok()?;
+    Some(Nixos { generation, system: std::fs::read_link(current).ok()?.display().to_string() })
+}
+
+/// From the kernel, as all random numbers here.
+fn salt() -> String {
+    let mut bytes = [0; 16];
+    // Without a random salt equal keys have equal fingerprints, which is all that is lost.
+    let _ = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_and_the_release_are_read_from_their_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("system-123-link", at("system")).unwrap();
+        std::os::unix::fs::symlink("/nix/store/x-nixos-system", at("current")).unwrap();
+        let found = nixos(&at("system"), &at("current")).unwrap();
+        assert_eq!((found.generation, found.system.as_str()), (123, "/nix/store/x-nixos-system"));
+        assert_eq!(nixos(&at("absent"), &at("current")), None);
+        for directory in ["release/bin", "release/releases"] {
+            std::fs::create_dir_all(at(directory)).unwrap();
+        }
+        std::fs::write(at("release/bin/teslamate"), "").unwrap();
+        assert_eq!(release(&at("release/bin/teslamate")), None);
+        std::fs::write(at("release/releases/start_erl.data"), "14.2.5 2.2.0").unwrap();
+        assert_eq!(release(&at("release/bin/teslamate")).as_deref(), Some("2.2.0"));
+    }
+
+    #[test]
+    fn r87_a_unit_is_kept_without_the_secrets_in_it() {
+        let text = "[Service]\nEnvironment=A=1 DATABASE_PASS=c4nary \\\n  more-c4nary\nExecStart=/bin/x\n\
+                    Environment=\"ENCRYPTION_KEY=c4nary\"\nEnvironmentFile=/run/secrets";
+        let kept = without_secrets(text);
+        assert!(!kept.contains("c4nary"), "{kept}");
+        assert!(kept.contains("ExecStart=/bin/x") && kept.contains("EnvironmentFile=/run/secrets"), "{kept}");
+    }
+}
