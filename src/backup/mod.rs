@@ -35,7 +35,7 @@ use crate::repository::{Handle, Id, check, read, snapshots};
 use crate::tables::catalog::{Catalog, Other};
 use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
-use crate::tables::readers::{self, Options as Reading};
+use crate::tables::readers;
 use crate::tables::surroundings::Surroundings;
 use crate::tables::{Plan, Snapshot, changes, definitions, reuse};
 use extra::Extra;
@@ -49,6 +49,15 @@ const SUMMARIES: Duration = Duration::from_mins(1);
 
 /// One in so many of the older packs that a backup leans on is read again: all of them within a week of hourly ones.
 const SHARE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(167);
+
+/// How long `pg_dump` may wait for a lock that this run's own session has already.
+const DEFINITIONS_LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Between two attempts to begin, for whoever was waiting.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What is said of a lock that could not be had then.
+const IN_BETWEEN: &str = "locking tables that this run has locked already: somebody waits to change one";
 
 /// A manifest is a few kilobytes for each thousand chunks.
 pub const MANIFEST_LIMIT: u64 = 256 << 20;
@@ -119,6 +128,7 @@ struct Prepared {
     facts: Facts,
     plan: Plan,
     others: Vec<Other>,
+    readers: Vec<Client>,
     definitions: File,
     schema_hash: String,
     horizon: Option<String>,
@@ -210,7 +220,11 @@ impl Backup<'_> {
     /// Prepares, once more if the schema changed under its hands.
     async fn prepare_patiently(&self, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
         match self.prepare(is_first, meter).await {
-            Err(error) if error.kind() == Kind::Source => self.prepare(is_first, meter).await,
+            // What is in the way of these locks waits for this one's, and can go on now that they are gone.
+            Err(error) if error.kind() == Kind::Source || error.detail("while") == Some(IN_BETWEEN) => {
+                tokio::time::sleep(PAUSE).await;
+                self.prepare(is_first, meter).await
+            }
             prepared => prepared,
         }
     }
@@ -229,10 +243,16 @@ impl Backup<'_> {
         let snapshot = Snapshot::export(self.connector, self.lock_wait).await?;
         let facts = Facts::read(&snapshot).await?;
         let (plan, others) = Catalog::read(&snapshot).await?.plan(self.chunk_blocks);
-        let pg_dump = PgDump { connector: self.connector, tools: self.tools, lock_wait: self.lock_wait };
+        let in_between =
+            |error: Error| if error.kind() == Kind::Busy { error.with("while", IN_BETWEEN) } else { error };
+        let readers = readers::join(self.connector, &snapshot, &plan, self.jobs, self.lock_wait).await;
+        let readers = readers.map_err(in_between)?;
+        // The tables are locked already: whoever is in the way now waits for us.
+        let lock_wait = self.lock_wait.min(DEFINITIONS_LOCK_WAIT);
+        let pg_dump = PgDump { connector: self.connector, tools: self.tools, lock_wait };
         let (definitions, schema_hash) =
-            definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await?;
-        Ok(Prepared { session, snapshot, facts, plan, others, definitions, schema_hash, horizon, started })
+            definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await.map_err(in_between)?;
+        Ok(Prepared { session, snapshot, facts, plan, others, readers, definitions, schema_hash, horizon, started })
     }
 
     /// What can be taken from the parent; and if nothing, why.
@@ -284,15 +304,15 @@ impl Backup<'_> {
         parent: Option<Id>,
         meter: &Arc<Meter>,
     ) -> Result<(Archived, WrittenManifest)> {
-        let Prepared { session, snapshot, facts, plan, others, definitions, schema_hash, horizon, started } = prepared;
+        let Prepared { session, snapshot, facts, plan, others, readers, .. } = prepared;
+        let (definitions, schema_hash, horizon) = (prepared.definitions, prepared.schema_hash, prepared.horizon);
+        let started = prepared.started;
         drop(session);
         let Decided { reused, read_all, mark, old_horizon, audited: _ } = decided;
         let plan = Arc::new(plan);
         let to_read: Vec<usize> = (0..plan.chunks.len()).filter(|number| !reused.contains_key(number)).collect();
         meter.begin("reading", to_read.iter().map(|number| heap_bytes(&plan.chunks[*number])).sum());
-        let reading = Reading { jobs: self.jobs, lock_wait: self.lock_wait, temporary: self.temporary.clone() };
-        let starting = readers::start(self.connector, &snapshot, plan.clone(), to_read, &reading);
-        let ordered = self.interrupt.guard(starting).await?;
+        let ordered = readers::start(readers, &plan, to_read, &self.temporary);
         let contents = Contents {
             recovery: recovery::text(&facts, &plan),
             horizon: horizon.or(old_horizon),

@@ -3,7 +3,7 @@
 //! At most `jobs` chunks are being copied and twice as many wait to be taken; a large one waits in a temporary file.
 //! So memory is bounded whatever the size of the database.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,17 +32,6 @@ pub struct Copied {
     pub body: Whole,
 }
 
-/// How the readers work.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Sessions that copy, at least one.
-    pub jobs: usize,
-    /// How long a lock is waited for.
-    pub lock_wait: Duration,
-    /// Where large chunks wait.
-    pub temporary: PathBuf,
-}
-
 /// Copies that arrive in the order of the plan.
 pub struct Ordered {
     queue: mpsc::Receiver<oneshot::Receiver<Result<Copied>>>,
@@ -59,22 +48,43 @@ impl Ordered {
 
 type Task = (usize, oneshot::Sender<Result<Copied>>);
 
-/// Starts copying these chunks of the plan. It ends by itself when all are copied, at the first failure, or when
-/// nobody takes them any more.
-pub async fn start(
+/// Sessions that see the snapshot and have locked every table, at least one.
+///
+/// Each takes its locks at once. One that took them later, when it comes to a table, would stand behind whoever waits to
+/// alter it, who waits for the snapshot's own session, which waits for the reader. Nobody is waited for here either:
+/// the tables are locked already, so a lock that cannot be had is somebody's who came in between.
+///
+/// # Errors
+/// [`Kind::Busy`] then.
+pub async fn join(
     connector: &Connector,
     snapshot: &Snapshot,
-    plan: Arc<Plan>,
-    chunks: Vec<usize>,
-    options: &Options,
-) -> Result<Ordered> {
-    let jobs = options.jobs.max(1);
-    let (queue, ordered) = mpsc::channel(jobs * 2);
+    plan: &Plan,
+    jobs: usize,
+    lock_wait: Duration,
+) -> Result<Vec<Client>> {
+    let tables: Vec<String> = plan.tables.iter().map(|table| format!("ONLY {}", table.qualified())).collect();
+    let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT", tables.join(", "));
+    let mut clients = Vec::new();
+    for _ in 0..jobs.max(1) {
+        let client = snapshot.join(connector, lock_wait).await?;
+        if !tables.is_empty() {
+            client.batch_execute(&lock).await.query_context("cannot lock the tables in another session")?;
+        }
+        clients.push(client);
+    }
+    Ok(clients)
+}
+
+/// Starts copying these chunks of the plan with these sessions ([`join`]); large ones wait in `temporary`. It ends by itself when all are copied, at the
+/// first failure, or when nobody takes them any more.
+#[must_use]
+pub fn start(clients: Vec<Client>, plan: &Arc<Plan>, chunks: Vec<usize>, temporary: &Path) -> Ordered {
+    let (queue, ordered) = mpsc::channel(clients.len() * 2);
     let (hand, tasks) = mpsc::channel::<Task>(1);
     let tasks = Arc::new(Mutex::new(tasks));
-    for _ in 0..jobs {
-        let client = snapshot.join(connector, options.lock_wait).await?;
-        let reader = Reader { client, plan: plan.clone(), temporary: options.temporary.clone() };
+    for client in clients {
+        let reader = Reader { client, plan: plan.clone(), temporary: temporary.to_owned() };
         tokio::spawn(reader.work(tasks.clone()));
     }
     tokio::spawn(async move {
@@ -86,7 +96,7 @@ pub async fn start(
             }
         }
     });
-    Ok(Ordered { queue: ordered })
+    Ordered { queue: ordered }
 }
 
 struct Reader {

@@ -18,7 +18,7 @@ use glovebox::tables::buffer::Whole;
 use glovebox::tables::catalog::Catalog;
 use glovebox::tables::facts::Facts;
 use glovebox::tables::manifest::{ChunkEntry, Manifest, Origin};
-use glovebox::tables::readers::{self, Options};
+use glovebox::tables::readers;
 use glovebox::tables::{Snapshot, changes, definitions, reuse};
 use tokio_postgres::Client;
 
@@ -69,9 +69,9 @@ async fn take(connector: &Connector, tools: &Tools, parent: Option<&Taken>, note
         mark = changes::mark(&session, snapshot.server, facts.timeline).await.unwrap();
     }
     let plan = Arc::new(plan);
-    let options = Options { jobs: 2, lock_wait: WAIT, temporary: directory.path().to_owned() };
+    let sessions = readers::join(connector, &snapshot, &plan, 2, WAIT).await.unwrap();
     let all = (0..plan.chunks.len()).collect();
-    let mut ordered = readers::start(connector, &snapshot, plan.clone(), all, &options).await.unwrap();
+    let mut ordered = readers::start(sessions, &plan, all, directory.path());
     let copied = tokio::task::spawn_blocking(move || {
         std::iter::from_fn(|| ordered.next_blocking()).map(Result::unwrap).collect::<Vec<_>>()
     });

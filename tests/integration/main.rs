@@ -34,6 +34,7 @@ mod maintenance_rpc;
 mod privileges;
 mod repository_backup;
 mod repository_cli;
+mod repository_failures;
 mod restore_backup;
 mod restore_kill;
 mod restore_load;

@@ -14,7 +14,7 @@ use glovebox::progress::Meter;
 use glovebox::tables::buffer::Whole;
 use glovebox::tables::catalog::{Catalog, Elsewhere};
 use glovebox::tables::facts::{Facts, Migrations};
-use glovebox::tables::readers::{self, Copied, Options};
+use glovebox::tables::readers::{self, Copied};
 use glovebox::tables::{CopyFormat, Plan, Snapshot, Table, definitions};
 
 use crate::support::{self, Server, wait};
@@ -40,11 +40,11 @@ async fn read(connector: &Connector, chunk_blocks: u32, meanwhile: impl FnOnce()
     let snapshot = Snapshot::export(connector, WAIT).await?;
     let tools = Tools::find(connector, None, snapshot.server).await?;
     let catalog = Catalog::read(&snapshot).await?;
-    meanwhile();
     let plan = Arc::new(Plan::new(catalog.tables, chunk_blocks));
-    let options = Options { jobs: 2, lock_wait: WAIT, temporary: directory.path().to_owned() };
+    let sessions = readers::join(connector, &snapshot, &plan, 2, WAIT).await?;
+    meanwhile();
     let all = (0..plan.chunks.len()).collect();
-    let mut ordered = readers::start(connector, &snapshot, plan.clone(), all, &options).await?;
+    let mut ordered = readers::start(sessions, &plan, all, directory.path());
     let chunks = tokio::task::spawn_blocking(move || {
         let mut chunks = Vec::new();
         while let Some(copied) = ordered.next_blocking() {
