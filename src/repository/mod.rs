@@ -15,6 +15,7 @@
 //! | [`snapshots`] | lists, publishes, deletes; sweeps what killed runs left |
 //! | [`read`] | files of a snapshot, as a restore needs them |
 //! | [`check`] | structure, and every byte of every pack |
+//! | [`prune`] | removes what no snapshot needs, a day after it was marked |
 //!
 //! All of it blocks: call it on a thread that may.
 
@@ -26,6 +27,7 @@ pub mod id;
 mod keys;
 pub mod location;
 mod password;
+pub mod prune;
 pub mod read;
 pub mod snapshots;
 mod store;

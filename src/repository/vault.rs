@@ -64,6 +64,15 @@ impl Index {
         self.blobs.get(&(true, id)).copied()
     }
 
+    /// Finds blobs in marked packs too, where no other pack has them: they still lie there, and a prune that found
+    /// them needed would take the mark away again.
+    pub(super) fn including_marked(mut self) -> Self {
+        for place in self.packs.values().filter(|pack| pack.leaving).flat_map(|pack| &pack.blobs) {
+            self.blobs.entry((place.is_tree, place.blob)).or_insert(*place);
+        }
+        self
+    }
+
     fn add(&mut self, file: IndexFile) {
         let leaving = file.packs_to_delete.into_iter().map(|pack| (pack, true));
         for (pack, leaving) in file.packs.into_iter().map(|pack| (pack, false)).chain(leaving) {

@@ -3,5 +3,6 @@
 mod damage;
 mod killed;
 mod opening;
+mod pruning;
 mod restic;
 mod storing;
