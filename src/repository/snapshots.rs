@@ -63,13 +63,10 @@ pub struct Listing {
 /// # Errors
 /// [`Kind::Store`] if the files cannot be listed: a short list is never given for a whole one.
 pub fn list(handle: &Handle) -> Result<Listing> {
-    let mut listing = Listing::default();
-    for id in handle.vault.list(FileType::Snapshot)?.into_keys() {
-        match handle.vault.snapshot(id) {
-            Ok(file) if is_published(&file) => listing.snapshots.push(describe(id, &file)?),
-            Ok(_) => {}
-            Err(error) => listing.unreadable.push((id, error)),
-        }
+    let (files, unreadable) = handle.vault.snapshots()?;
+    let mut listing = Listing { snapshots: Vec::new(), unreadable };
+    for (id, file) in files.iter().filter(|(_, file)| is_published(file)) {
+        listing.snapshots.push(describe(*id, file)?);
     }
     listing.snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.id));
     Ok(listing)

@@ -153,7 +153,11 @@ fn list(directory: &Path, deeper: bool, found: &mut Vec<(rustic_core::Id, u32)>)
             continue;
         }
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok()) else { continue };
-        let size = entry.metadata()?.len();
+        let size = match entry.metadata() {
+            // It went while the list was made: a pending snapshot whose backup was published.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => continue,
+            metadata => metadata?.len(),
+        };
         // A file that no repository can hold is damaged: it must be seen, not left out.
         found.push((id.rustic(), u32::try_from(size).unwrap_or(u32::MAX)));
     }

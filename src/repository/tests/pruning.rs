@@ -4,21 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rustic_core::{BytesList, FileType, ReadBackend, RusticResult, WriteBackend};
-use zeroize::Zeroizing;
+use rustic_core::FileType;
 
 use super::opening::as_nobody;
 use crate::error::{Error, Kind};
 use crate::progress::Meter;
 use crate::repository::prune::{Pruned, prune, survey};
-use crate::repository::store::Store;
 use crate::repository::testing::{Fixture, bytes, noise, reused, seal, store, time};
-use crate::repository::vault::Vault;
-use crate::repository::{Handle, Id, check, read, snapshots};
+use crate::repository::{Id, check, read, snapshots};
 
 /// Some time after every backup of the tests, which have the times of the fixture.
 fn now() -> DateTime<Utc> {
@@ -263,74 +259,6 @@ fn r42_packs_of_killed_runs_go_after_a_day_and_are_no_damage_before() {
     sound(&fixture);
 }
 
-/// Writes packs with one bit flipped, as a failing disk would.
-#[derive(Debug)]
-struct Rotting(Arc<dyn WriteBackend>);
-
-impl ReadBackend for Rotting {
-    fn location(&self) -> String {
-        self.0.location()
-    }
-
-    fn list_with_size(&self, kind: FileType) -> RusticResult<Vec<(rustic_core::Id, u32)>> {
-        self.0.list_with_size(kind)
-    }
-
-    fn read_full(&self, kind: FileType, id: &rustic_core::Id) -> RusticResult<bytes::Bytes> {
-        self.0.read_full(kind, id)
-    }
-
-    fn read_partial(
-        &self,
-        kind: FileType,
-        id: &rustic_core::Id,
-        cacheable: bool,
-        offset: u32,
-        length: u32,
-    ) -> RusticResult<bytes::Bytes> {
-        self.0.read_partial(kind, id, cacheable, offset, length)
-    }
-
-    fn warmup_path(&self, kind: FileType, id: &rustic_core::Id) -> String {
-        self.0.warmup_path(kind, id)
-    }
-}
-
-impl WriteBackend for Rotting {
-    fn create(&self) -> RusticResult<()> {
-        self.0.create()
-    }
-
-    fn write_bytes(
-        &self,
-        kind: FileType,
-        id: &rustic_core::Id,
-        cacheable: bool,
-        content: BytesList,
-    ) -> RusticResult<()> {
-        if kind != FileType::Pack {
-            return self.0.write_bytes(kind, id, cacheable, content);
-        }
-        let mut bad: Vec<u8> = content.into_vec().concat();
-        bad[40] ^= 1;
-        self.0.write_bytes(kind, id, cacheable, bad.into())
-    }
-
-    fn remove(&self, kind: FileType, id: &rustic_core::Id, cacheable: bool) -> RusticResult<()> {
-        self.0.remove(kind, id, cacheable)
-    }
-}
-
-/// The same repository on a failing disk.
-pub(super) fn rotting(fixture: &Fixture) -> Handle {
-    let options = rustic_backend::BackendOptions::default().repository(fixture.root().to_str().unwrap().to_owned());
-    let inner = options.to_backends().unwrap().repository();
-    let handle = fixture.open();
-    let key = [&handle.master.encrypt[..], &handle.master.mac.k[..], &handle.master.mac.r[..]].concat();
-    let vault = Vault::new(Store::new(Arc::new(Rotting(inner)), &fixture.root()), Zeroizing::new(key));
-    Handle { vault, ..handle }
-}
-
 #[test]
 fn r34_what_was_rewritten_badly_marks_nothing() {
     let fixture = Fixture::new();
@@ -338,7 +266,7 @@ fn r34_what_was_rewritten_badly_marks_nothing() {
     let kept = fixture.backup(vec![reused("b", 900_000), bytes("m", "1")], Some(old));
     snapshots::delete(&fixture.open(), old).unwrap();
     let (indexes, before) = (index_files(&fixture), packs(&fixture));
-    let error = prune(&rotting(&fixture), &BTreeSet::from([kept]), now(), &Meter::default()).unwrap_err();
+    let error = prune(&fixture.open_rotting(), &BTreeSet::from([kept]), now(), &Meter::default()).unwrap_err();
     assert!(error.kind() == Kind::Verify && error.message().contains("reads back differently"), "{error}");
     assert_eq!(index_files(&fixture), indexes, "as it was");
     assert!(packs(&fixture).is_superset(&before));
