@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`lock`] | who may do what at the same time, for us and for restic |
 //! | [`location`] | directory or URL, shown without secrets |
-//! | `password`, `keys` | from the password's file to the master key, with a message per cause |
+//! | `password`, [`keys`] | from the password's file to the master key, with a message per cause; more passwords |
 //! | `guard` | makes one failure of what the library returns, logs or panics with |
 //! | `store` | the files: strict listings, synced directories, a journal of what a run wrote |
 //! | `vault`, `tree` | reading files, blobs and trees back, compared with their ids |
@@ -25,7 +25,7 @@ pub mod check;
 pub mod feed;
 mod guard;
 pub mod id;
-mod keys;
+pub mod keys;
 pub mod location;
 pub mod lock;
 mod password;
@@ -66,6 +66,8 @@ const NEWEST_FORMAT: u32 = 2;
 pub struct Handle {
     location: Location,
     id: Id,
+    /// The key file that it was opened with.
+    key: Id,
     master: MasterKey,
     vault: Arc<Vault>,
 }
@@ -155,7 +157,7 @@ fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
     probe(&root)?;
     let store = backend(&root, settings)?;
     let located = |error: Error| error.with("location", &location).or_state("nothing was touched");
-    let keys::Opened { master, bytes } = keys::open(&store, &password).map_err(located)?;
+    let keys::Opened { id: key, master, bytes } = keys::open(&store, &password).map_err(located)?;
     let vault = Vault::new(store, bytes);
     if to_write {
         // restic locks what it works on; the storage library does not look.
@@ -170,7 +172,7 @@ fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
         return Err(located(Error::new(Kind::Refused, message)).hint("Use the newer program that wrote it."));
     }
     let id = Id::from(&*config.id);
-    Ok(Handle { location: location.clone(), id, master, vault })
+    Ok(Handle { location: location.clone(), id, key, master, vault })
 }
 
 /// The library's repository over these files. Its cache would be trusted without a hash, so there is none.

@@ -118,6 +118,11 @@ impl Vault {
         Arc::new(Self { store, key })
     }
 
+    /// Whether this is the master key, 64 bytes.
+    pub(super) fn has_key(&self, key: &[u8]) -> bool {
+        *self.key == key
+    }
+
     /// The bytes of a whole file, as they lie there.
     pub(super) fn raw(&self, kind: FileType, id: Id) -> Result<bytes::Bytes> {
         let path = path_of(kind, id);

@@ -3,6 +3,7 @@
 mod damage;
 mod killed;
 mod opening;
+mod passwords;
 mod pruning;
 mod restic;
 mod storing;
