@@ -16,12 +16,14 @@
 //! | [`snapshots`] | lists, publishes, deletes; sweeps what killed runs left |
 //! | [`read`] | files of a snapshot, as a restore needs them |
 //! | [`check`] | structure, and every byte of every pack |
+//! | [`copy`] | backups into another repository, proved there |
 //! | [`prune`] | removes what no snapshot needs, a day after it was marked |
 //!
 //! All of it blocks: call it on a thread that may.
 
 pub mod archive;
 pub mod check;
+pub mod copy;
 pub mod feed;
 mod guard;
 pub mod id;

@@ -48,6 +48,15 @@ impl Fixture {
         Self { directory, settings, _alone: alone }
     }
 
+    /// A second one beside it, as [`copy::init_copy`](super::copy::init_copy) makes it.
+    pub(crate) fn second(&self) -> settings::Repository {
+        let directory = self.directory.path().join("second");
+        std::fs::create_dir(&directory).unwrap();
+        let settings = settings(&directory, PASSWORD);
+        super::copy::init_copy(&settings, &self.open()).unwrap();
+        settings
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("repository")
     }
@@ -62,23 +71,11 @@ impl Fixture {
         before_read: impl Fn(FileType) + Send + Sync + 'static,
         written: impl Fn(FileType, Vec<u8>) -> Vec<u8> + Send + Sync + 'static,
     ) -> Handle {
-        let options = rustic_backend::BackendOptions::default().repository(self.root().to_str().unwrap().to_owned());
-        let inner = options.to_backends().unwrap().repository();
-        let hooked = Hooked { inner, before_read: Box::new(before_read), written: Box::new(written) };
-        let handle = self.open();
-        let key = [&handle.master.encrypt[..], &handle.master.mac.k[..], &handle.master.mac.r[..]].concat();
-        let vault = Vault::new(Store::new(Arc::new(hooked), &self.root()), Zeroizing::new(key));
-        Handle { vault, ..handle }
+        hooked(&self.root(), &self.open(), before_read, written)
     }
 
     /// On a failing disk: of each pack that is written, one bit is another.
     pub(crate) fn open_rotting(&self) -> Handle {
-        let rot = |kind, mut bytes: Vec<u8>| {
-            if kind == FileType::Pack {
-                bytes[40] ^= 1;
-            }
-            bytes
-        };
         self.open_hooked(|_| {}, rot)
     }
 
@@ -97,6 +94,29 @@ impl Fixture {
         read_back(&handle, &archived, &Meter::default()).unwrap();
         snapshots::publish(&handle, &archived).unwrap().id
     }
+}
+
+/// Flips a bit of a pack.
+pub(crate) fn rot(kind: FileType, mut bytes: Vec<u8>) -> Vec<u8> {
+    if kind == FileType::Pack {
+        bytes[40] ^= 1;
+    }
+    bytes
+}
+
+/// The repository in this directory with hooks, see [`Fixture::open_hooked`].
+pub(crate) fn hooked(
+    root: &Path,
+    handle: &Handle,
+    before_read: impl Fn(FileType) + Send + Sync + 'static,
+    written: impl Fn(FileType, Vec<u8>) -> Vec<u8> + Send + Sync + 'static,
+) -> Handle {
+    let options = rustic_backend::BackendOptions::default().repository(root.to_str().unwrap().to_owned());
+    let inner = options.to_backends().unwrap().repository();
+    let hooked = Hooked { inner, before_read: Box::new(before_read), written: Box::new(written) };
+    let key = [&handle.master.encrypt[..], &handle.master.mac.k[..], &handle.master.mac.r[..]].concat();
+    let vault = Vault::new(Store::new(Arc::new(hooked), root), Zeroizing::new(key));
+    Handle { vault, ..handle.clone() }
 }
 
 type BeforeRead = dyn Fn(FileType) + Send + Sync;

@@ -1,4 +1,4 @@
-//! A backup or a prune in a process of its own: killed at any moment, and measured.
+//! A backup, a prune or a copy in a process of its own: killed at any moment, and measured.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,6 +10,7 @@ use rustic_core::FileType;
 use super::pruning::age;
 use crate::progress::Meter;
 use crate::repository::archive::{archive, read_back};
+use crate::repository::copy::copy as copy_backups;
 use crate::repository::prune::prune;
 use crate::repository::testing::{Fixture, PASSWORD, bytes, copy, noise, request, reused, settings};
 use crate::repository::{check, open, read, snapshots};
@@ -158,6 +159,54 @@ fn r43_killed_at_any_moment_a_prune_leaves_every_backup_whole_and_the_next_one_e
     }
     assert!(killed >= 10, "only {killed} of 20 were killed before their end: the test proved little");
     assert!(differing.len() >= 2, "every kill found the same files: the test proved little: {differing:?}");
+}
+
+#[test]
+#[ignore = "the other process of the test below"]
+fn copy_for_the_others() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let source = open(&settings(Path::new(&directory), PASSWORD)).unwrap();
+    let target = open(&settings(&Path::new(&directory).join("second"), PASSWORD)).unwrap();
+    let ids: Vec<_> = snapshots::list(&source).unwrap().snapshots.iter().map(|one| one.id).collect();
+    copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+}
+
+#[test]
+fn r42_killed_at_any_moment_no_part_of_a_copy_is_listed_and_the_next_one_goes_on() {
+    let fixture = Fixture::new();
+    let file = |seed: u64| bytes(&format!("{seed:03}"), noise(seed, 1_500_000));
+    let ids: Vec<_> = (0..4).map(|seed| fixture.backup(vec![file(seed), file(seed + 1)], None)).collect();
+    let second = fixture.second();
+    let (directory, root) = (fixture.root().parent().unwrap().to_path_buf(), Path::new(&second.location));
+    let empty = directory.join("empty");
+    copy(root, &empty);
+    let started = Instant::now();
+    assert!(elsewhere("copy_for_the_others", &directory, 0, 0).wait().unwrap().success());
+    let whole = started.elapsed();
+    let (mut killed, mut between) = (0, 0);
+    for round in 0_u32..12 {
+        std::fs::remove_dir_all(root).unwrap();
+        copy(&empty, root);
+        let mut child = elsewhere("copy_for_the_others", &directory, 0, 0);
+        std::thread::sleep(whole * ((round * 7) % 12) / 12);
+        child.kill().unwrap();
+        killed += u32::from(child.wait().unwrap().code().is_none());
+        let (source, target) = (fixture.open(), open(&second).unwrap());
+        let listed = snapshots::list(&target).unwrap();
+        assert!(listed.unreadable.is_empty(), "round {round}: {listed:?}");
+        between += u32::from((1..ids.len()).contains(&listed.snapshots.len()));
+        for snapshot in &listed.snapshots {
+            let contents = read::open(&target, snapshot.id).unwrap();
+            contents.blobs_present().unwrap();
+            assert_eq!(contents.files().count(), 2, "round {round}");
+        }
+        assert!(check::check(&target, true, &Meter::default()).unwrap().is_whole(), "round {round}");
+        let done = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+        assert_eq!((done.present.len(), done.copied.len() + done.present.len()), (listed.snapshots.len(), ids.len()));
+        let again = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+        assert_eq!((again.present.len(), again.bytes_stored), (ids.len(), 0), "round {round}");
+    }
+    assert!(killed >= 6 && between >= 1, "{killed} of 12 were killed, {between} between: the test proved little");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! On real repositories in temporary directories.
 
+mod copying;
 mod damage;
 mod killed;
 mod opening;
