@@ -11,6 +11,7 @@
 //! | [`repository`] | the encrypted store of backups: open, archive, read, check; knows no database |
 //! | [`tables`] | reads a database's rows in chunks, all from one moment |
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
+//! | [`retention`] | which backups stay, and why: a pure decision over the ledger's list |
 //! | [`ledger`] | the catalogue of runs and snapshots, in SQLite |
 //! | [`database`] | PostgreSQL: connecting, locks, client programs |
 //! | [`host`] | what is done with the caller's own rights: files, terminal, service |
@@ -37,6 +38,7 @@ pub mod process;
 pub mod progress;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod service;
 pub mod settings;
 pub mod tables;

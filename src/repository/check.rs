@@ -3,9 +3,13 @@
 //! The storage library's own check is asked as a second opinion. It looks at data only of packs that snapshots
 //! reach, stops at the first snapshot that it cannot read, and returns an error then instead of findings; here each
 //! of these is a finding, and [`reread`] looks at every pack that an index or the directory names.
+//!
+//! A backup may be under way meanwhile. It writes packs, then the indexes that name them, then the snapshot that needs
+//! them; so they are looked at the other way round, and what was seen needs nothing that is not there yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rustic_core::repofile::SnapshotFile;
 use rustic_core::{CheckOptions, FileType};
 
 use super::id::{Id, path_of};
@@ -59,6 +63,9 @@ impl Report {
 /// Which packs a snapshot needs.
 type Needs = BTreeMap<Id, BTreeSet<Id>>;
 
+/// The snapshots that could be read.
+type Snapshots = BTreeMap<Id, SnapshotFile>;
+
 /// Checks everything but the content of packs; with `read_data`, that too.
 ///
 /// With `read_data` the sizes of all packs are `meter`'s total, and what was read is added to it.
@@ -81,13 +88,17 @@ pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> 
     if let Err(error) = vault.file(FileType::Config, Id::from([0; 32])) {
         report.fault("config", &error, Vec::new());
     }
+    let (snapshots, faults) = vault.snapshots()?;
+    for (id, error) in faults {
+        report.fault(&path_of(FileType::Snapshot, id), &error, vec![id]);
+    }
     let mut index = Index::default();
     for id in vault.list(FileType::Index)?.into_keys() {
         if let Err(error) = vault.read_index(id, &mut index) {
             report.fault(&path_of(FileType::Index, id), &error, Vec::new());
         }
     }
-    let needs = check_snapshots(handle, &index, &mut report)?;
+    let needs = check_snapshots(handle, &snapshots, &index, &mut report);
     let present = vault.list(FileType::Pack)?;
     check_packs(&index, &needs, &present, &mut report);
     if read_data {
@@ -97,7 +108,7 @@ pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> 
     }
     // Threads of the library's check panic where trees are damaged: it is asked only where none is known to be.
     if report.is_whole() {
-        second_opinion(handle, &mut report);
+        second_opinion(handle, &snapshots, &mut report);
     }
     report.findings.sort_by(|a, b| (&a.file, &a.what).cmp(&(&b.file, &b.what)));
     report.findings.dedup();
@@ -121,18 +132,11 @@ pub fn reread(handle: &Handle, packs: &BTreeSet<Id>, meter: &Meter) -> Result<Ve
     Ok(report.findings)
 }
 
-fn check_snapshots(handle: &Handle, index: &Index, report: &mut Report) -> Result<Needs> {
+fn check_snapshots(handle: &Handle, snapshots: &Snapshots, index: &Index, report: &mut Report) -> Needs {
     let mut needs = Needs::new();
-    for id in handle.vault.list(FileType::Snapshot)?.into_keys() {
-        let path = path_of(FileType::Snapshot, id);
-        let file = match handle.vault.snapshot(id) {
-            Ok(file) => file,
-            Err(error) => {
-                report.fault(&path, &error, vec![id]);
-                continue;
-            }
-        };
-        report.snapshots += u64::from(is_published(&file));
+    for (id, file) in snapshots {
+        let (id, path) = (*id, path_of(FileType::Snapshot, *id));
+        report.snapshots += u64::from(is_published(file));
         match tree::walk(&handle.vault, index, Id::from(&*file.tree)) {
             Err(error) => report.fault(&path, &error, vec![id]),
             Ok(forest) => {
@@ -150,7 +154,7 @@ fn check_snapshots(handle: &Handle, index: &Index, report: &mut Report) -> Resul
             }
         }
     }
-    Ok(needs)
+    needs
 }
 
 fn check_packs(index: &Index, needs: &Needs, present: &BTreeMap<Id, u64>, report: &mut Report) {
@@ -217,10 +221,11 @@ fn examine(handle: &Handle, id: Id, raw: &[u8], pack: Option<&Pack>) -> Option<S
     Some(format!("its blob {} is not what the index says", bad.blob.short()))
 }
 
-/// What the storage library says.
-fn second_opinion(handle: &Handle, report: &mut Report) {
+/// What the storage library says of these snapshots: one that it lists itself could be gone before it is read.
+fn second_opinion(handle: &Handle, snapshots: &Snapshots, report: &mut Report) {
+    let trees = snapshots.values().map(|file| file.tree).collect();
     let heard = handle.library(&std::sync::Arc::default()).and_then(|library| {
-        guard::hear("checking the structure", Kind::Verify, || library.check(CheckOptions::default()))
+        guard::hear("checking the structure", Kind::Verify, || library.check_with_trees(CheckOptions::default(), trees))
     });
     let heard = match heard {
         Ok(heard) => heard,

@@ -2,15 +2,24 @@
 //!
 //! The storage library gives up at the first key file that it cannot parse; here all of them are tried, and the
 //! message tells a wrong password from a damaged file as far as that is possible.
+//!
+//! Each password has a key file of its own, and all of them hold the same master key: adding and removing one touches
+//! no backup. A removed password opens what lies in the repository from then on no more; who copied its key file
+//! before still can.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use nix::unistd::{User, geteuid, gethostname};
 use rustic_core::repofile::{KeyFile, MasterKey};
-use rustic_core::{FileType, ReadBackend};
+use rustic_core::{FileType, KeyOptions, ReadBackend, WriteBackend};
 use zeroize::Zeroizing;
 
-use super::guard;
 use super::id::{Id, path_of};
 use super::store::Store;
-use super::vault::decrypt;
+use super::vault::{damaged, decrypt};
+use super::{Handle, guard, password};
 use crate::error::{Error, Kind, Result};
 use crate::settings::Secret;
 
@@ -19,6 +28,8 @@ const MOST_MEMORY: u64 = 1 << 30;
 
 /// The master key in both forms that are needed.
 pub(super) struct Opened {
+    /// The key file that the password opened.
+    pub(super) id: Id,
     /// For the storage library.
     pub(super) master: MasterKey,
     /// For our own reading: 64 bytes.
@@ -46,8 +57,8 @@ pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
                 continue;
             }
         };
-        if let Some(opened) = try_file(&raw, password) {
-            return Ok(opened);
+        if let Some((master, bytes)) = try_file(&raw, password) {
+            return Ok(Opened { id: *id, master, bytes });
         }
         if Id::of(&raw) != *id {
             faults.push(format!("{path}: damaged, its bytes are not those that its name promises"));
@@ -62,7 +73,7 @@ pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
     Err(Error::new(Kind::Refused, message).with("keys", names.join("\n")).with("damaged", faults.join("\n")))
 }
 
-fn try_file(raw: &[u8], password: &Secret) -> Option<Opened> {
+fn try_file(raw: &[u8], password: &Secret) -> Option<(MasterKey, Zeroizing<Vec<u8>>)> {
     let file: KeyFile = serde_json::from_slice(raw).ok()?;
     let memory = u64::from(file.n).checked_mul(u64::from(file.r))?.checked_mul(128)?;
     let plausible = file.kdf == "scrypt"
@@ -79,9 +90,120 @@ fn try_file(raw: &[u8], password: &Secret) -> Option<Opened> {
     let json = Zeroizing::new(decrypt(&derived, &file.data)?);
     let master: MasterKey = serde_json::from_slice(&json).ok()?;
     let bytes = Zeroizing::new([&master.encrypt[..], &master.mac.k[..], &master.mac.r[..]].concat());
-    (bytes.len() == 64).then_some(Opened { master, bytes })
+    (bytes.len() == 64).then_some((master, bytes))
 }
 
 fn join((encrypt, k, r): (Vec<u8>, Vec<u8>, Vec<u8>)) -> Vec<u8> {
     [encrypt, k, r].concat()
+}
+
+/// A key file, as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its id.
+    pub id: Id,
+    /// When it was made, if it says so.
+    pub created: Option<DateTime<Utc>>,
+    /// The machine that it was made on, if it says so.
+    pub host: Option<String>,
+    /// The account that made it, if it says so.
+    pub user: Option<String>,
+    /// Whether the repository was opened with it.
+    pub in_use: bool,
+    /// Why it opens nothing, if it is damaged.
+    pub damaged: Option<String>,
+}
+
+/// All key files, by id.
+///
+/// # Errors
+/// [`Kind::Store`] if they cannot be listed or read. A damaged one is listed.
+pub fn list(handle: &Handle) -> Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    for id in handle.vault.list(FileType::Key)?.into_keys() {
+        let raw = handle.vault.raw(FileType::Key, id)?;
+        let file = serde_json::from_slice::<KeyFile>(&raw);
+        let damaged = match &file {
+            _ if Id::of(&raw) != id => Some("its bytes are not those that its name promises".to_owned()),
+            Err(error) => Some(error.to_string()),
+            Ok(_) => None,
+        };
+        let file = file.ok();
+        let created = file.as_ref().and_then(|file| file.created.as_ref());
+        keys.push(Key {
+            id,
+            created: created.and_then(|time| DateTime::from_timestamp(time.timestamp().as_second(), 0)),
+            host: file.as_ref().and_then(|file| file.hostname.clone()),
+            user: file.and_then(|file| file.username),
+            in_use: id == handle.key,
+            damaged,
+        });
+    }
+    Ok(keys)
+}
+
+/// Adds a key for the password in this file, and proves that it opens the repository. Gives its id.
+///
+/// # Errors
+/// [`Kind::Refused`] if the password would not do for a new repository, or opens it already; [`Kind::Store`] if the
+/// key cannot be written; [`Kind::Verify`] if it does not open the repository: it is removed again then.
+pub fn add(handle: &Handle, password_file: &Path) -> Result<Id> {
+    let password = password::read_for_new(password_file)?;
+    let state = "the keys are as they were";
+    for id in handle.vault.list(FileType::Key)?.into_keys() {
+        if try_file(&handle.vault.raw(FileType::Key, id)?, &password).is_some() {
+            return Err(Error::new(Kind::Refused, "this password opens the repository already")
+                .with("key", id)
+                .with("file", password_file.display())
+                .with("state", state));
+        }
+    }
+    let mut options = KeyOptions::default().with_created(true);
+    options.hostname = gethostname().ok().map(|name| name.to_string_lossy().into_owned());
+    options.username = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+    let library = handle.library(&Arc::default())?;
+    let added = guard::run("adding a key", Kind::Store, || library.add_key(password.expose(), &options));
+    let id = Id::from(&*added.map_err(|error| error.or_state(state))?);
+    let proved = handle.vault.raw(FileType::Key, id).and_then(|raw| match try_file(&raw, &password) {
+        Some((_, bytes)) if Id::of(&raw) == id && handle.vault.has_key(&bytes) => Ok(id),
+        _ => Err(damaged(&path_of(FileType::Key, id), "it does not open the repository")),
+    });
+    proved.map_err(|error| match delete(handle, id) {
+        Ok(()) => error.with("state", state),
+        Err(second) => error.with("left", second.message()),
+    })
+}
+
+/// Removes a key: its password opens the repository no more.
+///
+/// # Errors
+/// [`Kind::Refused`] if there is no such key, if it is the last one, or the one that the repository was opened with:
+/// what is left would be a repository that this caller cannot open. [`Kind::Verify`] if the one in use is missing or
+/// damaged, so that it could not open the repository again; [`Kind::Store`] if the file cannot be removed.
+pub fn remove(handle: &Handle, id: Id) -> Result<()> {
+    let refused = |message: String| Error::new(Kind::Refused, message).with("state", "no key was removed");
+    let keys = list(handle)?;
+    let Some(key) = keys.iter().find(|key| key.id == id) else {
+        return Err(
+            refused(format!("there is no key {id}")).hint("`teslamate-backup key list` shows the keys that there are.")
+        );
+    };
+    if keys.len() == 1 {
+        return Err(refused(format!("{id} is the last key: without it nobody can open the repository"))
+            .hint("Add another one first: `teslamate-backup key add`."));
+    }
+    if key.in_use {
+        return Err(refused(format!("{id} is the key in use"))
+            .hint("Put the password of another key into `repository.password_file`, then remove this one."));
+    }
+    if !keys.iter().any(|key| key.in_use && key.damaged.is_none()) {
+        return Err(damaged(&path_of(FileType::Key, handle.key), "it is the key in use, and is missing or altered")
+            .with("state", "no key was removed"));
+    }
+    delete(handle, id)
+}
+
+fn delete(handle: &Handle, id: Id) -> Result<()> {
+    let what = format!("removing {}", path_of(FileType::Key, id));
+    guard::run(&what, Kind::Store, || handle.vault.store.remove(FileType::Key, &id.rustic(), false))
 }

@@ -5,8 +5,9 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`lock`] | who may do what at the same time, for us and for restic |
 //! | [`location`] | directory or URL, shown without secrets |
-//! | `password`, `keys` | from the password's file to the master key, with a message per cause |
+//! | `password`, [`keys`] | from the password's file to the master key, with a message per cause; more passwords |
 //! | `guard` | makes one failure of what the library returns, logs or panics with |
 //! | `store` | the files: strict listings, synced directories, a journal of what a run wrote |
 //! | `vault`, `tree` | reading files, blobs and trees back, compared with their ids |
@@ -15,17 +16,22 @@
 //! | [`snapshots`] | lists, publishes, deletes; sweeps what killed runs left |
 //! | [`read`] | files of a snapshot, as a restore needs them |
 //! | [`check`] | structure, and every byte of every pack |
+//! | [`copy`] | backups into another repository, proved there |
+//! | [`prune`] | removes what no snapshot needs, a day after it was marked |
 //!
 //! All of it blocks: call it on a thread that may.
 
 pub mod archive;
 pub mod check;
+pub mod copy;
 pub mod feed;
 mod guard;
 pub mod id;
-mod keys;
+pub mod keys;
 pub mod location;
+pub mod lock;
 mod password;
+pub mod prune;
 pub mod read;
 pub mod snapshots;
 mod store;
@@ -63,6 +69,8 @@ const NEWEST_FORMAT: u32 = 2;
 pub struct Handle {
     location: Location,
     id: Id,
+    /// The key file that it was opened with.
+    key: Id,
     master: MasterKey,
     vault: Arc<Vault>,
 }
@@ -133,7 +141,7 @@ pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle>
 ///
 /// # Errors
 /// [`Kind::Refused`]: there is none, it cannot be read, the password is wrong or a key file damaged, its format is
-/// newer; [`Kind::Busy`]: restic holds a lock; [`Kind::Verify`]: its `config` is damaged.
+/// newer; [`Kind::Busy`]: restic holds a lock that excludes writing; [`Kind::Verify`]: its `config` is damaged.
 pub fn open(settings: &settings::Repository) -> Result<Handle> {
     open_as(settings, true)
 }
@@ -151,13 +159,14 @@ fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
     let root = location.directory()?.to_path_buf();
     let password = password::read(settings)?;
     probe(&root)?;
-    if to_write {
-        refuse_locks(&root)?;
-    }
     let store = backend(&root, settings)?;
     let located = |error: Error| error.with("location", &location).or_state("nothing was touched");
-    let keys::Opened { master, bytes } = keys::open(&store, &password).map_err(located)?;
+    let keys::Opened { id: key, master, bytes } = keys::open(&store, &password).map_err(located)?;
     let vault = Vault::new(store, bytes);
+    if to_write {
+        // restic locks what it works on; the storage library does not look.
+        lock::refuse(&vault, &root, false)?;
+    }
     let config = vault.file(FileType::Config, Id::from([0; 32])).map_err(located)?;
     let config: ConfigFile =
         serde_json::from_slice(&config).map_err(|error| located(vault::damaged("config", &error.to_string())))?;
@@ -167,7 +176,7 @@ fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
         return Err(located(Error::new(Kind::Refused, message)).hint("Use the newer program that wrote it."));
     }
     let id = Id::from(&*config.id);
-    Ok(Handle { location: location.clone(), id, master, vault })
+    Ok(Handle { location: location.clone(), id, key, master, vault })
 }
 
 /// The library's repository over these files. Its cache would be trusted without a hash, so there is none.
@@ -269,25 +278,4 @@ fn refuse_unless_empty(root: &Path) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// restic locks what it works on; the storage library does not look.
-fn refuse_locks(root: &Path) -> Result<()> {
-    let directory = root.join("locks");
-    let first = match std::fs::read_dir(&directory) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(cause) => {
-            return Err(Error::new(Kind::Refused, format!("cannot look into {}", directory.display()))
-                .with("cause", cause)
-                .with("state", "nothing was touched"));
-        }
-        Ok(mut entries) => entries.next(),
-    };
-    let Some(entry) = first else { return Ok(()) };
-    let name = entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).unwrap_or_default();
-    Err(Error::new(Kind::Busy, format!("restic is at work in the repository at {}", root.display()))
-        .with("lock", format!("locks/{name}"))
-        .with("state", "nothing was touched")
-        .hint(format!("Look with `restic -r {} list locks`, then for that process.", root.display()))
-        .hint(format!("If it is gone: `restic -r {} unlock`.", root.display())))
 }

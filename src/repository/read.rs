@@ -48,11 +48,17 @@ impl std::fmt::Debug for Contents {
 /// [`Kind::Verify`] if the snapshot, an index or a list of files is missing or damaged; [`Kind::Refused`] if it is not
 /// a published backup.
 pub fn open(handle: &Handle, id: Id) -> Result<Contents> {
-    let snapshot = snapshots::get(handle, id)?;
+    snapshots::get(handle, id)?;
+    open_any(handle, id)
+}
+
+/// The same for one that need not be published.
+pub(super) fn open_any(handle: &Handle, id: Id) -> Result<Contents> {
+    let file = handle.vault.snapshot(id)?;
+    let snapshot = snapshots::describe(id, &file)?;
     let index = handle.vault.index()?;
-    let root = handle.vault.snapshot(id)?.tree;
     let forest =
-        tree::walk(&handle.vault, &index, Id::from(&*root)).map_err(|error| error.with("snapshot", id.short()))?;
+        tree::walk(&handle.vault, &index, Id::from(&*file.tree)).map_err(|error| error.with("snapshot", id.short()))?;
     let packs = needed_packs(&index, forest.files.values().flat_map(|leaf| &leaf.content).chain(&forest.trees));
     Ok(Contents { vault: Arc::clone(&handle.vault), snapshot, files: forest.files, packs })
 }

@@ -63,13 +63,10 @@ pub struct Listing {
 /// # Errors
 /// [`Kind::Store`] if the files cannot be listed: a short list is never given for a whole one.
 pub fn list(handle: &Handle) -> Result<Listing> {
-    let mut listing = Listing::default();
-    for id in handle.vault.list(FileType::Snapshot)?.into_keys() {
-        match handle.vault.snapshot(id) {
-            Ok(file) if is_published(&file) => listing.snapshots.push(describe(id, &file)?),
-            Ok(_) => {}
-            Err(error) => listing.unreadable.push((id, error)),
-        }
+    let (files, unreadable) = handle.vault.snapshots()?;
+    let mut listing = Listing { snapshots: Vec::new(), unreadable };
+    for (id, file) in files.iter().filter(|(_, file)| is_published(file)) {
+        listing.snapshots.push(describe(*id, file)?);
     }
     listing.snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.id));
     Ok(listing)
@@ -102,12 +99,13 @@ pub struct Published {
 /// [`Kind::Store`] or [`Kind::Verify`]; nothing is published then, and the pending snapshot is still there.
 pub fn publish(handle: &Handle, archived: &Archived) -> Result<Published> {
     let mut file = archived.snapshot.clone();
-    let tags: Vec<&str> = file.tags.iter().map(String::as_str).filter(|tag| *tag != PENDING).chain([TAG]).collect();
-    file.tags = tags
-        .join(",")
-        .parse::<StringList>()
-        .map_err(|error| Error::new(Kind::Store, "cannot tag the backup").with("cause", error))?;
     file.original = None;
+    publish_as(handle, archived.pending, file)
+}
+
+/// The same for a snapshot that was changed since it was saved as `pending`.
+pub(super) fn publish_as(handle: &Handle, pending: Id, mut file: SnapshotFile) -> Result<Published> {
+    file.tags = tagged(&file, TAG)?;
     let (journal, expected) = (Arc::<Journal>::default(), file.tree);
     let library = handle.library(&journal)?;
     let saved = guard::run("publishing the backup", Kind::Store, || library.save_snapshots(vec![file]));
@@ -120,7 +118,15 @@ pub fn publish(handle: &Handle, archived: &Archived) -> Result<Published> {
     if stored.tree != expected || !is_published(&stored) {
         return Err(damaged(&path_of(FileType::Snapshot, id), "it is not what was published"));
     }
-    Ok(Published { id, leftover: remove(handle, archived.pending).err() })
+    Ok(Published { id, leftover: remove(handle, pending).err() })
+}
+
+/// The snapshot's tags with this one instead of ours: it is published with one, and pending with the other.
+pub(super) fn tagged(file: &SnapshotFile, tag: &str) -> Result<StringList> {
+    let others = file.tags.iter().map(String::as_str).filter(|known| ![TAG, PENDING].contains(known));
+    let tags: Vec<&str> = others.chain([tag]).collect();
+    let tags = tags.join(",").parse::<StringList>();
+    tags.map_err(|error| Error::new(Kind::Store, "cannot tag the backup").with("cause", error))
 }
 
 /// Takes back a pending snapshot that is not to be published. Its packs stay until the next prune.

@@ -2,25 +2,37 @@
 //!
 //! Adds what the backend leaves out: a listing that fails instead of being short, directories synced after a file
 //! was put in, the true cause of the first failed write, and the names of all files that a run wrote. While a run
-//! has failed, no snapshot is saved.
+//! has failed, no snapshot is saved. A run that removes files has [`Rules`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustic_core::{BytesList, ErrorKind, FileType, ReadBackend, RusticError, RusticResult, WriteBackend};
 
 use super::guard;
 use super::id::{Id, path_of};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
+
+/// Whether the run with this journal may remove this file now.
+pub(super) type Judge = dyn Fn(&Journal, FileType, Id) -> Result<()> + Send + Sync;
+
+/// What the library may see and do in a run that removes files.
+pub(super) struct Rules {
+    /// Packs that are none of its business: it does not see them.
+    pub(super) hidden: BTreeSet<Id>,
+    /// Asked before each removal, by several threads.
+    pub(super) judge: Box<Judge>,
+}
 
 /// What a run has done so far.
 #[derive(Default)]
 pub(super) struct Journal {
     failure: Mutex<Option<Error>>,
     written: Mutex<Written>,
+    rules: OnceLock<Rules>,
 }
 
 /// The files that a run wrote.
@@ -28,6 +40,8 @@ pub(super) struct Journal {
 pub(super) struct Written {
     /// Packs and their sizes in bytes.
     pub(super) packs: BTreeMap<Id, u64>,
+    /// Indexes, in order.
+    pub(super) indexes: Vec<Id>,
     /// Snapshots, in order.
     pub(super) snapshots: Vec<Id>,
 }
@@ -44,6 +58,12 @@ impl Journal {
 
     pub(super) fn take_failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// To be called once, before the run.
+    pub(super) fn set_rules(&self, rules: Rules) {
+        // A second set would be a mistake in the code: the first one stays.
+        let _ = self.rules.set(rules);
     }
 
     pub(super) fn written(&self) -> Written {
@@ -96,6 +116,9 @@ impl ReadBackend for Store {
             RusticError::with_source(ErrorKind::Backend, "cannot list {path}", cause)
                 .attach_context("path", directory.display().to_string())
         })?;
+        if let Some(rules) = self.journal.rules.get().filter(|_| kind == FileType::Pack) {
+            found.retain(|(id, _)| !rules.hidden.contains(&Id::from(id)));
+        }
         Ok(found)
     }
 
@@ -130,7 +153,11 @@ fn list(directory: &Path, deeper: bool, found: &mut Vec<(rustic_core::Id, u32)>)
             continue;
         }
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<Id>().ok()) else { continue };
-        let size = entry.metadata()?.len();
+        let size = match entry.metadata() {
+            // It went while the list was made: a pending snapshot whose backup was published.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => continue,
+            metadata => metadata?.len(),
+        };
         // A file that no repository can hold is damaged: it must be seen, not left out.
         found.push((id.rustic(), u32::try_from(size).unwrap_or(u32::MAX)));
     }
@@ -168,14 +195,23 @@ impl WriteBackend for Store {
             let mut written = self.journal.written.lock().unwrap_or_else(PoisonError::into_inner);
             match kind {
                 FileType::Pack => _ = written.packs.insert(own, size),
+                FileType::Index => written.indexes.push(own),
                 FileType::Snapshot => written.snapshots.push(own),
-                FileType::Config | FileType::Index | FileType::Key => {}
+                FileType::Config | FileType::Key => {}
             }
         }
         result
     }
 
     fn remove(&self, kind: FileType, id: &rustic_core::Id, cacheable: bool) -> RusticResult<()> {
+        let own = Id::from(id);
+        if let Some(rules) = self.journal.rules.get()
+            && let Err(error) = (rules.judge)(&self.journal, kind, own)
+        {
+            let text = error.message().to_owned();
+            self.journal.fail(error);
+            return Err(RusticError::new(ErrorKind::Backend, text));
+        }
         self.inner.remove(kind, id, cacheable)
     }
 }

@@ -3,17 +3,22 @@
 //! Deriving a key takes a third of a second by design. The repository is therefore made once for all tests, gets a key
 //! file with the lowest cost, and is copied.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aes256ctr_poly1305aes::aead::Aead;
 use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce};
 use chrono::{DateTime, Utc};
 use rustic_core::repofile::KeyFile;
+use rustic_core::{BytesList, FileType, ReadBackend, RusticResult, WriteBackend};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use super::archive::{Archived, Request, archive, read_back};
 use super::feed::{Body, Entry};
+use super::store::Store;
+use super::vault::Vault;
 use super::{Handle, Id, snapshots};
 use crate::error::Result;
 use crate::progress::Meter;
@@ -43,12 +48,35 @@ impl Fixture {
         Self { directory, settings, _alone: alone }
     }
 
+    /// A second one beside it, as [`copy::init_copy`](super::copy::init_copy) makes it.
+    pub(crate) fn second(&self) -> settings::Repository {
+        let directory = self.directory.path().join("second");
+        std::fs::create_dir(&directory).unwrap();
+        let settings = settings(&directory, PASSWORD);
+        super::copy::init_copy(&settings, &self.open()).unwrap();
+        settings
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("repository")
     }
 
     pub(crate) fn open(&self) -> Handle {
         super::open(&self.settings).unwrap()
+    }
+
+    /// With something that happens before a file is read, and something that is done to what is written.
+    pub(crate) fn open_hooked(
+        &self,
+        before_read: impl Fn(FileType) + Send + Sync + 'static,
+        written: impl Fn(FileType, Vec<u8>) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Handle {
+        hooked(&self.root(), &self.open(), before_read, written)
+    }
+
+    /// On a failing disk: of each pack that is written, one bit is another.
+    pub(crate) fn open_rotting(&self) -> Handle {
+        self.open_hooked(|_| {}, rot)
     }
 
     /// Every file of the repository.
@@ -65,6 +93,97 @@ impl Fixture {
         let archived = store(&handle, entries, parent).unwrap();
         read_back(&handle, &archived, &Meter::default()).unwrap();
         snapshots::publish(&handle, &archived).unwrap().id
+    }
+}
+
+/// Flips a bit of a pack.
+pub(crate) fn rot(kind: FileType, mut bytes: Vec<u8>) -> Vec<u8> {
+    if kind == FileType::Pack {
+        bytes[40] ^= 1;
+    }
+    bytes
+}
+
+/// The repository in this directory with hooks, see [`Fixture::open_hooked`].
+pub(crate) fn hooked(
+    root: &Path,
+    handle: &Handle,
+    before_read: impl Fn(FileType) + Send + Sync + 'static,
+    written: impl Fn(FileType, Vec<u8>) -> Vec<u8> + Send + Sync + 'static,
+) -> Handle {
+    let options = rustic_backend::BackendOptions::default().repository(root.to_str().unwrap().to_owned());
+    let inner = options.to_backends().unwrap().repository();
+    let hooked = Hooked { inner, before_read: Box::new(before_read), written: Box::new(written) };
+    let key = [&handle.master.encrypt[..], &handle.master.mac.k[..], &handle.master.mac.r[..]].concat();
+    let vault = Vault::new(Store::new(Arc::new(hooked), root), Zeroizing::new(key));
+    Handle { vault, ..handle.clone() }
+}
+
+type BeforeRead = dyn Fn(FileType) + Send + Sync;
+type Written = dyn Fn(FileType, Vec<u8>) -> Vec<u8> + Send + Sync;
+
+/// Files with hooks.
+struct Hooked {
+    inner: Arc<dyn WriteBackend>,
+    before_read: Box<BeforeRead>,
+    written: Box<Written>,
+}
+
+impl fmt::Debug for Hooked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Hooked")
+    }
+}
+
+impl ReadBackend for Hooked {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn list_with_size(&self, kind: FileType) -> RusticResult<Vec<(rustic_core::Id, u32)>> {
+        self.inner.list_with_size(kind)
+    }
+
+    fn read_full(&self, kind: FileType, id: &rustic_core::Id) -> RusticResult<bytes::Bytes> {
+        (self.before_read)(kind);
+        self.inner.read_full(kind, id)
+    }
+
+    fn read_partial(
+        &self,
+        kind: FileType,
+        id: &rustic_core::Id,
+        cacheable: bool,
+        offset: u32,
+        length: u32,
+    ) -> RusticResult<bytes::Bytes> {
+        (self.before_read)(kind);
+        self.inner.read_partial(kind, id, cacheable, offset, length)
+    }
+
+    fn warmup_path(&self, kind: FileType, id: &rustic_core::Id) -> String {
+        self.inner.warmup_path(kind, id)
+    }
+}
+
+impl WriteBackend for Hooked {
+    fn create(&self) -> RusticResult<()> {
+        self.inner.create()
+    }
+
+    fn write_bytes(
+        &self,
+        kind: FileType,
+        id: &rustic_core::Id,
+        cacheable: bool,
+        content: BytesList,
+    ) -> RusticResult<()> {
+        let content = (self.written)(kind, content.into_vec().concat());
+        self.inner.write_bytes(kind, id, cacheable, content.into())
+    }
+
+    fn remove(&self, kind: FileType, id: &rustic_core::Id, cacheable: bool) -> RusticResult<()> {
+        self.inner.remove(kind, id, cacheable)
     }
 }
 

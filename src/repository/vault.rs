@@ -7,6 +7,8 @@
 //! Source: restic's `doc/design.rst`, "Repository Format".
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::sync::Arc;
 
 use aes256ctr_poly1305aes::aead::Aead;
@@ -64,6 +66,15 @@ impl Index {
         self.blobs.get(&(true, id)).copied()
     }
 
+    /// Finds blobs in marked packs too, where no other pack has them: they still lie there, and a prune that found
+    /// them needed would take the mark away again.
+    pub(super) fn including_marked(mut self) -> Self {
+        for place in self.packs.values().filter(|pack| pack.leaving).flat_map(|pack| &pack.blobs) {
+            self.blobs.entry((place.is_tree, place.blob)).or_insert(*place);
+        }
+        self
+    }
+
     fn add(&mut self, file: IndexFile) {
         let leaving = file.packs_to_delete.into_iter().map(|pack| (pack, true));
         for (pack, leaving) in file.packs.into_iter().map(|pack| (pack, false)).chain(leaving) {
@@ -92,6 +103,9 @@ impl Index {
     }
 }
 
+/// All snapshot files: those that can be read, and why the others cannot.
+pub(super) type Snapshots = (BTreeMap<Id, SnapshotFile>, Vec<(Id, Error)>);
+
 /// The repository's master key, and what it opens. `Debug` is left out on purpose.
 pub(super) struct Vault {
     pub(super) store: Store,
@@ -102,6 +116,11 @@ impl Vault {
     /// `key` has 64 bytes: encryption key, `k` and `r` of the code.
     pub(super) fn new(store: Store, key: Zeroizing<Vec<u8>>) -> Arc<Self> {
         Arc::new(Self { store, key })
+    }
+
+    /// Whether this is the master key, 64 bytes.
+    pub(super) fn has_key(&self, key: &[u8]) -> bool {
+        *self.key == key
     }
 
     /// The bytes of a whole file, as they lie there.
@@ -124,6 +143,24 @@ impl Vault {
             }
             _ => Ok(plain),
         }
+    }
+
+    /// What such a file holds, of a kind that the library does not know; nothing if it was altered.
+    pub(super) fn open_file(&self, raw: &[u8]) -> Option<Vec<u8>> {
+        let plain = decrypt(&self.key, raw)?;
+        match plain.split_first() {
+            Some((&COMPRESSED, packed)) => zstd::stream::decode_all(packed).ok(),
+            _ => Some(plain),
+        }
+    }
+
+    /// Encrypts a file of the repository, with a nonce that is used once.
+    pub(super) fn seal(&self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut nonce = [0; 16];
+        File::open("/dev/urandom")?.read_exact(&mut nonce)?;
+        let sealed = Aes256CtrPoly1305Aes::new(Key::from_slice(&self.key)).encrypt(Nonce::from_slice(&nonce), plain);
+        let sealed = sealed.map_err(|_| std::io::Error::other("it cannot be encrypted"))?;
+        Ok([&nonce[..], &sealed].concat())
     }
 
     /// The blob's content.
@@ -175,6 +212,25 @@ impl Vault {
             .map_err(|error| damaged(&path_of(FileType::Index, id), &error.to_string()))?;
         index.add(file);
         Ok(())
+    }
+
+    /// All snapshot files: those that can be read, and why the others cannot.
+    ///
+    /// One that is gone when it is to be read is neither: a pending snapshot goes when its backup is published or
+    /// given up, and a backup may be under way.
+    pub(super) fn snapshots(&self) -> Result<Snapshots> {
+        let (mut files, mut faults) = (BTreeMap::new(), Vec::new());
+        for id in self.list(FileType::Snapshot)?.into_keys() {
+            match self.snapshot(id) {
+                Ok(file) => _ = files.insert(id, file),
+                Err(error) => faults.push((id, error)),
+            }
+        }
+        if !faults.is_empty() {
+            let left = self.list(FileType::Snapshot)?;
+            faults.retain(|(id, _)| left.contains_key(id));
+        }
+        Ok((files, faults))
     }
 
     /// One snapshot file.

@@ -1,12 +1,18 @@
-//! A backup in a process of its own: killed at any moment, and measured.
+//! A backup, a prune or a copy in a process of its own: killed at any moment, and measured.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustic_core::FileType;
+
+use super::pruning::age;
 use crate::progress::Meter;
 use crate::repository::archive::{archive, read_back};
-use crate::repository::testing::{Fixture, PASSWORD, bytes, noise, request, settings};
+use crate::repository::copy::copy as copy_backups;
+use crate::repository::prune::prune;
+use crate::repository::testing::{Fixture, PASSWORD, bytes, copy, noise, request, reused, settings};
 use crate::repository::{check, open, read, snapshots};
 
 const DIRECTORY: &str = "GLOVEBOX_TEST_DIRECTORY";
@@ -17,8 +23,12 @@ const FILES: &str = "GLOVEBOX_TEST_FILES";
 const LENGTH: usize = 6_000_000;
 
 fn backup_elsewhere(directory: &Path, seed: u64, files: u64) -> Child {
+    elsewhere("backup_for_the_others", directory, seed, files)
+}
+
+fn elsewhere(what: &str, directory: &Path, seed: u64, files: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "repository::tests::killed::backup_for_the_others", "--ignored"])
+        .args(["--exact", &format!("repository::tests::killed::{what}"), "--ignored"])
         .env(DIRECTORY, directory)
         .env(SEED, seed.to_string())
         .env(FILES, files.to_string())
@@ -80,6 +90,123 @@ fn r42_killed_at_any_moment_no_part_of_a_backup_is_listed() {
     let leftovers = fixture.files().iter().filter(|path| path.to_string_lossy().contains("-tmp-")).count();
     assert_eq!(leftovers, 0);
     fixture.backup(vec![bytes("a", "2")], None);
+}
+
+#[test]
+#[ignore = "the other process of the test below"]
+fn prune_for_the_others() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let handle = open(&settings(Path::new(&directory), PASSWORD)).unwrap();
+    let expected = snapshots::list(&handle).unwrap().snapshots.into_iter().map(|snapshot| snapshot.id).collect();
+    prune(&handle, &expected, chrono::Utc::now(), &Meter::default()).unwrap();
+}
+
+#[test]
+fn r43_killed_at_any_moment_a_prune_leaves_every_backup_whole_and_the_next_one_ends_it() {
+    let fixture = Fixture::new();
+    // Something to delete, something to mark, something to rewrite.
+    let file = |seed| bytes(&format!("{seed:03}"), noise(seed, 1_000_000));
+    let kept = fixture.backup((0..4).map(file).collect(), None);
+    for round in [1, 2] {
+        let more: Vec<_> = (0..6).map(|number| file(round * 100 + number)).collect();
+        let old = fixture.backup(more, None);
+        let part = ["000", "003"].map(|path| reused(path, 1_000_000));
+        fixture.backup(part.into_iter().chain([file(round * 1000)]).collect(), Some(kept));
+        if round == 1 {
+            snapshots::delete(&fixture.open(), old).unwrap();
+            let expected = snapshots::list(&fixture.open()).unwrap().snapshots.iter().map(|one| one.id).collect();
+            prune(&fixture.open(), &expected, chrono::Utc::now(), &Meter::default()).unwrap();
+            age(&fixture, 25);
+        }
+    }
+    snapshots::delete(&fixture.open(), kept).unwrap();
+    let right: Vec<_> = snapshots::list(&fixture.open()).unwrap().snapshots;
+    assert_eq!(right.len(), 3);
+    let expected = right.iter().map(|snapshot| snapshot.id).collect();
+    let (copies, mut whole) = (tempfile::tempdir().unwrap(), Duration::ZERO);
+    let (mut killed, mut differing) = (0, BTreeSet::new());
+    for round in 0_u32..21 {
+        let directory = copies.path().join(round.to_string());
+        copy(&fixture.root(), &directory.join("repository"));
+        let settings = settings(&directory, PASSWORD);
+        let started = Instant::now();
+        let mut child = elsewhere("prune_for_the_others", &directory, 0, 0);
+        if round == 0 {
+            // Once to its end, to know how long it takes.
+            assert!(child.wait().unwrap().success());
+            whole = started.elapsed();
+        } else {
+            std::thread::sleep(whole * ((round * 7) % 20) / 20);
+            child.kill().unwrap();
+            killed += u32::from(child.wait().unwrap().code().is_none());
+        }
+        let handle = open(&settings).unwrap();
+        let files = |kind| handle.vault.list(kind).unwrap().len();
+        differing.insert((files(FileType::Index), files(FileType::Pack)));
+        for snapshot in &right {
+            let contents = read::open(&handle, snapshot.id).unwrap();
+            contents.blobs_present().unwrap();
+            for file in contents.files() {
+                contents.read(&file.path, u64::MAX).unwrap();
+            }
+        }
+        let report = check::check(&handle, true, &Meter::default()).unwrap();
+        assert!(report.is_whole(), "round {round}: {report:?}");
+        prune(&handle, &expected, chrono::Utc::now(), &Meter::default()).unwrap();
+        let report = check::check(&handle, true, &Meter::default()).unwrap();
+        assert!(report.is_whole(), "round {round}, pruned again: {report:?}");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+    assert!(killed >= 10, "only {killed} of 20 were killed before their end: the test proved little");
+    assert!(differing.len() >= 2, "every kill found the same files: the test proved little: {differing:?}");
+}
+
+#[test]
+#[ignore = "the other process of the test below"]
+fn copy_for_the_others() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let source = open(&settings(Path::new(&directory), PASSWORD)).unwrap();
+    let target = open(&settings(&Path::new(&directory).join("second"), PASSWORD)).unwrap();
+    let ids: Vec<_> = snapshots::list(&source).unwrap().snapshots.iter().map(|one| one.id).collect();
+    copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+}
+
+#[test]
+fn r42_killed_at_any_moment_no_part_of_a_copy_is_listed_and_the_next_one_goes_on() {
+    let fixture = Fixture::new();
+    let file = |seed: u64| bytes(&format!("{seed:03}"), noise(seed, 1_500_000));
+    let ids: Vec<_> = (0..4).map(|seed| fixture.backup(vec![file(seed), file(seed + 1)], None)).collect();
+    let second = fixture.second();
+    let (directory, root) = (fixture.root().parent().unwrap().to_path_buf(), Path::new(&second.location));
+    let empty = directory.join("empty");
+    copy(root, &empty);
+    let started = Instant::now();
+    assert!(elsewhere("copy_for_the_others", &directory, 0, 0).wait().unwrap().success());
+    let whole = started.elapsed();
+    let (mut killed, mut between) = (0, 0);
+    for round in 0_u32..12 {
+        std::fs::remove_dir_all(root).unwrap();
+        copy(&empty, root);
+        let mut child = elsewhere("copy_for_the_others", &directory, 0, 0);
+        std::thread::sleep(whole * ((round * 7) % 12) / 12);
+        child.kill().unwrap();
+        killed += u32::from(child.wait().unwrap().code().is_none());
+        let (source, target) = (fixture.open(), open(&second).unwrap());
+        let listed = snapshots::list(&target).unwrap();
+        assert!(listed.unreadable.is_empty(), "round {round}: {listed:?}");
+        between += u32::from((1..ids.len()).contains(&listed.snapshots.len()));
+        for snapshot in &listed.snapshots {
+            let contents = read::open(&target, snapshot.id).unwrap();
+            contents.blobs_present().unwrap();
+            assert_eq!(contents.files().count(), 2, "round {round}");
+        }
+        assert!(check::check(&target, true, &Meter::default()).unwrap().is_whole(), "round {round}");
+        let done = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+        assert_eq!((done.present.len(), done.copied.len() + done.present.len()), (listed.snapshots.len(), ids.len()));
+        let again = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+        assert_eq!((again.present.len(), again.bytes_stored), (ids.len(), 0), "round {round}");
+    }
+    assert!(killed >= 6 && between >= 1, "{killed} of 12 were killed, {between} between: the test proved little");
 }
 
 #[test]

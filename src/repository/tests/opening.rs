@@ -57,7 +57,7 @@ fn r30_no_repository_is_said_in_words_and_none_is_made() {
 #[test]
 fn r30_an_unreadable_repository_is_told_from_none() {
     if nix::unistd::geteuid().is_root() {
-        return as_nobody("r30_an_unreadable_repository_is_told_from_none");
+        return as_nobody("opening::r30_an_unreadable_repository_is_told_from_none");
     }
     let fixture = Fixture::new();
     for path in [fixture.root(), fixture.root().join("config"), fixture.root().join("snapshots")] {
@@ -72,7 +72,7 @@ fn r30_an_unreadable_repository_is_told_from_none() {
 #[test]
 fn r31_a_listing_that_fails_is_not_a_short_list() {
     if nix::unistd::geteuid().is_root() {
-        return as_nobody("r31_a_listing_that_fails_is_not_a_short_list");
+        return as_nobody("opening::r31_a_listing_that_fails_is_not_a_short_list");
     }
     let fixture = Fixture::new();
     fixture.backup(vec![bytes("a", "1")], None);
@@ -88,13 +88,13 @@ fn r31_a_listing_that_fails_is_not_a_short_list() {
 /// Root may read everything: the test runs itself again as another user, on a copy of the program that this user
 /// can reach.
 #[expect(clippy::print_stderr, reason = "a test that did not run has to say so")]
-fn as_nobody(test: &str) {
+pub(super) fn as_nobody(test: &str) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = directory.path().join("tests");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let name = format!("repository::tests::opening::{test}");
+    let name = format!("repository::tests::{test}");
     let run = std::process::Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&program)

@@ -262,6 +262,54 @@ fn publishing_can_be_discarded_and_killed_runs_are_swept() {
 }
 
 #[test]
+fn a_check_beside_a_backup_finds_no_damage() {
+    let fixture = Fixture::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut checks = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 0..40 {
+                fixture.backup(vec![bytes("a", noise(seed, 20_000)), bytes("b/c", noise(seed, 10))], None);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let handle = fixture.open();
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let report = check::check(&handle, checks % 4 == 0, &Meter::default()).unwrap();
+            assert!(report.is_whole(), "check {checks}: {report:?}");
+            checks += 1;
+        }
+    });
+    assert!(checks >= 5, "only {checks} checks ran beside the backups: the test proved little");
+}
+
+#[test]
+fn a_backup_that_ends_in_the_middle_of_a_check_is_no_damage() {
+    let fixture = Fixture::new();
+    fixture.backup(vec![bytes("a", noise(1, 20_000))], None);
+    for moment in [FileType::Key, FileType::Snapshot, FileType::Index, FileType::Pack] {
+        let writer = fixture.open();
+        let once = std::sync::Once::new();
+        let handle = fixture.open_hooked(
+            move |kind| {
+                if kind == moment {
+                    once.call_once(|| {
+                        let archived =
+                            store(&writer, vec![bytes("a", noise(moment as u64 + 7, 20_000))], None).unwrap();
+                        snapshots::publish(&writer, &archived).unwrap();
+                    });
+                }
+            },
+            |_, bytes| bytes,
+        );
+        let before = snapshots::list(&fixture.open()).unwrap().snapshots.len();
+        let report = check::check(&handle, true, &Meter::default()).unwrap();
+        assert!(report.is_whole(), "{moment:?}: {report:?}");
+        assert_eq!(snapshots::list(&fixture.open()).unwrap().snapshots.len(), before + 1, "{moment:?}: none was taken");
+    }
+}
+
+#[test]
 fn a_feed_that_panics_fails_the_run_and_leaves_no_snapshot() {
     let fixture = Fixture::new();
     let handle = fixture.open();

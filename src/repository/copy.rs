@@ -1,0 +1,214 @@
+//! Copies backups into another repository: only what is missing there, one backup after the other.
+//!
+//! A copy is a backup only when it is proved, like a backup: it is saved as pending, its files are compared with those
+//! of the source, every pack that was written for it is read back, and then it is published. The storage library leaves
+//! out, in silence, what the index of the source does not know; so the source is looked at before, and the target
+//! afterwards.
+//!
+//! The id of a copy is another one: it is the hash of what was encrypted with the target's key. The source's id stands
+//! in its field `original`, which restic's `copy` uses in the same way. A copy of a copy keeps the first one's.
+//!
+//! Killed, a copy leaves a pending snapshot or none; what is in an index by then is not written again. An index is saved
+//! with each backup, and every 5 minutes within a long one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustic_core::FileType;
+use rustic_core::repofile::{ConfigFile, SnapshotFile, SnapshotId};
+use rustic_core::{Credentials, IndexedFullStatus, KeyOptions, Repository};
+
+use super::id::{Id, path_of};
+use super::snapshots::{self, PENDING, is_published};
+use super::store::Journal;
+use super::vault::damaged;
+use super::{Handle, Location, backend, check, guard, library, open, password, read, refuse_unless_empty};
+use crate::error::{Error, Kind, Result};
+use crate::progress::Meter;
+use crate::settings;
+
+/// One backup in both repositories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Its id in the source.
+    pub source: Id,
+    /// Its id in the target.
+    pub target: Id,
+}
+
+/// What a copy did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Backups that were copied now, in order.
+    pub copied: Vec<Pair>,
+    /// Backups that were in the target already.
+    pub present: Vec<Pair>,
+    /// The packs that were written into the target. Every byte of them was read back.
+    pub packs_written: BTreeSet<Id>,
+    /// Bytes of these packs.
+    pub bytes_stored: u64,
+}
+
+/// Copies these published backups, in this order (the oldest first, as the ledger has them), unless the target has
+/// them. For a caller that holds both repositories' locks.
+///
+/// Adds the bytes that it reads back to `meter`.
+///
+/// # Errors
+/// [`Kind::Refused`] if both are the same repository, or one of `ids` is not a published backup; [`Kind::Verify`] if
+/// one is missing or not whole in the source, or not what it was in the target: it is not published there then;
+/// [`Kind::Store`] if reading or writing fails. What was copied before stays.
+pub fn copy(source: &Handle, target: &Handle, ids: &[Id], meter: &Meter) -> Result<Copied> {
+    if source.id() == target.id() {
+        return Err(Error::new(Kind::Refused, format!("the repository {} cannot be copied into itself", source.id()))
+            .with("source", source.location())
+            .with("target", target.location())
+            .with("state", "nothing was copied"));
+    }
+    let mut known = originals(target)?;
+    let mut done = Copied::default();
+    let mut library = None;
+    for id in ids {
+        let file = source.vault.snapshot(*id)?;
+        let (original, tree) = (file.original.as_ref().map_or(*id, |original| Id::from(&**original)), file.tree);
+        if let Some(target) = known.get(&(original, Id::from(&*tree))) {
+            done.present.push(Pair { source: *id, target: *target });
+            continue;
+        }
+        meter.now(&format!("copying {}", id.short()));
+        // Read once for all that are to be copied, and not at all if none is.
+        let reader = match &library {
+            Some(reader) => reader,
+            None => library.insert(indexed(source)?),
+        };
+        let one = One { source, target, reader, id: *id, original };
+        let copied = one.copy(file, meter, &mut done).map_err(|error| {
+            let count = done.copied.len();
+            error.with("backup", id).with("state", format!("{count} of {} backups were copied", ids.len()))
+        })?;
+        known.insert((original, Id::from(&*tree)), copied);
+        done.copied.push(Pair { source: *id, target: copied });
+    }
+    Ok(done)
+}
+
+type Reader = Repository<IndexedFullStatus>;
+
+fn indexed(handle: &Handle) -> Result<Reader> {
+    let library = handle.library(&Arc::default())?;
+    guard::run("reading the index", Kind::Store, || library.to_indexed())
+}
+
+/// The backups in the target, by what they are copies of. The content is compared too: its hash is the same in every
+/// repository.
+fn originals(target: &Handle) -> Result<BTreeMap<(Id, Id), Id>> {
+    let (files, _) = target.vault.snapshots()?;
+    let published = files.into_iter().filter(|(_, file)| is_published(file));
+    let copies = published.filter_map(|(id, file)| Some(((Id::from(&*file.original?), Id::from(&*file.tree)), id)));
+    Ok(copies.collect())
+}
+
+/// One backup that is to be copied.
+struct One<'a> {
+    source: &'a Handle,
+    target: &'a Handle,
+    reader: &'a Reader,
+    id: Id,
+    original: Id,
+}
+
+impl One<'_> {
+    fn copy(&self, mut file: SnapshotFile, meter: &Meter, done: &mut Copied) -> Result<Id> {
+        let contents = read::open(self.source, self.id)?;
+        contents.blobs_present()?;
+        file.tags = snapshots::tagged(&file, PENDING)?;
+        file.original = Some(SnapshotId::from(self.original.rustic()));
+        let journal = Arc::<Journal>::default();
+        let writer = self.target.library(&journal)?;
+        let writer = guard::run("reading the target's index", Kind::Store, || writer.to_indexed_ids())?;
+        let saved = guard::run("copying", Kind::Store, || self.reader.copy(&writer, [&file]));
+        let written = journal.written();
+        let proved = match (journal.take_failure(), saved, written.snapshots.as_slice()) {
+            (Some(error), ..) => Err(error),
+            (None, Err(error), _) => Err(self.blame(&contents, error)),
+            (None, Ok(()), [pending]) => self.prove(*pending, &contents, &written.packs, meter).map(|()| *pending),
+            (None, Ok(()), _) => Err(Error::new(Kind::Store, "copying saved no snapshot")),
+        };
+        let published = proved.and_then(|pending| {
+            let stored = self.target.vault.snapshot(pending)?;
+            snapshots::publish_as(self.target, pending, stored).map(|published| published.id)
+        });
+        if published.is_ok() {
+            done.bytes_stored += written.packs.values().sum::<u64>();
+            done.packs_written.extend(written.packs.into_keys());
+        }
+        published.map_err(|error| {
+            written.snapshots.iter().fold(error, |error, pending| match snapshots::remove(self.target, *pending) {
+                Ok(()) => error,
+                Err(second) => error.with("left", second.message()),
+            })
+        })
+    }
+
+    /// Nothing that was written failed: if it is the source that is damaged, that is said, with the file.
+    fn blame(&self, contents: &read::Contents, error: Error) -> Error {
+        let found = check::reread(self.source, &contents.packs().collect(), &Meter::default());
+        let Some(finding) = found.ok().and_then(|findings| findings.into_iter().next()) else { return error };
+        Error::new(Kind::Verify, "the backup is damaged in the repository that it is copied from")
+            .with("file", finding.file)
+            .with("cause", finding.what)
+    }
+
+    /// Makes sure that what lies in the target is the backup.
+    fn prove(&self, pending: Id, contents: &read::Contents, packs: &BTreeMap<Id, u64>, meter: &Meter) -> Result<()> {
+        let copy = read::open_any(self.target, pending)?;
+        copy.blobs_present()?;
+        if let Some(path) = first_difference(contents, &copy) {
+            return Err(Error::new(Kind::Verify, format!("{path} was not copied as it is")));
+        }
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let findings = check::reread(self.target, &packs.keys().copied().collect(), meter)?;
+        let Some(finding) = findings.first() else { return Ok(()) };
+        Err(Error::new(Kind::Verify, "a pack that was written reads back differently")
+            .with("file", &finding.file)
+            .with("cause", &finding.what))
+    }
+}
+
+/// The first path that is not in both, or has another size.
+fn first_difference(source: &read::Contents, copy: &read::Contents) -> Option<String> {
+    let files =
+        |contents: &read::Contents| contents.files().map(|file| (file.path, file.size)).collect::<BTreeSet<_>>();
+    let (source, copy) = (files(source), files(copy));
+    source.symmetric_difference(&copy).next().map(|(path, _)| path.clone())
+}
+
+/// Makes a new repository that cuts data as `source` does, so that a backup taken straight into it shares what was
+/// copied there. Its password and its id are its own.
+///
+/// # Errors
+/// As [`super::init`], and [`Kind::Verify`] if the source's `config` is damaged.
+pub fn init_copy(settings: &settings::Repository, source: &Handle) -> Result<Handle> {
+    let location = Location::parse(&settings.location)?;
+    let root = location.directory()?.to_path_buf();
+    let password = password::read_for_new(&settings.password_file)?;
+    refuse_unless_empty(&root)?;
+    let config = source.vault.file(FileType::Config, Id::from([0; 32]))?;
+    let mut config: ConfigFile = serde_json::from_slice(&config)
+        .map_err(|error| damaged(&path_of(FileType::Config, source.id), &error.to_string()))?;
+    config.id = rustic_core::Id::random().into();
+    // Whether it may be written to is not a matter of how it cuts.
+    config.append_only = None;
+    let store = backend(&root, settings)?;
+    guard::run("making a repository", Kind::Store, || {
+        library(store)?.init_with_config(
+            &Credentials::password(password.expose()),
+            &KeyOptions::default().with_created(true),
+            config,
+        )
+    })
+    .map_err(|error| error.with("location", &location))?;
+    open(settings)
+}
