@@ -220,3 +220,6 @@ fn as_described(contents: &Contents, manifest: &Manifest) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

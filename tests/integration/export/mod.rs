@@ -39,7 +39,7 @@ fn load(psql: &mut Command, database: &str, file: &Path) {
     psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-d", &conninfo(database), "-f"]);
     // Nothing that the reading of a value depends on may come from the session that loads.
     psql.env("PGOPTIONS", "-c datestyle=SQL,DMY -c intervalstyle=sql_standard -c timezone=Asia/Kolkata");
-    psql.env("PGDATESTYLE", "German, DMY").env("PGCLIENTENCODING", "LATIN1");
+    psql.env("PGCLIENTENCODING", "LATIN1");
     let output = psql.arg(file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -222,6 +222,28 @@ fn a_type_that_has_elements_and_is_no_array_is_not_taken_for_one() {
     let (path, _) = export(&kept, "a.sql", None).unwrap();
     let copy = loaded(server, &path);
     assert_eq!(server.content(&copy), server.content(&database));
+}
+
+#[test]
+fn rows_are_read_as_they_were_and_views_filled_as_the_session_that_loads_wants() {
+    let server = Server::shared();
+    let database = server.fresh_name("dated");
+    server.query("postgres", &format!("CREATE DATABASE {database}"));
+    server.query(
+        &database,
+        "SET datestyle = 'ISO'; SET timezone = 'UTC'; SET intervalstyle = 'postgres'; \
+         CREATE TABLE dated (d date CHECK (d::text ~ '^[0-9]{4}-'), z timestamptz CHECK (z::text LIKE '%+00'), \
+                             i interval CHECK (i::text LIKE '%mon%')); \
+         INSERT INTO dated VALUES ('2024-02-01', '2024-02-01 00:00+00', '1 year 2 mons'); \
+         CREATE MATERIALIZED VIEW shown AS SELECT concat_ws(' ', d, z, i) AS text FROM dated",
+    );
+    let mut kept = Kept::new();
+    kept.take(&connector(server.dir(), server.port(), &database, "postgres"), None, false);
+    let (path, _) = export(&kept, "a.sql", None).unwrap();
+    let copy = loaded(server, &path);
+    let sql = "SET timezone = 'UTC'; SELECT d, z, i FROM dated";
+    assert_eq!(server.query(&copy, sql), server.query(&database, sql));
+    assert_eq!(server.query(&copy, "SELECT text FROM shown"), "01/02/2024 01/02/2024 05:30:00 IST 1-2");
 }
 
 #[test]
