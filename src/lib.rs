@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`] | flags, output and exit code of every binary; each calls one recipe below |
 //! | [`backup`] | the recipe: read, store, read back, publish, note |
+//! | [`mod@export`] | writes a backup out of the repository as one SQL dump, without a server |
 //! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
 //! | [`repository`] | the encrypted store of backups: open, archive, read, check; knows no database |
@@ -30,6 +31,7 @@ pub mod database;
 pub mod dump;
 pub mod env;
 pub mod error;
+pub mod export;
 pub mod host;
 pub mod interrupt;
 pub mod ledger;

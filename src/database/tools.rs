@@ -25,16 +25,7 @@ impl Tools {
     /// # Errors
     /// [`Kind::Refused`] if there are none, or only ones that are older than the server.
     pub async fn find(connector: &Connector, configured: Option<&Path>, server: u32) -> Result<Self> {
-        let dirs = match configured {
-            Some(dir) => vec![dir.to_owned()],
-            None => candidates(),
-        };
-        let mut found = Vec::new();
-        for dir in dirs {
-            if let Some(version) = version_of(&dir.join("pg_dump")).await? {
-                found.push(Self { dir, version });
-            }
-        }
+        let found = Self::found("pg_dump", configured).await?;
         let state = "nothing was read, nothing was written";
         let Some(newest) = found.iter().max_by_key(|tools| tools.version) else {
             let place = configured.map_or("PATH".to_owned(), |dir| dir.display().to_string());
@@ -43,27 +34,23 @@ impl Tools {
                 .hint("Set `database.tools` to the directory of PostgreSQL's client programs."));
         };
         let major = server / 10_000;
-        let tools = found
-            .iter()
-            .filter(|tools| tools.version / 10_000 >= major)
-            .min_by_key(|tools| (tools.version / 10_000, std::cmp::Reverse(tools.version)))
-            .ok_or_else(|| {
-                Error::new(
-                    Kind::Refused,
-                    format!(
-                        "pg_dump {} cannot read a server of version {}",
-                        version_text(newest.version),
-                        version_text(server)
-                    ),
-                )
-                .with("tool", newest.dir.join("pg_dump").display())
-                .with("server", connector.server())
-                .with("state", state)
-                .hint(format!(
-                    "Set `database.tools` to the bin directory of PostgreSQL {major} (on NixOS: \
+        let tools = Self::fitting(&found, server).ok_or_else(|| {
+            Error::new(
+                Kind::Refused,
+                format!(
+                    "pg_dump {} cannot read a server of version {}",
+                    version_text(newest.version),
+                    version_text(server)
+                ),
+            )
+            .with("tool", newest.dir.join("pg_dump").display())
+            .with("server", connector.server())
+            .with("state", state)
+            .hint(format!(
+                "Set `database.tools` to the bin directory of PostgreSQL {major} (on NixOS: \
                      \"${{config.services.postgresql.package}}/bin\")."
-                ))
-            })?;
+            ))
+        })?;
         for program in ["pg_restore", "psql"] {
             if !process::is_executable(&tools.dir.join(program)) {
                 return Err(Error::new(Kind::Refused, format!("there is no {program} beside pg_dump"))
@@ -73,6 +60,48 @@ impl Tools {
             }
         }
         Ok(tools.clone())
+    }
+
+    /// Finds a `pg_restore` that reads what was dumped from a server of this version (`server_version_num`), where there
+    /// need not be any server. No other program has to be beside it.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if there is none, or only older ones.
+    pub async fn find_reader(configured: Option<&Path>, server: u32) -> Result<Self> {
+        let found = Self::found("pg_restore", configured).await?;
+        let Some(newest) = found.iter().max_by_key(|tools| tools.version) else {
+            let place = configured.map_or("PATH".to_owned(), |dir| dir.display().to_string());
+            return Err(Error::new(Kind::Refused, format!("there is no pg_restore in {place}"))
+                .hint("Set `database.tools` to the directory of PostgreSQL's client programs."));
+        };
+        let tools = Self::fitting(&found, server).ok_or_else(|| {
+            let (tool, wanted) = (version_text(newest.version), version_text(server));
+            Error::new(Kind::Refused, format!("pg_restore {tool} is older than the backup's server {wanted}"))
+                .with("tool", newest.path("pg_restore").display())
+                .hint(format!("Set `database.tools` to the bin directory of PostgreSQL {}.", server / 10_000))
+        })?;
+        Ok(tools.clone())
+    }
+
+    /// Every directory with this program, of which all are taken to have one version.
+    async fn found(program: &str, configured: Option<&Path>) -> Result<Vec<Self>> {
+        let dirs = match configured {
+            Some(dir) => vec![dir.to_owned()],
+            None => candidates(program),
+        };
+        let mut found = Vec::new();
+        for dir in dirs {
+            if let Some(version) = version_of(&dir.join(program)).await? {
+                found.push(Self { dir, version });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The server's own major version, or the next newer one.
+    fn fitting(found: &[Self], server: u32) -> Option<&Self> {
+        let fits = found.iter().filter(|tools| tools.version / 10_000 >= server / 10_000);
+        fits.min_by_key(|tools| (tools.version / 10_000, std::cmp::Reverse(tools.version)))
     }
 
     /// The path of one of the programs.
@@ -90,7 +119,7 @@ impl Tools {
     }
 }
 
-fn candidates() -> Vec<PathBuf> {
+fn candidates(program: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
     dirs.push("/run/current-system/sw/bin".into());
@@ -99,7 +128,7 @@ fn candidates() -> Vec<PathBuf> {
         dirs.push(version.path().join("bin"));
     }
     dirs.retain(|dir| {
-        let program = dir.join("pg_dump");
+        let program = dir.join(program);
         process::is_executable(&program)
             && !std::fs::read_link(&program).is_ok_and(|target| target.ends_with("pg_wrapper"))
     });

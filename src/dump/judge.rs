@@ -168,7 +168,8 @@ fn read_pipe(mut pipe: File, meter: &Meter) -> Result<Contents> {
     }
 }
 
-fn explain_pg_restore(words: &str, tools: &Tools) -> Error {
+/// Why `pg_restore` failed, by its words.
+pub(crate) fn explain_pg_restore(words: &str, tools: &Tools) -> Error {
     if words.contains("unsupported version") {
         let version = crate::database::version_text(tools.version);
         return Error::new(Kind::Refused, "the archive was written by a newer pg_dump")

@@ -62,6 +62,16 @@ pub enum Target {
     Stdout,
 }
 
+impl Target {
+    /// As something to write to.
+    pub(crate) fn writer(self) -> Box<dyn Write + Send> {
+        match self {
+            Self::File(file) => Box::new(file),
+            Self::Stdout => Box::new(io::stdout()),
+        }
+    }
+}
+
 /// A dump that is whole.
 #[derive(Debug)]
 pub struct Written {
@@ -274,11 +284,7 @@ enum Failure {
 type Pumped = std::result::Result<(u64, String, Contents), Failure>;
 
 fn pump(mut source: File, compression: Compression, level: u32, target: Target, meter: &Meter) -> Pumped {
-    let writer: Box<dyn Write> = match target {
-        Target::File(file) => Box::new(file),
-        Target::Stdout => Box::new(io::stdout()),
-    };
-    let hashing = Hashing { writer, hash: Sha256::new(), bytes: 0 };
+    let hashing = Hashing::new(target.writer());
     let mut compressor = Compressor::new(compression, level, hashing).map_err(Failure::Target)?;
     let mut reader = Reader::default();
     let mut piece = vec![0; PIECE];
@@ -296,14 +302,26 @@ fn pump(mut source: File, compression: Compression, level: u32, target: Target, 
     }
     let contents = reader.finish().map_err(Failure::End)?;
     let done = compressor.finish().map_err(Failure::Target)?;
-    Ok((done.bytes, hex(done.hash), contents))
+    let (bytes, sha256) = done.finish();
+    Ok((bytes, sha256, contents))
 }
 
 /// Counts and hashes what passes.
-struct Hashing<W> {
+pub(crate) struct Hashing<W> {
     writer: W,
     hash: Sha256,
     bytes: u64,
+}
+
+impl<W> Hashing<W> {
+    pub(crate) fn new(writer: W) -> Self {
+        Self { writer, hash: Sha256::new(), bytes: 0 }
+    }
+
+    /// The number of bytes, and their SHA-256 as 64 hex digits.
+    pub(crate) fn finish(self) -> (u64, String) {
+        (self.bytes, hex(self.hash))
+    }
 }
 
 impl<W: Write> Write for Hashing<W> {

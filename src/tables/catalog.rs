@@ -124,13 +124,13 @@ const RELATIONS: &str = "\
           AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' \
     ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
 
-/// An array whose elements are stable is; an array of fixed length (`point`) is no such array. A domain is not: its
-/// checks belong to the version that reads it.
+/// An array whose elements are stable is; what only has elements (`point`, `int2vector`, types of extensions) is no such
+/// array, and has forms of its own. A domain is not: its checks belong to the version that reads it.
 const COLUMNS: &str = "\
     SELECT a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, \
            a.attmissingval::text, \
-           CASE WHEN t.typelem <> 0 AND t.typlen = -1 THEN t.typelem ELSE t.oid END, \
-           CASE WHEN t.typelem <> 0 AND t.typlen = -1 THEN e.typtype ELSE t.typtype END = 'e' \
+           CASE WHEN e.typarray = t.oid THEN e.oid ELSE t.oid END, \
+           CASE WHEN e.typarray = t.oid THEN e.typtype ELSE t.typtype END = 'e' \
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
          LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
     WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \

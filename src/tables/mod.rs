@@ -4,6 +4,7 @@
 //! of blocks ([`plan`]). Several sessions join the snapshot and copy the ranges, ahead of whoever takes them
 //! ([`readers`]), into memory or a temporary file ([`buffer`]); every byte passes a count of its rows ([`rows`]).
 //! `pg_dump` joins the snapshot too and writes everything that is not a row ([`definitions`]).
+//! Where rows are to be read without a server, [`mod@decode`] turns binary ones into text.
 //! What was read, and from where ([`facts`]), is written down in a [`manifest`].
 //!
 //! Where the server keeps summaries of its write-ahead log, chunks that did not change since an earlier backup need not be
@@ -14,6 +15,7 @@
 pub mod buffer;
 pub mod catalog;
 pub mod changes;
+pub mod decode;
 pub mod definitions;
 pub mod facts;
 pub mod manifest;

@@ -29,6 +29,7 @@ mod close_drive;
 mod connections;
 mod delete;
 mod docs;
+mod export;
 mod maintenance_cli;
 mod maintenance_rpc;
 mod privileges;

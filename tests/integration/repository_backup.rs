@@ -30,15 +30,15 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// A repository and a ledger of its own.
-struct Kept {
-    directory: tempfile::TempDir,
-    handle: Handle,
-    ledger: Ledger,
+pub struct Kept {
+    pub directory: tempfile::TempDir,
+    pub handle: Handle,
+    pub ledger: Ledger,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Kept {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let alone = alone();
         let directory = tempfile::tempdir().unwrap();
         let password_file = directory.path().join("password");
@@ -56,7 +56,7 @@ impl Kept {
         Self { directory, handle, ledger, _alone: alone }
     }
 
-    fn take(&mut self, connector: &Connector, tools: Option<&Path>, full_read: bool) -> Taken {
+    pub fn take(&mut self, connector: &Connector, tools: Option<&Path>, full_read: bool) -> Taken {
         wait(async {
             let client = connector.connect().await.unwrap();
             let server = glovebox::database::connect::server_version(&client).await.unwrap();
