@@ -46,7 +46,7 @@ pub async fn take_locked(env: &Env, session: &mut Session<'_>, wanted: &Wanted, 
 async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: &Lock) -> Result<Taken> {
     let server = server_version(lock.client()).await?;
     let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
-    let repository = session.open(Access::Backup).await?;
+    let repository = session.open(Access::Add).await?;
     session.reconcile(&repository).await?;
     env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);

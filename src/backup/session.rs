@@ -11,7 +11,8 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, Snapshot as Noted};
 use crate::progress::Meter;
-use crate::repository::{self, Handle, Id, read, snapshots};
+use crate::repository::lock::Lock;
+use crate::repository::{self, Handle, Id, Location, read, snapshots};
 use crate::settings;
 use crate::tables::manifest::{self, Manifest};
 
@@ -20,10 +21,10 @@ use crate::tables::manifest::{self, Manifest};
 pub enum Access {
     /// Read from it.
     Read,
-    /// Change it.
-    Write,
-    /// Put a backup into it: where there never was a repository, one is made.
-    Backup,
+    /// Put a backup into it, one at a time: where there never was a repository, one is made.
+    Add,
+    /// Remove something from it, alone.
+    Remove,
 }
 
 /// What a run did, as far as it came.
@@ -42,6 +43,8 @@ pub struct Session<'a> {
     env: &'a Env,
     settings: &'a settings::Repository,
     run: Option<RunId>,
+    /// Held from the opening of the repository to the end of the run.
+    lock: Option<Lock>,
     /// The ledger.
     pub ledger: Ledger,
     /// For the ledger, when the run ends.
@@ -68,6 +71,7 @@ impl<'a> Session<'a> {
             env,
             settings,
             run,
+            lock: None,
             ledger,
             figures: Figures::default(),
             meter: Meter::new("opening the repository"),
@@ -93,23 +97,40 @@ impl<'a> Session<'a> {
     /// [`Kind::Refused`] if it is not there, is another one, or holds backups that the ledger does not know of because
     /// the ledger is new; what [`repository::open`] says.
     pub async fn open(&mut self, access: Access) -> Result<Handle> {
-        let known = self.ledger.repository_id()?;
-        if access == Access::Backup && known.is_none() && repository::is_absent(self.settings)? {
-            return self.init().await;
+        let mut known = self.ledger.repository_id()?;
+        if access == Access::Add && known.is_none() && repository::is_absent(self.settings)? {
+            self.init().await?;
+            known = self.ledger.repository_id()?;
         }
         let settings = self.settings.clone();
-        let opening = move || match access {
-            Access::Read => repository::open_to_read(&settings),
-            Access::Write | Access::Backup => repository::open(&settings),
+        let opening = move || {
+            // First the lock, so that nothing changes between reading the repository's own files and using them.
+            let location = Location::parse(&settings.location)?;
+            let mut lock = match access {
+                Access::Read => Lock::shared(&location)?,
+                Access::Add => Lock::backup(&location)?,
+                Access::Remove => Lock::exclusive(&location)?,
+            };
+            let handle = match access {
+                Access::Read => repository::open_to_read(&settings)?,
+                Access::Add | Access::Remove => repository::open(&settings)?,
+            };
+            match lock.announce(&handle) {
+                // What is mounted read-only can be read all the same.
+                Err(error) if access == Access::Read && error.kind() == Kind::Store => {}
+                announced => announced?,
+            }
+            Ok((handle, lock))
         };
-        let handle = match self.on_thread(opening).await {
+        let (handle, lock) = match self.on_thread(opening).await {
             Err(error) if known.is_some() && repository::is_absent(self.settings).unwrap_or(false) => {
                 // The disk is not mounted, most likely: this message names what is missed.
                 self.ledger.check_repository(None).map_err(|expected| expected.with("cause", error.message()))?;
                 return Err(error);
             }
-            handle => handle?,
+            opened => opened?,
         };
+        self.lock = Some(lock);
         self.ledger.check_repository(Some(&hex(handle.id())?))?;
         if known.is_none() && access != Access::Read {
             let found = self.listed(&handle).await?.snapshots.len();
@@ -128,13 +149,12 @@ impl<'a> Session<'a> {
     }
 
     /// Makes the repository.
-    pub async fn init(&mut self) -> Result<Handle> {
+    pub async fn init(&mut self) -> Result<()> {
         let settings = self.settings.clone();
         let (options, location) = (self.env.settings.backup.compression, self.settings.location.clone());
-        self.env.reporter.step(&format!("making a repository at {}", repository::Location::parse(&location)?)).await;
+        self.env.reporter.step(&format!("making a repository at {}", Location::parse(&location)?)).await;
         let handle = self.on_thread(move || repository::init(&settings, options)).await?;
-        self.ledger.bind_repository(&hex(handle.id())?)?;
-        Ok(handle)
+        self.ledger.bind_repository(&hex(handle.id())?)
     }
 
     /// Does some work that blocks, with this run's meter on the screen.

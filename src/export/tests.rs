@@ -8,6 +8,7 @@ use super::*;
 use crate::repository::testing::{Fixture, bytes};
 use crate::tables::facts::Facts;
 use crate::tables::manifest::{ChunkEntry, FORMAT, Origin, TableEntry};
+use crate::tables::surroundings::Surroundings;
 use crate::tables::{CopyFormat, Table};
 
 const PATH: &str = "data/public.t/00000.copy";
@@ -47,8 +48,11 @@ fn manifest() -> Manifest {
             migrations: None,
         },
         horizon: None,
+        mark: None,
         schema_hash: None,
         read_all: None,
+        surroundings: Surroundings::default(),
+        files: Vec::new(),
         tables: vec![TableEntry { table, rows: 2, chunks: vec![chunk] }],
         others: Vec::new(),
     }

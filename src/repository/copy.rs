@@ -193,7 +193,7 @@ fn first_difference(source: &read::Contents, copy: &read::Contents) -> Option<St
 pub fn init_copy(settings: &settings::Repository, source: &Handle) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
     let root = location.directory()?.to_path_buf();
-    let password = password::read_for_new(&settings.password_file)?;
+    let password = password::read_for_new(settings)?;
     refuse_unless_empty(&root)?;
     let config = source.vault.file(FileType::Config, Id::from([0; 32]))?;
     let mut config: ConfigFile = serde_json::from_slice(&config)

@@ -142,13 +142,13 @@ pub fn list(handle: &Handle) -> Result<Vec<Key>> {
     Ok(keys)
 }
 
-/// Adds a key for the password in this file, and proves that it opens the repository. Gives its id.
+/// Adds a key for the password in this file of these bytes, and proves that it opens the repository. Gives its id.
 ///
 /// # Errors
 /// [`Kind::Refused`] if the password would not do for a new repository, or opens it already; [`Kind::Store`] if the
 /// key cannot be written; [`Kind::Verify`] if it does not open the repository: it is removed again then.
-pub fn add(handle: &Handle, password_file: &Path) -> Result<Id> {
-    let password = password::read_for_new(password_file)?;
+pub fn add(handle: &Handle, password_file: &Path, bytes: &[u8]) -> Result<Id> {
+    let password = password::fit_for_new(password_file, bytes)?;
     let state = "the keys are as they were";
     for id in handle.vault.list(FileType::Key)?.into_keys() {
         if try_file(&handle.vault.raw(FileType::Key, id)?, &password).is_some() {

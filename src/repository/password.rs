@@ -18,7 +18,7 @@ const SHORTEST: usize = 20;
 /// # Errors
 /// [`Kind::Refused`] if the file cannot be read or its first line is empty.
 pub(super) fn read(settings: &settings::Repository) -> Result<Secret> {
-    Ok(first_line(settings)?.0)
+    Ok(first_line(&settings.password_file, &text(settings)?)?.0)
 }
 
 /// The same for a new repository, whose password has to last.
@@ -26,8 +26,15 @@ pub(super) fn read(settings: &settings::Repository) -> Result<Secret> {
 /// # Errors
 /// [`Kind::Refused`] also for one of fewer than 20 characters, or one that restic would read differently.
 pub(super) fn read_for_new(settings: &settings::Repository) -> Result<Secret> {
-    let path = &settings.password_file;
-    let (password, more) = first_line(settings)?;
+    fit_for_new(&settings.password_file, &text(settings)?)
+}
+
+/// A new password, from the bytes of this file.
+///
+/// # Errors
+/// As [`read_for_new`].
+pub(super) fn fit_for_new(path: &Path, bytes: &[u8]) -> Result<Secret> {
+    let (password, more) = first_line(path, bytes)?;
     let length = password.expose().chars().count();
     let reason = if length < SHORTEST {
         format!("has {length} characters, fewer than {SHORTEST}")
@@ -42,17 +49,21 @@ pub(super) fn read_for_new(settings: &settings::Repository) -> Result<Secret> {
         .hint("Make one with `openssl rand -base64 32`, and keep a copy away from this machine."))
 }
 
-fn first_line(settings: &settings::Repository) -> Result<(Secret, bool)> {
+/// What is in the file, as far as it was not read with the caller's rights.
+fn text(settings: &settings::Repository) -> Result<Zeroizing<Vec<u8>>> {
     let path = &settings.password_file;
     let bytes = match &settings.password {
         Some(text) => Ok(text.expose().as_bytes().to_vec()),
         None => std::fs::read(path),
     };
-    let bytes = bytes
+    bytes
         .context(Kind::Refused, format!("cannot read the password file {}", path.display()))
         .map(Zeroizing::new)
-        .map_err(|error| error.with("state", "nothing was touched"))?;
-    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| error.with("state", "nothing was touched"))
+}
+
+fn first_line(path: &Path, bytes: &[u8]) -> Result<(Secret, bool)> {
+    let text = std::str::from_utf8(bytes)
         .map_err(|_| refused(path, &format!("the password file {} is not UTF-8 text", path.display())))?;
     let (line, rest) = text.split_once('\n').unwrap_or((text, ""));
     let line = line.strip_suffix('\r').unwrap_or(line);

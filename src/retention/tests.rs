@@ -24,6 +24,8 @@ fn snapshot(sequence: i64, time: DateTime<Utc>) -> Snapshot {
         duration_ms: 1,
         manifest_sha256: id,
         purpose: Purpose::Regular,
+        schema_version: None,
+        comment: None,
     };
     Snapshot { sequence, facts, pinned: false, verified_at: None, deleted_at: None }
 }

@@ -36,6 +36,7 @@ mod privileges;
 mod repository_backup;
 mod repository_cli;
 mod repository_failures;
+mod repository_keeping;
 mod restore_backup;
 mod restore_kill;
 mod restore_load;

@@ -39,12 +39,18 @@ impl Args {
     /// What has to be opened before the work begins.
     #[must_use]
     pub fn needs(&self, file: &Path) -> Needs {
-        if is_stdout(file) {
-            return Needs { stdout_is_data: true, ..Needs::default() };
-        }
-        let path = expand_time(file, chrono::Utc::now());
-        Needs { opens: Opens { output: Some((path, self.force)), ..Opens::default() }, ..Needs::default() }
+        needs(file, self.force)
     }
+}
+
+/// What has to be opened to write `file`, which may replace one if `force` says so.
+#[must_use]
+pub fn needs(file: &Path, force: bool) -> Needs {
+    if is_stdout(file) {
+        return Needs { stdout_is_data: true, ..Needs::default() };
+    }
+    let path = expand_time(file, chrono::Utc::now());
+    Needs { opens: Opens { output: Some((path, force)), ..Opens::default() }, ..Needs::default() }
 }
 
 /// Writes the dump.

@@ -32,7 +32,10 @@ async fn make(env: &Env, session: &mut Session<'_>) -> Result<Report> {
         // Where there was one before, a new one in its place would hide that it is gone.
         session.ledger.check_repository(None)?;
     }
-    let handle = if is_absent { session.init().await? } else { session.open(Access::Write).await? };
+    if is_absent {
+        session.init().await?;
+    }
+    let handle = session.open(Access::Add).await?;
     let made = if is_absent { "made" } else { "there already" };
     let text = format!(
         "repository {} at {}: {made}\nKeep its password in a second place too: without it, nobody can open a backup.",

@@ -1,8 +1,12 @@
 //! `teslamate-backup`: the command line. Without FILE and without a subcommand, a backup into the repository.
 
 pub mod check;
+pub mod copy;
+pub mod export;
 pub mod file;
+pub mod forget;
 pub mod init;
+pub mod key;
 pub mod list;
 pub mod pin;
 pub mod show;
@@ -16,6 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::report::Report;
 use super::{Common, Env, Needs};
 use crate::error::{Error, Kind, Result};
+use crate::host::Opens;
 
 /// Back the database up: into the repository, or with FILE into one dump file
 #[derive(Debug, Parser)]
@@ -57,6 +62,17 @@ pub enum Command {
     Show(show::Args),
     /// Look whether the repository is whole
     Check(check::Args),
+    /// Give up what the retention does not keep, then prune
+    Forget(forget::Forget),
+    /// Give single backups up
+    Delete(forget::Delete),
+    /// Write a backup to a dump file, without a server
+    Export(export::Args),
+    /// Copy backups to every configured copy
+    Copy(copy::Copy),
+    /// Show, add or remove keys: the passwords that open the repository
+    #[command(subcommand)]
+    Key(key::Command),
     /// Keep a backup whatever the retention says
     Pin(pin::Args),
     /// Leave a pinned backup to the retention again
@@ -77,6 +93,12 @@ impl Args {
     #[must_use]
     pub fn needs(&self) -> Needs {
         match (&self.command, &self.file.file) {
+            (Some(Command::Export(args)), _) => args.needs(),
+            (Some(Command::Key(key::Command::Add { new_password_file })), _) => Needs {
+                opens: Opens { input: Some(new_password_file.clone()), ..Opens::default() },
+                repository: true,
+                ..Needs::default()
+            },
             (Some(command), _) => Needs {
                 repository: command.opens_repository(),
                 new_repository: matches!(command, Command::Init(_)),
@@ -110,6 +132,11 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             Command::List(args) => list::run(args, &env),
             Command::Show(args) => show::run(args, env).await,
             Command::Check(args) => check::run(args, env).await,
+            Command::Forget(args) => forget::forget(args, env).await,
+            Command::Delete(args) => forget::delete(args, env).await,
+            Command::Export(args) => export::run(args, env).await,
+            Command::Copy(_) => copy::run(env).await,
+            Command::Key(command) => key::run(command, env).await,
             Command::Pin(args) => pin::run(args, true, &env),
             Command::Unpin(args) => pin::run(args, false, &env),
             Command::Rebuild(_) => init::rebuild(env).await,

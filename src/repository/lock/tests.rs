@@ -248,7 +248,7 @@ fn r33_we_see_restics_locks() {
 fn a_lock_of_one_repository_is_not_announced_in_another() {
     let fixture = Fixture::new();
     let directory = tempfile::tempdir().unwrap();
-    let other = init(&settings(directory.path(), PASSWORD)).unwrap();
+    let other = init(&settings(directory.path(), PASSWORD), 3).unwrap();
     let error = Lock::shared(&place(&fixture)).unwrap().announce(&other).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "{error}");
 }

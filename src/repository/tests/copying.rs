@@ -148,7 +148,7 @@ fn a_repository_made_for_copies_shares_with_backups_taken_straight_into_it() {
     let ids = two(&fixture);
     let (source, shared) = (fixture.open(), open(&fixture.second()).unwrap());
     let directory = tempfile::tempdir().unwrap();
-    let foreign = init(&settings(directory.path(), PASSWORD)).unwrap();
+    let foreign = init(&settings(directory.path(), PASSWORD), 3).unwrap();
     let mut added = Vec::new();
     for target in [&shared, &foreign] {
         copy(&source, target, &ids, &Meter::default()).unwrap();

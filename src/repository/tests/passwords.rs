@@ -1,14 +1,14 @@
 //! More passwords for one repository, and never none.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustic_core::FileType;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::repository::testing::{Fixture, bytes, noise};
-use crate::repository::{Id, keys, open};
+use crate::repository::{Handle, Id, keys, open};
 
 const OTHER: &str = "another horse, another battery";
 
@@ -28,6 +28,11 @@ fn refused(error: &Error, words: &str) {
     assert!(!error.to_string().contains("battery"), "{error}");
 }
 
+/// Adds the password in this file.
+fn add(handle: &Handle, path: &Path) -> Result<Id> {
+    keys::add(handle, path, &std::fs::read(path).unwrap())
+}
+
 #[test]
 fn r38_a_password_is_added_proved_and_the_old_one_removed() {
     let fixture = Fixture::new();
@@ -35,7 +40,7 @@ fn r38_a_password_is_added_proved_and_the_old_one_removed() {
     let handle = fixture.open();
     let [first] = &keys::list(&handle).unwrap()[..] else { panic!("one key") };
     assert!(first.in_use && first.damaged.is_none() && first.created.is_some(), "{first:?}");
-    let added = keys::add(&handle, &file(&fixture, OTHER)).unwrap();
+    let added = add(&handle, &file(&fixture, OTHER)).unwrap();
     let listed = keys::list(&handle).unwrap();
     assert_eq!(listed.len(), 2);
     let second = listed.iter().find(|key| key.id == added).unwrap();
@@ -66,7 +71,7 @@ fn r38_a_new_password_follows_the_rules_of_a_new_repository() {
         ("another horse, another battery\nmore", "more text"),
         (crate::repository::testing::PASSWORD, "opens the repository already"),
     ] {
-        refused(&keys::add(&handle, &file(&fixture, password)).unwrap_err(), words);
+        refused(&add(&handle, &file(&fixture, password)).unwrap_err(), words);
         assert_eq!(keys::list(&handle).unwrap().len(), 1);
     }
 }
@@ -75,7 +80,7 @@ fn r38_a_new_password_follows_the_rules_of_a_new_repository() {
 fn r37_no_key_is_removed_while_the_one_in_use_is_damaged() {
     let fixture = Fixture::new();
     let handle = fixture.open();
-    let added = keys::add(&handle, &file(&fixture, OTHER)).unwrap();
+    let added = add(&handle, &file(&fixture, OTHER)).unwrap();
     let in_use = keys::list(&handle).unwrap().into_iter().find(|key| key.in_use).unwrap().id;
     let good = fs::read(path(&fixture, in_use)).unwrap();
     fs::write(path(&fixture, in_use), "{}").unwrap();
@@ -101,7 +106,7 @@ fn r38_a_key_that_does_not_open_the_repository_is_not_kept() {
         bytes
     };
     let handle = fixture.open_hooked(|_| {}, spoil);
-    let error = keys::add(&handle, &file(&fixture, OTHER)).unwrap_err();
+    let error = add(&handle, &file(&fixture, OTHER)).unwrap_err();
     assert_eq!((error.kind(), error.detail("state")), (Kind::Verify, Some("the keys are as they were")), "{error}");
     assert_eq!(keys::list(&fixture.open()).unwrap().len(), 1);
 }
@@ -114,7 +119,7 @@ fn restic_opens_the_repository_with_the_added_password() {
         eprintln!("SKIPPED restic_opens_the_repository_with_the_added_password: no restic in PATH");
         return;
     }
-    let added = keys::add(&fixture.open(), &file(&fixture, OTHER)).unwrap();
+    let added = add(&fixture.open(), &file(&fixture, OTHER)).unwrap();
     let run = Command::new("restic")
         .args(["--no-cache", "--repo", &fixture.settings.location, "key", "list", "--json", "--password-file"])
         .arg(file(&fixture, OTHER))

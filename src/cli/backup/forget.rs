@@ -1,0 +1,223 @@
+//! `teslamate-backup forget` and `delete`: gives backups up, by the retention or by name, then prunes.
+
+use std::collections::BTreeSet;
+
+use chrono::Utc;
+use serde_json::{Value, json};
+
+use crate::backup::hex;
+use crate::backup::session::{Access, Session};
+use crate::cli::Env;
+use crate::cli::report::{self, Report};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{HexId, RunKind, RunStatus, Snapshot};
+use crate::repository::prune::{Pruned, prune};
+use crate::repository::{Handle, Id, snapshots};
+use crate::retention::{self, Decision};
+
+/// Whether to do it.
+#[derive(clap::Args, Debug)]
+pub struct Forget {
+    /// Show what would stay and what would go, and why
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to give up.
+#[derive(clap::Args, Debug)]
+pub struct Delete {
+    /// The begin of an id, 4 digits or more (repeatable)
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Applies the retention.
+pub async fn forget(args: &Forget, env: Env) -> Result<Report> {
+    let mut session = Session::begin(&env, (!args.dry_run).then_some(RunKind::Forget))?;
+    let result = apply(args, &env, &mut session).await;
+    session.end(result)
+}
+
+async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Report> {
+    let known = session.ledger.list()?;
+    let decisions = retention::decide(&known, &env.settings.retention, Utc::now())?;
+    let going: Vec<Snapshot> =
+        decisions.iter().filter(|decision| !decision.keeps()).map(|decision| decision.snapshot.clone()).collect();
+    let mut report = describe(&decisions);
+    if args.dry_run {
+        report.text.push_str("\ndry run: nothing was removed");
+        report.json["dry_run"] = true.into();
+        return Ok(report);
+    }
+    refuse_after_failure(session)?;
+    let handle = session.open(Access::Remove).await?;
+    compare(session, &handle, &known).await?;
+    give_up(session, &handle, &going).await?;
+    let pruned = prune_now(env, session, &handle).await?;
+    add_pruned(&mut report, &pruned);
+    report.json["dry_run"] = false.into();
+    Ok(report)
+}
+
+/// While backups fail, the old ones are all there is.
+fn refuse_after_failure(session: &Session<'_>) -> Result<()> {
+    let runs = session.ledger.runs(1000)?;
+    let last = runs.iter().find(|run| run.kind == RunKind::Backup && run.status != RunStatus::Running);
+    match last {
+        Some(run) if run.status != RunStatus::Succeeded => Err(Error::new(
+            Kind::Refused,
+            format!("the last backup {}: nothing is removed until one succeeds", run.status),
+        )
+        .with("started", run.started.format("%F %T UTC"))
+        .with("error", run.error.as_deref().unwrap_or_default())
+        .with("state", "every backup is as it was")
+        .hint("Take one with `teslamate-backup`.")),
+        _ => Ok(()),
+    }
+}
+
+/// The repository must hold exactly what the ledger knows, or one of them is wrong.
+async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> Result<()> {
+    let state = "every backup is as it was";
+    let missing = session.missing()?;
+    if let Some(first) = missing.first() {
+        return Err(Error::new(
+            Kind::Verify,
+            format!("backup {} is missing from the repository", first.facts.id.short()),
+        )
+        .with("state", state)
+        .hint("`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up."));
+    }
+    let listing = session.listed(handle).await?;
+    if let Some((id, error)) = listing.unreadable.first() {
+        return Err(error.clone().with("snapshot", id.short()).with("state", state));
+    }
+    let ids: BTreeSet<&str> = known.iter().map(|noted| noted.facts.id.as_str()).collect();
+    match listing.snapshots.iter().find(|found| !ids.contains(found.id.to_string().as_str())) {
+        None => Ok(()),
+        Some(found) => Err(Error::new(
+            Kind::Refused,
+            format!("the repository holds backup {}, which the ledger does not know", found.id.short()),
+        )
+        .with("found", format!("\"{}\" on {}, {}", found.label, found.host, found.time.format("%F %T UTC")))
+        .with("state", state)
+        .hint("The next `teslamate-backup` notes it, if it is this database's.")),
+    }
+}
+
+/// First in the ledger, then in the repository: killed in between, the next backup finishes it.
+async fn give_up(session: &mut Session<'_>, handle: &Handle, going: &[Snapshot]) -> Result<()> {
+    let ids: Vec<HexId> = going.iter().map(|noted| noted.facts.id.clone()).collect();
+    session.ledger.mark_deleted(&ids, Utc::now())?;
+    let present: BTreeSet<Id> = session.listed(handle).await?.snapshots.iter().map(|found| found.id).collect();
+    for id in ids {
+        let id: Id = id.as_str().parse()?;
+        if present.contains(&id) {
+            let handle = handle.clone();
+            session.on_thread(move || snapshots::delete(&handle, id)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn prune_now(env: &Env, session: &mut Session<'_>, handle: &Handle) -> Result<Pruned> {
+    env.reporter.step("pruning the repository").await;
+    let expected: BTreeSet<Id> =
+        session.ledger.list()?.iter().map(|noted| noted.facts.id.as_str().parse()).collect::<Result<_>>()?;
+    let (handle, meter) = (handle.clone(), session.meter.clone());
+    let pruned = session.on_thread(move || prune(&handle, &expected, Utc::now(), &meter)).await?;
+    let gone: Vec<HexId> = pruned.deleted.ids.iter().map(|id| hex(*id)).collect::<Result<_>>()?;
+    session.ledger.forget_packs(&gone)?;
+    let read: Vec<HexId> = pruned.written.ids.iter().map(|id| hex(*id)).collect::<Result<_>>()?;
+    session.ledger.note_read_back(&read, Utc::now())?;
+    Ok(pruned)
+}
+
+fn describe(decisions: &[Decision<'_>]) -> Report {
+    let rows: Vec<Vec<String>> = decisions
+        .iter()
+        .map(|decision| {
+            let facts = &decision.snapshot.facts;
+            let reasons: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
+            let word = if decision.keeps() { "keep" } else { "remove" };
+            vec![
+                word.to_owned(),
+                facts.id.short().to_owned(),
+                facts.time.format("%F %T").to_string(),
+                reasons.join(", "),
+            ]
+        })
+        .collect();
+    let kept = decisions.iter().filter(|decision| decision.keeps()).count();
+    let table = report::table(&["", "id", "time (UTC)", "because"], &rows);
+    let list = |keeps: bool| -> Vec<Value> {
+        let chosen = decisions.iter().filter(|decision| decision.keeps() == keeps);
+        let reasons = |decision: &Decision<'_>| decision.reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
+        chosen.map(|decision| json!({ "id": decision.snapshot.facts.id, "reasons": reasons(decision) })).collect()
+    };
+    let text = format!("{table}\n{kept} stay, {} go", decisions.len() - kept);
+    Report::new(text, json!({ "kept": list(true), "removed": list(false) }))
+}
+
+fn add_pruned(report: &mut Report, pruned: &Pruned) {
+    let count =
+        |packs: &crate::repository::prune::Packs| format!("{} packs ({})", packs.ids.len(), report::bytes(packs.bytes));
+    report.text = format!(
+        "{}\ndeleted {}, marked {} to be deleted in a day or later, rewrote {}",
+        report.text,
+        count(&pruned.deleted),
+        count(&pruned.marked),
+        count(&pruned.repacked)
+    );
+    let figures = |packs: &crate::repository::prune::Packs| json!({ "packs": packs.ids.len(), "bytes": packs.bytes });
+    report.json["pruned"] = json!({
+        "deleted": figures(&pruned.deleted),
+        "marked": figures(&pruned.marked),
+        "repacked": figures(&pruned.repacked),
+        "waiting": figures(&pruned.waiting),
+    });
+}
+
+/// Gives single backups up.
+pub async fn delete(args: &Delete, env: Env) -> Result<Report> {
+    let mut session = Session::begin(&env, Some(RunKind::Delete))?;
+    let result = remove(args, &env, &mut session).await;
+    session.end(result)
+}
+
+async fn remove(args: &Delete, env: &Env, session: &mut Session<'_>) -> Result<Report> {
+    let state = "every backup is as it was";
+    let going = args.ids.iter().map(|id| session.meant(id)).collect::<Result<Vec<_>>>()?;
+    if let Some(pinned) = going.iter().find(|noted| noted.pinned) {
+        let id = pinned.facts.id.short();
+        return Err(Error::new(Kind::Refused, format!("backup {id} is pinned"))
+            .with("state", state)
+            .hint(format!("If it is meant nevertheless: teslamate-backup unpin {id}")));
+    }
+    if !args.yes {
+        let shown: Vec<String> = going
+            .iter()
+            .map(|noted| format!("{} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC")))
+            .collect();
+        let question = format!("This deletes for good: {}\nType `delete` to go on: ", shown.join(", "));
+        match env.interrupt.guard(env.host.ask(&question)).await? {
+            Some(answer) if answer == "delete" => {}
+            Some(_) => return Err(Error::new(Kind::Refused, "nothing was deleted").with("state", state)),
+            None => {
+                return Err(Error::new(Kind::Usage, "backups are only deleted with --yes where there is no terminal")
+                    .with("state", state)
+                    .hint("Add --yes."));
+            }
+        }
+    }
+    let handle = session.open(Access::Remove).await?;
+    give_up(session, &handle, &going).await?;
+    let lines: Vec<String> =
+        going.iter().map(|noted| format!("backup {} is deleted", noted.facts.id.short())).collect();
+    let ids: Vec<&str> = going.iter().map(|noted| noted.facts.id.as_str()).collect();
+    let text = format!("{}\nwhat it alone needed is removed by the next `teslamate-backup forget`", lines.join("\n"));
+    Ok(Report::new(text, json!({ "deleted": ids })))
+}
