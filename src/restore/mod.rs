@@ -8,6 +8,7 @@ pub mod check;
 pub mod load;
 pub mod names;
 pub mod properties;
+pub mod rows_only;
 pub mod staging;
 pub mod stored;
 pub mod swap;

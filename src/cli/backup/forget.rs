@@ -42,23 +42,28 @@ pub async fn forget(args: &Forget, env: Env) -> Result<Report> {
 }
 
 async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Report> {
+    let handle = if args.dry_run {
+        None
+    } else {
+        refuse_after_failure(session)?;
+        let handle = session.open(Access::Remove).await?;
+        session.reconcile(&handle).await?;
+        Some(handle)
+    };
     let known = session.ledger.list()?;
     let decisions = retention::decide(&known, &env.settings.retention, Utc::now())?;
     let going: Vec<Snapshot> =
         decisions.iter().filter(|decision| !decision.keeps()).map(|decision| decision.snapshot.clone()).collect();
     let mut report = describe(&decisions);
-    if args.dry_run {
+    report.json["dry_run"] = args.dry_run.into();
+    let Some(handle) = handle else {
         report.text.push_str("\ndry run: nothing was removed");
-        report.json["dry_run"] = true.into();
         return Ok(report);
-    }
-    refuse_after_failure(session)?;
-    let handle = session.open(Access::Remove).await?;
+    };
     compare(session, &handle, &known).await?;
     give_up(session, &handle, &going).await?;
     let pruned = prune_now(env, session, &handle).await?;
     add_pruned(&mut report, &pruned);
-    report.json["dry_run"] = false.into();
     Ok(report)
 }
 
