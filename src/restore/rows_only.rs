@@ -161,10 +161,10 @@ struct ForeignKey {
 
 async fn foreign_keys(client: &Client, names: &[String]) -> Result<Vec<ForeignKey>> {
     let sql = "SELECT c.conname::text, cn.nspname::text, ct.relname::text, pn.nspname::text, pt.relname::text, \
-                      (SELECT array_agg(a.attname::text ORDER BY k.ordinality) FROM unnest(c.conkey) WITH ORDINALITY k \
-                       JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.unnest), \
-                      (SELECT array_agg(a.attname::text ORDER BY k.ordinality) FROM unnest(c.confkey) WITH ORDINALITY k \
-                       JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.unnest) \
+                      (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.conkey) WITH ORDINALITY k (attnum, place) \
+                       JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum), \
+                      (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.confkey) WITH ORDINALITY k (attnum, place) \
+                       JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum) \
                FROM pg_constraint c JOIN pg_class ct ON ct.oid = c.conrelid JOIN pg_namespace cn ON cn.oid = ct.relnamespace \
                JOIN pg_class pt ON pt.oid = c.confrelid JOIN pg_namespace pn ON pn.oid = pt.relnamespace \
                WHERE c.contype = 'f' \

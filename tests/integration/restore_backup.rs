@@ -198,12 +198,12 @@ fn rows_alone_are_put_back_in_one_transaction_or_not_at_all() {
     rows(&["--no-safety-backup"]).expect(0);
     assert_eq!(server.content(database), before);
     // The next drive gets a number that no drive has.
-    server.query(database, "SELECT setval('drives_id_seq', 1)");
+    server.query(database, "SELECT setval(pg_get_serial_sequence('drives', 'id'), 1)");
     rows(&["--table", "drives", "--table", "positions", "--no-safety-backup"]).expect(0);
     server.query(database, "INSERT INTO drives (start_date, car_id) VALUES ('2030-01-01', 1)");
     server.query(database, "DELETE FROM drives WHERE start_date = '2030-01-01'");
 
-    let held = server.hold(database, "SELECT 1 FROM cars");
+    let held = server.hold(database, "LOCK TABLE cars IN ACCESS SHARE MODE");
     rows(&["--table", "cars", "--no-safety-backup"]).expect(11).says("cannot lock the tables").says("is as it was");
     drop(held);
     server.query(database, "ALTER TABLE cars ADD COLUMN later int");
