@@ -265,9 +265,16 @@ async fn contents(
 mod tests {
     use super::*;
 
+    impl Changes {
+        /// Of one file, in ranges of 16 blocks.
+        pub(in crate::tables) fn of(tablespace: u32, filenode: u32, ranges: &[u64], limit: Option<u64>) -> Self {
+            let file = FileChanges { ranges: ranges.iter().copied().collect(), limit };
+            Self { files: HashMap::from([((tablespace, filenode), file)]), step: 16 }
+        }
+    }
+
     fn changes(ranges: &[u64], limit: Option<u64>) -> Changes {
-        let file = FileChanges { ranges: ranges.iter().copied().collect(), limit };
-        Changes { files: HashMap::from([((1663, 7), file)]), step: 16 }
+        Changes::of(1663, 7, ranges, limit)
     }
 
     #[test]

@@ -76,3 +76,6 @@ fn is_same(parent: &Table, table: &Table) -> bool {
 fn same_range<'a>(parent: &'a TableEntry, chunk: &Chunk) -> Option<&'a ChunkEntry> {
     parent.chunks.iter().find(|entry| entry.path == chunk.path && entry.blocks == chunk.blocks)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::support::probe::{Random, eventually};
-use crate::support::server17::Server17;
 use crate::support::server::{Options, bin_dir, is_root};
+use crate::support::server17::Server17;
 use crate::support::{Outcome, Server, Site};
 
 /// Names of everything in a directory of the repository.
@@ -334,7 +334,7 @@ fn r34_what_is_rotten_is_taken_out_and_backups_go_on() {
     fs::write(&pack, bytes).unwrap();
     let name = pack.file_name().unwrap().to_str().unwrap();
     site.run("teslamate-backup", &["check", "--read-data"]).expect(14);
-    let mut restic = tools.restic();
+    let mut restic = Command::new(tools.tools().join("restic"));
     restic.arg("-r").arg(site.repository()).arg("--password-file").arg(site.path("password"));
     let output = restic.args(["--no-cache", "repair", "packs", name]).current_dir(site.path("")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
