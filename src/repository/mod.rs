@@ -40,6 +40,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unfinished;
 mod vault;
 
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ pub use location::Location;
 
 use self::store::{Journal, Store};
 use self::vault::Vault;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::settings;
 
 /// The newest format that is understood, as restic numbers it.
@@ -230,7 +231,8 @@ fn probe(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is nothing where the repository should be: a directory that is missing or empty.
+/// Whether there is nothing where the repository should be: a directory that is missing or empty, or in which an `init`
+/// was killed.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a location that is none, [`Kind::Refused`] if it cannot be looked at: that is not the same as
@@ -243,7 +245,10 @@ pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
         Err(cause) => Err(Error::new(Kind::Refused, format!("cannot look into {}", root.display()))
             .with("cause", cause)
             .with("state", "nothing was touched")),
-        Ok(mut entries) => Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))),
+        Ok(mut entries) => {
+            let is_empty = entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"));
+            Ok(is_empty || unfinished::is_left(root).unwrap_or(false))
+        }
     }
 }
 
@@ -262,6 +267,10 @@ pub fn present(settings: &settings::Repository) -> Result<BTreeSet<Id>> {
 
 fn refuse_unless_empty(root: &Path) -> Result<()> {
     let refused = |message: String| Error::new(Kind::Refused, message).with("state", "nothing was touched");
+    if unfinished::is_left(root).unwrap_or(false) {
+        return unfinished::clear(root)
+            .context(Kind::Store, format!("cannot clear away what a killed `init` left in {}", root.display()));
+    }
     match std::fs::read_dir(root) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(cause) => Err(refused(format!("cannot look into {}", root.display())).with("cause", cause)),

@@ -63,8 +63,6 @@ impl Kept {
             let tools = Tools::find(connector, tools, server).await.unwrap();
             let backup = Backup {
                 connector,
-                tools: &tools,
-                repository: &self.handle,
                 interrupt: &Interrupt::listen().unwrap(),
                 jobs: 2,
                 chunk_blocks: 16,
@@ -77,7 +75,9 @@ impl Kept {
                 extra: Vec::new(),
                 surroundings: Surroundings::default(),
             };
-            Box::pin(backup.take(&mut self.ledger, &Meter::new(""))).await.unwrap()
+            let is_first = self.ledger.latest().unwrap().is_none();
+            let prepared = backup.prepare(&tools, is_first, &Meter::new("")).await.unwrap();
+            Box::pin(backup.take(&mut self.ledger, &self.handle, prepared, &Meter::new(""))).await.unwrap()
         })
     }
 

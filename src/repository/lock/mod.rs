@@ -64,13 +64,9 @@ impl Lock {
 
     fn take(location: &Location, exclusive: bool, backup: bool) -> Result<Self> {
         let root = location.directory()?;
-        let whole = match File::open(root) {
-            Ok(file) => file,
-            Err(cause) => {
-                probe(root)?;
-                return Err(Error::new(Kind::Refused, format!("cannot open {}", root.display())).with("cause", cause));
-            }
-        };
+        // Where there is no repository, this says why.
+        probe(root)?;
+        let whole = File::open(root).context(Kind::Refused, format!("cannot open {}", root.display()))?;
         lock(&whole, exclusive, &format!("the repository at {location} is in use"))?;
         let mut files = vec![whole];
         if backup {
