@@ -146,17 +146,16 @@ struct Decided {
 }
 
 impl Backup<'_> {
-    /// Looks at everything that is to be read, and keeps it still. For a first backup (`is_first`) a checkpoint is made
-    /// before.
+    /// Looks at everything that is to be read, and keeps it still.
     ///
     /// # Errors
     /// [`Kind::Source`]; [`Kind::Busy`] if a table stays locked.
-    pub async fn prepare(&self, tools: &Tools, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
-        match self.prepare_once(tools, is_first, meter).await {
+    pub async fn prepare(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
+        match self.prepare_once(tools, meter).await {
             // What is in the way of these locks waits for this one's, and can go on now that they are gone.
             Err(error) if error.kind() == Kind::Source || error.detail("while") == Some(IN_BETWEEN) => {
                 tokio::time::sleep(PAUSE).await;
-                self.prepare_once(tools, is_first, meter).await
+                self.prepare_once(tools, meter).await
             }
             prepared => prepared,
         }
@@ -234,14 +233,12 @@ impl Backup<'_> {
         Ok(Some(Parent { id, manifest }))
     }
 
-    async fn prepare_once(&self, tools: &Tools, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
+    async fn prepare_once(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
         let begin = Instant::now();
         let session = self.connector.connect().await?;
-        if is_first {
-            // The summary that the horizon lies in begins at the checkpoint before it. Without this one it may go back to
-            // when the rows came in, and the second backup would read all of them again.
-            changes::checkpoint_before(&session).await?;
-        }
+        // The summary that the horizon lies in begins at the checkpoint before it. Without this one, what was changed
+        // between the last backup and this one would be read again by the next.
+        changes::checkpoint_before(&session).await?;
         meter.now("waiting for running transactions to end");
         let horizon = changes::settle(&session, SETTLE).await?;
         meter.now("reading the schema");

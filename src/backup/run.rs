@@ -60,12 +60,11 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         surroundings: surroundings::look(&env.settings).await,
     };
     let meter = session.meter.clone();
-    let is_first = session.ledger.latest()?.is_none();
     let preparing = async {
         let server = server_version(lock.client()).await?;
         let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
         env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
-        backup.prepare(&tools, is_first, &meter).await
+        backup.prepare(&tools, &meter).await
     };
     let preparing = env.interrupt.guard(Box::pin(preparing));
     let (prepared, repository) = if session.ledger.repository_id()?.is_some() {

@@ -75,8 +75,7 @@ impl Kept {
                 extra: Vec::new(),
                 surroundings: Surroundings::default(),
             };
-            let is_first = self.ledger.latest().unwrap().is_none();
-            let prepared = backup.prepare(&tools, is_first, &Meter::new("")).await.unwrap();
+            let prepared = backup.prepare(&tools, &Meter::new("")).await.unwrap();
             Box::pin(backup.take(&mut self.ledger, &self.handle, prepared, &Meter::new(""))).await.unwrap()
         })
     }
