@@ -98,18 +98,17 @@ impl<'a> Session<'a> {
     /// the ledger is new; what [`repository::open`] says.
     pub async fn open(&mut self, access: Access) -> Result<Handle> {
         let mut known = self.ledger.repository_id()?;
-        if access == Access::Add && known.is_none() && repository::is_absent(self.settings)? {
+        if access == Access::Add && known.is_none() && repository::may_be_made(self.settings)? {
             self.init().await?;
             known = self.ledger.repository_id()?;
         }
         let settings = self.settings.clone();
         let opening = move || {
             // First the lock, so that nothing changes between reading the repository's own files and using them.
-            let location = Location::parse(&settings.location)?;
             let mut lock = match access {
-                Access::Read => Lock::shared(&location)?,
-                Access::Add => Lock::backup(&location)?,
-                Access::Remove => Lock::exclusive(&location)?,
+                Access::Read => Lock::shared(&settings)?,
+                Access::Add => Lock::backup(&settings)?,
+                Access::Remove => Lock::exclusive(&settings)?,
             };
             let handle = match access {
                 Access::Read => repository::open_to_read(&settings)?,
@@ -123,7 +122,8 @@ impl<'a> Session<'a> {
             Ok((handle, lock))
         };
         let (handle, lock) = match self.on_thread(opening).await {
-            Err(error) if known.is_some() && repository::is_absent(self.settings).unwrap_or(false) => {
+            // What cannot be reached was asked for long enough; whether it is there is not known.
+            Err(error) if known.is_some() && error.kind() != Kind::Store && self.is_absent().await.unwrap_or(false) => {
                 // The disk is not mounted, most likely: this message names what is missed.
                 self.ledger.check_repository(None).map_err(|expected| expected.with("cause", error.message()))?;
                 return Err(error);
@@ -146,6 +146,12 @@ impl<'a> Session<'a> {
             self.ledger.bind_repository(&hex(handle.id())?)?;
         }
         Ok(handle)
+    }
+
+    /// Whether there is no repository, as [`repository::is_absent`] says.
+    pub async fn is_absent(&self) -> Result<bool> {
+        let settings = self.settings.clone();
+        self.on_thread(move || repository::is_absent(&settings)).await
     }
 
     /// Makes the repository.
@@ -233,9 +239,10 @@ impl<'a> Session<'a> {
     }
 
     /// Backups that the ledger knows and the repository has not, by name alone.
-    pub fn missing(&self) -> Result<Vec<Noted>> {
-        let present: BTreeSet<String> =
-            repository::present(self.settings)?.into_iter().map(|id: Id| id.to_string()).collect();
+    pub async fn missing(&self) -> Result<Vec<Noted>> {
+        let settings = self.settings.clone();
+        let present = self.on_thread(move || repository::present(&settings)).await?;
+        let present: BTreeSet<String> = present.into_iter().map(|id: Id| id.to_string()).collect();
         let known = self.ledger.list()?;
         Ok(known.into_iter().filter(|noted| !present.contains(noted.facts.id.as_str())).collect())
     }

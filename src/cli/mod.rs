@@ -64,6 +64,8 @@ pub struct Needs {
     pub stdout_is_data: bool,
     /// A repository is opened: its password is read with the caller's rights.
     pub repository: bool,
+    /// The place of a repository is asked without opening it: the credentials for that are read in the same way.
+    pub storage: bool,
     /// A backup may be taken into it: the extra files are opened with the caller's rights.
     pub takes_backup: bool,
     /// A repository may have to be made: its directory is made with the caller's rights.
@@ -147,6 +149,9 @@ impl Run<'_> {
         let mut settings = Settings::resolve(&inputs)?;
         if self.needs.repository {
             inputs.read_passwords(&settings)?;
+        }
+        if self.needs.repository || self.needs.storage {
+            inputs.read_environment_files(&settings)?;
             settings = Settings::resolve(&inputs)?;
         }
         for warning in &settings.warnings {

@@ -193,16 +193,15 @@ fn first_difference(source: &read::Contents, copy: &read::Contents) -> Option<St
 /// As [`super::init`], and [`Kind::Verify`] if the source's `config` is damaged.
 pub fn init_copy(settings: &settings::Repository, source: &Handle) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
-    let root = location.directory()?.to_path_buf();
     let password = password::read_for_new(settings)?;
-    refuse_unless_empty(&root)?;
+    refuse_unless_empty(&location, settings)?;
     let config = source.vault.file(FileType::Config, Id::from([0; 32]))?;
     let mut config: ConfigFile = serde_json::from_slice(&config)
         .map_err(|error| damaged(&path_of(FileType::Config, source.id), &error.to_string()))?;
     config.id = rustic_core::Id::random().into();
     // Whether it may be written to is not a matter of how it cuts.
     config.append_only = None;
-    let store = backend(&root, settings)?;
+    let store = backend(&location, settings)?;
     guard::run("making a repository", Kind::Store, || {
         library(store)?.init_with_config(
             &Credentials::password(password.expose()),

@@ -39,9 +39,11 @@ pub(super) struct Opened {
 /// Finds the key file that the password opens.
 ///
 /// # Errors
-/// [`Kind::Refused`]: no key file, or none that this password opens. Names every key file.
+/// [`Kind::Refused`]: no key file, or none that this password opens. Names every key file. [`Kind::Store`]: they cannot
+/// be reached now.
 pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
-    let listed = guard::run("listing keys", Kind::Refused, || store.list_with_size(FileType::Key))?;
+    let kind = if store.is_remote() { Kind::Store } else { Kind::Refused };
+    let listed = guard::run("listing keys", kind, || store.list_with_size(FileType::Key))?;
     let mut ids: Vec<Id> = listed.iter().map(|(id, _)| Id::from(id)).collect();
     ids.sort_unstable();
     if ids.is_empty() {
@@ -52,6 +54,8 @@ pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
         let path = path_of(FileType::Key, *id);
         let raw = match store.read_full(FileType::Key, &id.rustic()) {
             Ok(raw) => raw,
+            // No word of the password then: nobody has tried it.
+            Err(error) if store.is_remote() => return Err(guard::convert(&format!("reading {path}"), kind, &error)),
             Err(error) => {
                 faults.push(format!("{path}: {}", guard::words(&error)));
                 continue;

@@ -37,20 +37,6 @@ impl Location {
         Err(Error::new(Kind::Usage, format!("`{shown}` is no location of a repository"))
             .hint("Give an absolute directory, or a location that begins with sftp:, s3:, rest: or rclone:."))
     }
-
-    /// The directory, if it is one.
-    ///
-    /// # Errors
-    /// [`Kind::Refused`] for a network location: this build cannot reach it.
-    pub(super) fn directory(&self) -> Result<&Path> {
-        match self {
-            Self::Directory(path) => Ok(path),
-            Self::Network(_) => Err(Error::new(Kind::Refused, "this build has no network backends")
-                .with("location", self)
-                .with("state", "nothing was touched")
-                .hint("Set `repository.location` to a directory.")),
-        }
-    }
 }
 
 impl fmt::Display for Location {
@@ -108,7 +94,6 @@ mod tests {
             let location = Location::parse(text).unwrap();
             assert_eq!(location.to_string(), shown);
             assert!(!format!("{location:?}").contains("c4n"));
-            assert!(location.directory().unwrap_err().to_string().starts_with("this build has no network backends"));
         }
     }
 }

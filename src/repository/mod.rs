@@ -10,6 +10,7 @@
 //! | `password`, [`keys`] | from the password's file to the master key, with a message per cause; more passwords |
 //! | `guard` | makes one failure of what the library returns, logs or panics with |
 //! | `store` | the files: strict listings, synced directories, a journal of what a run wrote |
+//! | `remote`, `network` | the same files behind a network: what is there, what is refused, what cannot be reached |
 //! | `vault`, `tree` | reading files, blobs and trees back, compared with their ids |
 //! | [`feed`] | what is given to be stored, and what of it was read |
 //! | [`archive`] | stores a feed as a pending snapshot, compares it, reads it back |
@@ -30,9 +31,12 @@ pub mod id;
 pub mod keys;
 pub mod location;
 pub mod lock;
+#[cfg(feature = "network")]
+mod network;
 mod password;
 pub mod prune;
 pub mod read;
+mod remote;
 pub mod snapshots;
 mod store;
 #[cfg(test)]
@@ -105,17 +109,17 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Makes a new repository in a directory that is missing or empty; `compression` is zstd's level, 1 to 22.
+/// Makes a new repository in a directory that is missing or empty, or at a network location without any file of one;
+/// `compression` is zstd's level, 1 to 22.
 ///
 /// # Errors
-/// [`Kind::Refused`] if there is anything in the directory, or if the password is empty, shorter than 20 characters
-/// or such that restic would read it differently; [`Kind::Store`] if writing fails.
+/// [`Kind::Refused`] if there is anything in it, if access is denied, or if the password is empty, shorter than 20 characters
+/// or such that restic would read it differently; [`Kind::Store`] if writing fails or the place cannot be reached.
 pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
-    let root = location.directory()?.to_path_buf();
     let password = password::read_for_new(settings)?;
-    refuse_unless_empty(&root)?;
-    let store = backend(&root, settings)?;
+    refuse_unless_empty(&location, settings)?;
+    let store = backend(&location, settings)?;
     // A pack is held in memory until it is written, and up to six are on their way: 8 MiB each keeps that below
     // 50 MiB. By default packs are 32 MiB and grow with the repository. Blobs of up to 4 MiB instead of 8 halve what
     // the threads hold; only 3 of 100 chunks would be longer.
@@ -142,7 +146,8 @@ pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle>
 ///
 /// # Errors
 /// [`Kind::Refused`]: there is none, it cannot be read, the password is wrong or a key file damaged, its format is
-/// newer; [`Kind::Busy`]: restic holds a lock that excludes writing; [`Kind::Verify`]: its `config` is damaged.
+/// newer; [`Kind::Busy`]: restic holds a lock that excludes writing; [`Kind::Verify`]: its `config` is damaged;
+/// [`Kind::Store`]: a place behind a network cannot be reached.
 pub fn open(settings: &settings::Repository) -> Result<Handle> {
     open_as(settings, true)
 }
@@ -157,16 +162,15 @@ pub fn open_to_read(settings: &settings::Repository) -> Result<Handle> {
 
 fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
-    let root = location.directory()?.to_path_buf();
     let password = password::read(settings)?;
-    probe(&root)?;
-    let store = backend(&root, settings)?;
+    probe(&location, settings)?;
+    let store = backend(&location, settings)?;
     let located = |error: Error| error.with("location", &location).or_state("nothing was touched");
     let keys::Opened { id: key, master, bytes } = keys::open(&store, &password).map_err(located)?;
     let vault = Vault::new(store, bytes);
     if to_write {
         // restic locks what it works on; the storage library does not look.
-        lock::refuse(&vault, &root, false)?;
+        lock::refuse(&vault, &location, false)?;
     }
     let config = vault.file(FileType::Config, Id::from([0; 32])).map_err(located)?;
     let config: ConfigFile =
@@ -187,7 +191,10 @@ fn library(store: Store) -> rustic_core::RusticResult<rustic_core::Repository<()
     rustic_core::Repository::new(&options, &RepositoryBackends::new(Arc::new(store), None))
 }
 
-fn backend(root: &Path, settings: &settings::Repository) -> Result<Store> {
+fn backend(location: &Location, settings: &settings::Repository) -> Result<Store> {
+    let Location::Directory(root) = location else {
+        return Ok(Store::over(remote::reach(settings)?, location));
+    };
     let options =
         BackendOptions::default().repository(root.to_string_lossy().into_owned()).options(settings.options.clone());
     let backends = guard::run("opening the storage", Kind::Refused, || options.to_backends())?;
@@ -195,7 +202,14 @@ fn backend(root: &Path, settings: &settings::Repository) -> Result<Store> {
 }
 
 /// Says why there is no repository to open: the library says "no config file" whatever the reason.
-fn probe(root: &Path) -> Result<()> {
+fn probe(location: &Location, settings: &settings::Repository) -> Result<()> {
+    match location {
+        Location::Directory(root) => probe_directory(root),
+        Location::Network(_) => remote::probe(&*remote::reach(settings)?, location),
+    }
+}
+
+fn probe_directory(root: &Path) -> Result<()> {
     let refused = |message: String| Error::new(Kind::Refused, message).with("state", "nothing was touched");
     let unreadable = |path: &Path, cause: &std::io::Error| {
         refused(format!("cannot read the repository at {}", root.display()))
@@ -232,14 +246,19 @@ fn probe(root: &Path) -> Result<()> {
 }
 
 /// Whether there is nothing where the repository should be: a directory that is missing or empty, or in which an `init`
-/// was killed.
+/// was killed; at a network location, no `config` and no other file of a repository. Blocks: such a location is asked.
 ///
 /// # Errors
-/// [`Kind::Usage`] for a location that is none, [`Kind::Refused`] if it cannot be looked at: that is not the same as
-/// being absent.
+/// [`Kind::Usage`] for a location that is none, [`Kind::Refused`] if it cannot be looked at, [`Kind::Store`] if it
+/// cannot be reached: that is not the same as being absent.
 pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
     let location = Location::parse(&settings.location)?;
-    let root = location.directory()?;
+    let root = match &location {
+        Location::Directory(root) => root,
+        Location::Network(_) => {
+            return Ok(remote::anything(&*remote::reach(settings)?, &location)?.is_none());
+        }
+    };
     match std::fs::read_dir(root) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(cause) => Err(Error::new(Kind::Refused, format!("cannot look into {}", root.display()))
@@ -252,21 +271,43 @@ pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
     }
 }
 
+/// Whether a backup, or a copy, may make the repository by itself: where a directory is missing or empty. At a network
+/// location only somebody who says so makes one: what looks absent there may be the wrong bucket, or a disk that the
+/// server has not mounted.
+///
+/// # Errors
+/// As [`is_absent`].
+pub fn may_be_made(settings: &settings::Repository) -> Result<bool> {
+    match Location::parse(&settings.location)? {
+        Location::Directory(_) => is_absent(settings),
+        Location::Network(_) => Ok(false),
+    }
+}
+
 /// The names of all snapshot files, published or not. Needs no password.
 ///
 /// # Errors
-/// [`Kind::Refused`] if there is no repository, or it cannot be read.
+/// [`Kind::Refused`] if there is no repository, or it cannot be read; [`Kind::Store`] if it cannot be reached.
 pub fn present(settings: &settings::Repository) -> Result<BTreeSet<Id>> {
     let location = Location::parse(&settings.location)?;
-    let root = location.directory()?;
-    probe(root)?;
-    let store = backend(root, settings)?;
-    let listed = guard::run("listing snapshots", Kind::Refused, || store.list_with_size(FileType::Snapshot))?;
+    probe(&location, settings)?;
+    let store = backend(&location, settings)?;
+    let kind = if store.is_remote() { Kind::Store } else { Kind::Refused };
+    let listed = guard::run("listing snapshots", kind, || store.list_with_size(FileType::Snapshot))?;
     Ok(listed.iter().map(|(id, _)| Id::from(id)).collect())
 }
 
-fn refuse_unless_empty(root: &Path) -> Result<()> {
+fn refuse_unless_empty(location: &Location, settings: &settings::Repository) -> Result<()> {
     let refused = |message: String| Error::new(Kind::Refused, message).with("state", "nothing was touched");
+    let Location::Directory(root) = location else {
+        return match remote::anything(&*remote::reach(settings)?, location)? {
+            None => Ok(()),
+            Some(found) => {
+                let message = format!("{location} is not empty: no repository is made there");
+                Err(refused(message).with("found", found))
+            }
+        };
+    };
     if unfinished::is_left(root).unwrap_or(false) {
         return unfinished::clear(root)
             .context(Kind::Store, format!("cannot clear away what a killed `init` left in {}", root.display()));

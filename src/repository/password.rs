@@ -82,8 +82,7 @@ mod tests {
     use super::*;
 
     fn at(path: &Path) -> settings::Repository {
-        let options = std::collections::BTreeMap::new();
-        settings::Repository { location: "/x".into(), password_file: path.to_owned(), password: None, options }
+        settings::Repository { location: "/x".into(), password_file: path.to_owned(), ..Default::default() }
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {

@@ -25,7 +25,7 @@ use rustic_core::{FileType, LimitOption, PruneOptions, WriteBackend};
 
 use super::id::{Id, path_of};
 use super::snapshots::{self, is_published};
-use super::store::{Journal, Judge, Rules};
+use super::store::{Journal, Judge, Place, Rules};
 use super::vault::{Index, damaged};
 use super::{Handle, check, guard, tree};
 use crate::error::{Context, Error, Kind, Result};
@@ -184,8 +184,11 @@ fn changing() -> Error {
 
 /// Whether the file has lain there for a day.
 fn is_stale(handle: &Handle, id: Id, now: DateTime<Utc>) -> bool {
-    let modified = handle.location.directory().ok().map(|root| root.join(path_of(FileType::Pack, id)));
-    let modified = modified.and_then(|path| std::fs::metadata(path).ok()?.modified().ok());
+    let path = path_of(FileType::Pack, id);
+    let modified = match &handle.vault.store.place {
+        Place::Directory(root) => std::fs::metadata(root.join(path)).and_then(|metadata| metadata.modified()).ok(),
+        Place::Remote(remote) => remote.modified(&path).ok(),
+    };
     modified.is_some_and(|time| now.signed_duration_since(DateTime::<Utc>::from(time)) > TimeDelta::hours(KEEP_HOURS))
 }
 
@@ -217,12 +220,14 @@ impl Survey {
     fn options(&self) -> Result<PruneOptions> {
         // What is rewritten lies there twice for a day: a disk that is nearly full must not be filled by its own
         // cleaning. Rewriting is left for later then; marking and deleting are not.
-        let root = self.handle.location.directory()?;
-        let space = rustix::fs::statvfs(root).context(Kind::Store, format!("cannot look at {}", root.display()))?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
         let mut options = PruneOptions::default();
-        let bytes = |error| Error::new(Kind::Store, "a size is not understood").with("cause", error);
-        options.max_repack = format!("{}B", free / 2).parse().map_err(bytes)?;
+        // How much room there is behind a network cannot be asked everywhere; it is not ours to fill or to spare.
+        if let Place::Directory(root) = &self.handle.vault.store.place {
+            let space = rustix::fs::statvfs(root).context(Kind::Store, format!("cannot look at {}", root.display()))?;
+            let free = space.f_bavail.saturating_mul(space.f_frsize);
+            let bytes = |error| Error::new(Kind::Store, "a size is not understood").with("cause", error);
+            options.max_repack = format!("{}B", free / 2).parse().map_err(bytes)?;
+        }
         options.max_unused = LimitOption::Percentage(UNUSED_PERCENT);
         options.keep_delete = Span::new().hours(KEEP_HOURS);
         // Each is the default too. Deleting at once leaves a run under way without its packs; copying blobs unread

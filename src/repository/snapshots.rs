@@ -13,9 +13,9 @@ use rustic_core::{FileType, WriteBackend};
 
 use super::archive::Archived;
 use super::id::{Id, path_of};
-use super::store::Journal;
+use super::store::{Journal, Place};
 use super::vault::damaged;
-use super::{Handle, guard};
+use super::{Handle, guard, remote};
 use crate::error::{Error, Kind, Result};
 
 /// The tag of every backup.
@@ -169,7 +169,15 @@ pub fn sweep_pending(handle: &Handle, now: SystemTime) -> Result<Swept> {
             swept.snapshots.push(id);
         }
     }
-    let root = handle.location.directory()?;
+    let root = match &handle.vault.store.place {
+        Place::Directory(root) => root,
+        Place::Remote(remote) => {
+            let before = now.checked_sub(STALE).unwrap_or(SystemTime::UNIX_EPOCH);
+            let left = remote.sweep(before).map_err(|cause| remote::failed(&handle.location, &cause))?;
+            swept.files.extend(left.into_iter().map(PathBuf::from));
+            return Ok(swept);
+        }
+    };
     for kind in [FileType::Pack, FileType::Index, FileType::Snapshot, FileType::Key] {
         let directory = root.join(kind.dirname());
         sweep_files(&directory, now, &mut swept.files).map_err(|cause| {

@@ -3,6 +3,8 @@
 //! Adds what the backend leaves out: a listing that fails instead of being short, directories synced after a file
 //! was put in, the true cause of the first failed write, and the names of all files that a run wrote. While a run
 //! has failed, no snapshot is saved. A run that removes files has [`Rules`].
+//!
+//! Behind a network the last three are all there is to add: `remote` lists strictly, and has no directories to sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +16,8 @@ use rustic_core::{BytesList, ErrorKind, FileType, ReadBackend, RusticError, Rust
 
 use super::guard;
 use super::id::{Id, path_of};
+use super::location::Location;
+use super::remote::{Files, Remote};
 use crate::error::{Error, Kind, Result};
 
 /// Whether the run with this journal may remove this file now.
@@ -71,17 +75,37 @@ impl Journal {
     }
 }
 
+/// Where the files lie.
+#[derive(Clone)]
+pub(super) enum Place {
+    /// In this directory.
+    Directory(PathBuf),
+    /// Behind a network.
+    Remote(Arc<dyn Remote>),
+}
+
 /// A backend that keeps a [`Journal`].
 #[derive(Clone)]
 pub(super) struct Store {
     inner: Arc<dyn WriteBackend>,
-    root: PathBuf,
+    pub(super) place: Place,
     journal: Arc<Journal>,
 }
 
 impl Store {
     pub(super) fn new(inner: Arc<dyn WriteBackend>, root: &Path) -> Self {
-        Self { inner, root: root.to_path_buf(), journal: Arc::default() }
+        Self { inner, place: Place::Directory(root.to_path_buf()), journal: Arc::default() }
+    }
+
+    /// Over a place that is no directory.
+    pub(super) fn over(remote: Arc<dyn Remote>, location: &Location) -> Self {
+        let inner = Arc::new(Files::new(Arc::clone(&remote), location));
+        Self { inner, place: Place::Remote(remote), journal: Arc::default() }
+    }
+
+    /// Whether a failure may be the network's: it says nothing of what is there then.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Remote(_))
     }
 
     /// The same files with a journal of its own.
@@ -90,14 +114,15 @@ impl Store {
     }
 
     fn sync_parent(&self, kind: FileType, id: Id) -> std::io::Result<()> {
-        let path = self.root.join(path_of(kind, id));
+        let Place::Directory(root) = &self.place else { return Ok(()) };
+        let path = root.join(path_of(kind, id));
         path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+        formatter.debug_struct("Store").field("location", &self.inner.location()).finish_non_exhaustive()
     }
 }
 
@@ -111,11 +136,15 @@ impl ReadBackend for Store {
             return self.inner.list_with_size(kind);
         }
         let mut found = Vec::new();
-        let directory = self.root.join(kind.dirname());
-        list(&directory, kind == FileType::Pack, &mut found).map_err(|cause| {
-            RusticError::with_source(ErrorKind::Backend, "cannot list {path}", cause)
-                .attach_context("path", directory.display().to_string())
-        })?;
+        if let Place::Directory(root) = &self.place {
+            let directory = root.join(kind.dirname());
+            list(&directory, kind == FileType::Pack, &mut found).map_err(|cause| {
+                RusticError::with_source(ErrorKind::Backend, "cannot list {path}", cause)
+                    .attach_context("path", directory.display().to_string())
+            })?;
+        } else {
+            found = self.inner.list_with_size(kind)?;
+        }
         if let Some(rules) = self.journal.rules.get().filter(|_| kind == FileType::Pack) {
             found.retain(|(id, _)| !rules.hidden.contains(&Id::from(id)));
         }
@@ -176,7 +205,8 @@ impl WriteBackend for Store {
         cacheable: bool,
         content: BytesList,
     ) -> RusticResult<()> {
-        if kind == FileType::Snapshot && self.journal.failed() {
+        // Over a network each further write would wait for an answer that does not come.
+        if (kind == FileType::Snapshot || self.is_remote()) && self.journal.failed() {
             return Err(RusticError::new(ErrorKind::Backend, "the run has failed: its snapshot is not saved"));
         }
         let (own, size) = (Id::from(id), content.size() as u64);

@@ -191,7 +191,7 @@ pub(crate) fn settings(directory: &Path, password: &str) -> settings::Repository
     let password_file = directory.join("password");
     std::fs::write(&password_file, password).unwrap();
     let location = directory.join("repository").to_str().unwrap().to_owned();
-    settings::Repository { location, password_file, password: None, options: std::collections::BTreeMap::new() }
+    settings::Repository { location, password_file, ..Default::default() }
 }
 
 pub(crate) fn request(parent: Option<Id>) -> Request {

@@ -39,8 +39,14 @@ pub struct Inputs {
     pub environment: BTreeMap<String, String>,
     /// Settings from the command line, by path.
     pub command_line: BTreeMap<String, String>,
+    /// The variables of the environment that hold credentials of a storage.
+    #[serde(default)]
+    pub storage: BTreeMap<String, String>,
     /// The files with the repositories' passwords, by path, for a command that opens a repository.
     pub passwords: BTreeMap<PathBuf, String>,
+    /// The files with the credentials of their storage, likewise.
+    #[serde(default)]
+    pub environment_files: BTreeMap<PathBuf, Text>,
     /// `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
     pub state_directory: Option<String>,
 }
@@ -60,6 +66,8 @@ impl Inputs {
                 inputs.state_directory = Some(value);
             } else if name.starts_with("GLOVEBOX_") || KEYS.iter().any(|key| key.env == name) {
                 inputs.environment.insert(name, value);
+            } else if keys::STORAGE_VARIABLES.iter().any(|prefix| name.starts_with(prefix)) {
+                inputs.storage.insert(name, value);
             }
         }
         inputs.config = match config {
@@ -71,6 +79,19 @@ impl Inputs {
             inputs.secrets = Some(read(&path, "secrets file")?);
         }
         Ok(inputs)
+    }
+
+    /// Reads the credentials of every repository's storage: the account that does the work may have no right to.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if a file cannot be read. What is in it is judged when the settings are resolved.
+    pub fn read_environment_files(&mut self, settings: &Settings) -> Result<()> {
+        for repository in settings.repository.iter().chain(&settings.copies) {
+            if let Some(path) = &repository.environment_file {
+                self.environment_files.insert(path.clone(), read(path, "environment file")?);
+            }
+        }
+        Ok(())
     }
 
     /// Reads the password of every configured repository: the account that does the work may have no right to.

@@ -60,6 +60,7 @@ pub const KEYS: &[Key] = &[
     key("service.start", "GLOVEBOX_SERVICE_START", Form::List),
     key("repository.location", "GLOVEBOX_REPOSITORY_LOCATION", Form::Text),
     key("repository.password_file", "GLOVEBOX_REPOSITORY_PASSWORD_FILE", Form::Text),
+    key("repository.environment_file", "GLOVEBOX_REPOSITORY_ENVIRONMENT_FILE", Form::Text),
     key("repository.options", "GLOVEBOX_REPOSITORY_OPTIONS", Form::Map),
     key("copies", "GLOVEBOX_COPIES", Form::Tables),
     key("retention.keep_last", "GLOVEBOX_RETENTION_KEEP_LAST", Form::Number),
@@ -77,7 +78,11 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// The keys of a `[[copies]]` table, the same as those of `[repository]`.
-pub const COPY_KEYS: &[&str] = &["location", "password_file", "options"];
+pub const COPY_KEYS: &[&str] = &["location", "password_file", "environment_file", "options"];
+
+/// What the variables begin with that hold credentials of a storage. The names are those that restic and the
+/// storage's own tools have.
+pub const STORAGE_VARIABLES: &[&str] = &["AWS_", "RESTIC_REST_", "RCLONE_"];
 
 /// The setting of this path.
 #[must_use]

@@ -116,7 +116,7 @@ pub struct Service {
 /// A place for backups, in the words of restic.
 ///
 /// A location may hold a password, and options may be keys: its `Debug` shows neither.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Repository {
     /// A directory or a URL.
     pub location: String,
@@ -126,6 +126,12 @@ pub struct Repository {
     pub password: Option<Secret>,
     /// Options of the storage behind it.
     pub options: BTreeMap<String, String>,
+    /// A file in systemd's `EnvironmentFile` syntax with credentials of the storage, under the names that restic has.
+    pub environment_file: Option<PathBuf>,
+    /// The credentials: that file's variables, and those of our own environment that it does not set.
+    pub environment: BTreeMap<String, Secret>,
+    /// Where runs on this machine lock a repository that is no directory (absolute).
+    pub lock_dir: PathBuf,
 }
 
 impl fmt::Debug for Repository {
@@ -184,6 +190,8 @@ mod tests {
             password_file: "/run/password".into(),
             password: Some("c4nary".to_owned().into()),
             options: BTreeMap::from([("secret_access_key".into(), "c4nary".into())]),
+            environment: BTreeMap::from([("AWS_SECRET_ACCESS_KEY".into(), "c4nary".to_owned().into())]),
+            ..Repository::default()
         };
         let shown = format!("{repository:?}");
         assert!(

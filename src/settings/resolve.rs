@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
+use super::inputs::Text;
 use super::keys::{self, COPY_KEYS, Form, KEYS, Key};
 use super::{Address, Backup, Database, Inputs, Layer, Repository, Retention, Secret, Service, Settings, Ssl, secrets};
 use crate::error::{Error, Kind, Result};
@@ -15,13 +16,15 @@ impl Settings {
     pub fn resolve(inputs: &Inputs) -> Result<Self> {
         let mut resolver = Resolver::new(inputs);
         resolver.read_layers(inputs);
-        let settings = resolver.settings(inputs);
-        let mut settings = resolver.finish(settings)?;
+        let mut settings = resolver.settings(inputs);
+        let lock_dir = settings.state_dir.join("locks");
         for repository in settings.repository.iter_mut().chain(&mut settings.copies) {
             let text = inputs.passwords.get(&repository.password_file);
             repository.password = text.cloned().map(Secret::from);
+            repository.environment = resolver.storage(inputs, repository.environment_file.as_deref());
+            repository.lock_dir.clone_from(&lock_dir);
         }
-        Ok(settings)
+        resolver.finish(settings)
     }
 }
 
@@ -36,9 +39,7 @@ struct Resolver {
 
 impl Resolver {
     fn new(inputs: &Inputs) -> Self {
-        let path = |text: &Option<super::inputs::Text>| {
-            text.as_ref().map_or_else(String::new, |text| text.path.display().to_string())
-        };
+        let path = |text: &Option<Text>| text.as_ref().map_or_else(String::new, |text| text.path.display().to_string());
         Self {
             values: BTreeMap::new(),
             mistakes: Vec::new(),
@@ -53,22 +54,7 @@ impl Resolver {
             self.read_file(&text.bytes);
         }
         if let Some(text) = &inputs.secrets {
-            if text.public && !is_credential(&text.path) {
-                self.warnings.push(format!(
-                    "the secrets file {} can be read by every account on this machine: chmod 0600 it",
-                    text.path.display()
-                ));
-            }
-            let parsed = secrets::parse(&text.bytes);
-            for problem in &parsed.problems {
-                let line = format!("{}:{}: {}", text.path.display(), problem.line, problem.message);
-                // systemd would not start a unit with such a file; a line that it only ignores is worth a warning.
-                if parsed.refused {
-                    self.mistakes.push(line);
-                } else {
-                    self.warnings.push(line);
-                }
-            }
+            let parsed = self.parse(text);
             let values = parsed.assignments.iter().map(|(name, value)| (name.as_str(), value.expose()));
             self.read_variables(Layer::SecretsFile, values);
         }
@@ -79,6 +65,37 @@ impl Resolver {
                 self.values.insert(key.path, (Layer::CommandLine, Value::String(value.clone())));
             }
         }
+    }
+
+    /// Reads a file of secrets; what is wrong with it is noted.
+    fn parse(&mut self, text: &Text) -> secrets::Parsed {
+        if text.public && !is_credential(&text.path) {
+            self.warnings.push(format!(
+                "the secrets file {} can be read by every account on this machine: chmod 0600 it",
+                text.path.display()
+            ));
+        }
+        let parsed = secrets::parse(&text.bytes);
+        for problem in &parsed.problems {
+            let line = format!("{}:{}: {}", text.path.display(), problem.line, problem.message);
+            // systemd would not start a unit with such a file; a line that it only ignores is worth a warning.
+            if parsed.refused {
+                self.mistakes.push(line);
+            } else {
+                self.warnings.push(line);
+            }
+        }
+        parsed
+    }
+
+    /// The credentials of a repository's storage: its own file's go before those of the environment.
+    fn storage(&mut self, inputs: &Inputs, file: Option<&Path>) -> BTreeMap<String, Secret> {
+        let environment = inputs.storage.iter().map(|(name, value)| (name.clone(), Secret::from(value.clone())));
+        let mut variables: BTreeMap<String, Secret> = environment.collect();
+        if let Some(text) = file.and_then(|path| inputs.environment_files.get(path)) {
+            variables.extend(self.parse(text).assignments);
+        }
+        variables
     }
 
     fn read_file(&mut self, bytes: &[u8]) {
@@ -320,6 +337,7 @@ impl Resolver {
     fn repository(&mut self) -> Option<Repository> {
         let location = self.text("repository.location");
         let password_file = self.path("repository.password_file");
+        let environment_file = self.path("repository.environment_file");
         let options = match self.values.get("repository.options").map(|(_, value)| value.clone()) {
             None => BTreeMap::new(),
             Some(value) => string_map(&value).unwrap_or_else(|| {
@@ -329,7 +347,7 @@ impl Resolver {
         };
         match (location, password_file) {
             (Some(location), Some(password_file)) => {
-                Some(Repository { location, password_file, password: None, options })
+                Some(Repository { location, password_file, environment_file, options, ..Repository::default() })
             }
             (Some(_), None) if !self.values.contains_key("repository.password_file") => {
                 self.mistake("repository.location", "given together with `repository.password_file`");
@@ -363,16 +381,19 @@ impl Resolver {
             }
             let text = |name: &str| table.get(name).and_then(Value::as_str);
             let options = table.get("options").map_or_else(|| Some(BTreeMap::new()), string_map);
-            match (text("location"), text("password_file").filter(|path| path.starts_with('/')), options) {
-                (Some(location), Some(password_file), Some(options)) => copies.push(Repository {
+            let path = |name: &str| text(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
+            let named = path("environment_file").is_some() || !table.contains_key("environment_file");
+            match (text("location"), path("password_file"), options) {
+                (Some(location), Some(password_file), Some(options)) if named => copies.push(Repository {
                     location: location.to_owned(),
-                    password_file: password_file.into(),
-                    password: None,
+                    password_file,
+                    environment_file: path("environment_file"),
                     options,
+                    ..Repository::default()
                 }),
                 _ => self.mistakes.push(format!(
-                    "{source}: `copies[{number}]` must have `location` and `password_file` (an absolute path), and \
-                     strings in `options`"
+                    "{source}: `copies[{number}]` must have `location` and `password_file` (an absolute path), one in \
+                     `environment_file` if it is there, and strings in `options`"
                 )),
             }
         }

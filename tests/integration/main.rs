@@ -37,6 +37,8 @@ mod repository_backup;
 mod repository_cli;
 mod repository_failures;
 mod repository_keeping;
+#[cfg(feature = "network")]
+mod repository_network;
 mod restore_backup;
 mod restore_kill;
 mod restore_load;

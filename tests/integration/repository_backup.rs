@@ -44,12 +44,7 @@ impl Kept {
         let password_file = directory.path().join("password");
         fs::write(&password_file, PASSWORD).unwrap();
         let location = directory.path().join("repository").display().to_string();
-        let settings = settings::Repository {
-            location,
-            password_file,
-            password: None,
-            options: std::collections::BTreeMap::new(),
-        };
+        let settings = settings::Repository { location, password_file, ..settings::Repository::default() };
         let handle = repository::init(&settings, 3).unwrap();
         let mut ledger = Ledger::open(directory.path()).unwrap();
         ledger.bind_repository(&HexId::parse(&handle.id().to_string()).unwrap()).unwrap();

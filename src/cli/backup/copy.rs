@@ -83,9 +83,8 @@ async fn copy_to(
     let (source, settings, ids) = (source.clone(), settings.clone(), ids.to_vec());
     let meter = session.meter.clone();
     let work = move || {
-        let location = Location::parse(&settings.location)?;
-        let target = if repository::is_absent(&settings)? { Some(init_copy(&settings, &source)?) } else { None };
-        let mut lock = Lock::backup(&location)?;
+        let target = if repository::may_be_made(&settings)? { Some(init_copy(&settings, &source)?) } else { None };
+        let mut lock = Lock::backup(&settings)?;
         let target = match target {
             Some(target) => target,
             None => repository::open(&settings)?,

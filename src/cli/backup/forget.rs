@@ -87,7 +87,7 @@ fn refuse_after_failure(session: &Session<'_>) -> Result<()> {
 /// The repository must hold exactly what the ledger knows, or one of them is wrong.
 async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> Result<()> {
     let state = "every backup is as it was";
-    let missing = session.missing()?;
+    let missing = session.missing().await?;
     if let Some(first) = missing.first() {
         return Err(Error::new(
             Kind::Verify,

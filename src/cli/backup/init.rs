@@ -8,7 +8,8 @@ use crate::cli::Env;
 use crate::cli::report::Report;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::RunKind;
-use crate::repository;
+use crate::repository::copy::init_copy;
+use crate::repository::{self, Handle, Location};
 
 /// No flags of its own.
 #[derive(clap::Args, Debug)]
@@ -26,8 +27,7 @@ pub async fn init(env: Env) -> Result<Report> {
 }
 
 async fn make(env: &Env, session: &mut Session<'_>) -> Result<Report> {
-    let settings = env.settings.repository.as_ref();
-    let is_absent = settings.map(repository::is_absent).transpose()?.unwrap_or(false);
+    let is_absent = session.is_absent().await?;
     if is_absent {
         // Where there was one before, a new one in its place would hide that it is gone.
         session.ledger.check_repository(None)?;
@@ -37,14 +37,37 @@ async fn make(env: &Env, session: &mut Session<'_>) -> Result<Report> {
     }
     let handle = session.open(Access::Add).await?;
     let made = if is_absent { "made" } else { "there already" };
-    let text = format!(
-        "repository {} at {}: {made}\nKeep its password in a second place too: without it, nobody can open a backup.",
-        handle.id().short(),
-        handle.location()
-    );
-    let json =
-        json!({ "repository": handle.id().to_string(), "location": handle.location().to_string(), "made": is_absent });
+    let mut text = format!("repository {} at {}: {made}\n", handle.id().short(), handle.location());
+    let copies = copies(env, session, &handle).await?;
+    for location in &copies {
+        text.push_str(&format!("copy at {location}: made\n"));
+    }
+    text.push_str("Keep its password in a second place too: without it, nobody can open a backup.");
+    let json = json!({
+        "repository": handle.id().to_string(), "location": handle.location().to_string(), "made": is_absent,
+        "copies_made": copies,
+    });
     Ok(Report::new(text, json))
+}
+
+/// Makes the copies that `copy` never makes by itself, those behind a network, where there are none.
+async fn copies(env: &Env, session: &Session<'_>, source: &Handle) -> Result<Vec<String>> {
+    let mut made = Vec::new();
+    for settings in &env.settings.copies {
+        let location = Location::parse(&settings.location)?;
+        if !matches!(location, Location::Network(_)) {
+            continue;
+        }
+        let (settings, source) = (settings.clone(), source.clone());
+        let making = session.on_thread(move || match repository::is_absent(&settings)? {
+            true => init_copy(&settings, &source).map(|_| true),
+            false => Ok(false),
+        });
+        if making.await.map_err(|error| error.with("copy", &location))? {
+            made.push(location.to_string());
+        }
+    }
+    Ok(made)
 }
 
 /// Fills a ledger that knows no backup from the repository, by the backups' own times.

@@ -24,13 +24,13 @@ pub struct Args {
 }
 
 /// Lists them. Needs no password: the ledger knows, and the repository's directory shows what is missing.
-pub fn run(args: &Args, env: &Env) -> Result<Report> {
+pub async fn run(args: &Args, env: &Env) -> Result<Report> {
     let session = Session::begin(env, None)?;
     if args.runs {
         return runs(&session.ledger.runs(args.limit)?);
     }
     let backups = session.ledger.list()?;
-    let missing: BTreeSet<i64> = match session.missing() {
+    let missing: BTreeSet<i64> = match session.missing().await {
         Ok(missing) => missing.iter().map(|noted| noted.sequence).collect(),
         Err(error) if backups.is_empty() => return Err(error),
         Err(error) => {

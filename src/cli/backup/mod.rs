@@ -101,6 +101,7 @@ impl Args {
             },
             (Some(command), _) => Needs {
                 repository: command.opens_repository(),
+                storage: matches!(command, Command::List(_)),
                 new_repository: matches!(command, Command::Init(_)),
                 ..Needs::default()
             },
@@ -129,7 +130,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
         )),
         (Some(command), None) => match command {
             Command::Init(_) => init::init(env).await,
-            Command::List(args) => list::run(args, &env),
+            Command::List(args) => list::run(args, &env).await,
             Command::Show(args) => show::run(args, env).await,
             Command::Check(args) => check::run(args, env).await,
             Command::Forget(args) => forget::forget(args, env).await,

@@ -29,7 +29,7 @@ pub async fn run(args: &Args, lock_wait: Duration, env: Env) -> Result<Report> {
     let wanted =
         Wanted { full_read: args.full_read, lock_wait, purpose: Purpose::Regular, comment: args.comment.clone() };
     let mut session = Session::begin(&env, Some(RunKind::Backup))?;
-    let before = session.missing();
+    let before = session.missing().await;
     let result = take(&env, &mut session, &wanted).await;
     let taken = session.end(result)?;
     let mut report = describe(&env, &taken);

@@ -10,29 +10,55 @@
 //! | check, restore, copy | shared | - |
 //! | forget, prune, delete, keys | exclusive | - |
 //!
+//! A repository that is no directory of this machine has two files for that, `<sha256 of its location>.lock` and
+//! `.backup.lock` in `locks` of the state directory, which all runs for it on this machine share.
+//!
 //! flock says nothing to restic, nor to another machine that has the directory mounted. For them [`Lock::announce`]
 //! puts a lock of restic's kind into `locks/` (`signs`), and looks for theirs.
 //!
 //! Source: flock(2); restic's `doc/design.rst`, "Locks".
 
 mod holders;
+mod remote;
 mod signs;
 #[cfg(test)]
 mod tests;
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 
-use super::{Handle, Location, probe};
+use super::id::Id;
+use super::store::Place;
+use super::vault::Vault;
+use super::{Handle, Location, probe_directory};
 use crate::error::{Context, Error, Kind, Result};
+use crate::settings;
 
-pub(super) use signs::refuse;
+/// Fails if somebody else holds a lock of restic's kind that excludes this work. Stale ones of our own do not count.
+///
+/// # Errors
+/// [`Kind::Busy`], naming the lock and who holds it; [`Kind::Refused`] or [`Kind::Store`] if `locks` cannot be read.
+pub(super) fn refuse(vault: &Vault, location: &Location, exclusive: bool) -> Result<()> {
+    match &vault.store.place {
+        Place::Directory(root) => signs::refuse(vault, root, exclusive),
+        Place::Remote(remote) => remote::refuse(vault, &**remote, location, exclusive),
+    }
+}
+
+/// A lock of restic's kind that is ours. It is taken down with this value.
+#[derive(Debug)]
+enum Sign {
+    Directory { _sign: signs::Sign },
+    Remote { _sign: remote::Sign },
+}
 
 /// A held lock. It ends with this value.
 #[derive(Debug)]
 pub struct Lock {
     location: Location,
     exclusive: bool,
-    sign: Option<signs::Sign>,
+    sign: Option<Sign>,
     /// Their locks end when they are closed, after the sign is gone.
     _files: Vec<File>,
 }
@@ -41,37 +67,49 @@ impl Lock {
     /// For work that adds or reads: checks, restores, copies.
     ///
     /// # Errors
-    /// [`Kind::Busy`] naming who holds it, without waiting; [`Kind::Refused`] if there is no repository.
-    pub fn shared(location: &Location) -> Result<Self> {
-        Self::take(location, false, false)
+    /// [`Kind::Busy`] naming who holds it, without waiting; [`Kind::Refused`] if there is no repository. Nothing is asked
+    /// of a network location: whether there is one shows when it is opened.
+    pub fn shared(settings: &settings::Repository) -> Result<Self> {
+        Self::take(settings, false, false)
     }
 
     /// For a backup: shared, and one at a time.
     ///
     /// # Errors
     /// As [`shared`](Self::shared).
-    pub fn backup(location: &Location) -> Result<Self> {
-        Self::take(location, false, true)
+    pub fn backup(settings: &settings::Repository) -> Result<Self> {
+        Self::take(settings, false, true)
     }
 
     /// For work that removes something: forget, prune, delete, keys.
     ///
     /// # Errors
     /// As [`shared`](Self::shared).
-    pub fn exclusive(location: &Location) -> Result<Self> {
-        Self::take(location, true, false)
+    pub fn exclusive(settings: &settings::Repository) -> Result<Self> {
+        Self::take(settings, true, false)
     }
 
-    fn take(location: &Location, exclusive: bool, backup: bool) -> Result<Self> {
-        let root = location.directory()?;
-        // Where there is no repository, this says why.
-        probe(root)?;
-        let whole = File::open(root).context(Kind::Refused, format!("cannot open {}", root.display()))?;
+    fn take(settings: &settings::Repository, exclusive: bool, backup: bool) -> Result<Self> {
+        let location = &Location::parse(&settings.location)?;
+        let own = |part: &str| own_file(&settings.lock_dir, location, part);
+        let whole = match location {
+            Location::Network(_) => own("")?,
+            Location::Directory(root) => {
+                // Where there is no repository, this says why.
+                probe_directory(root)?;
+                File::open(root).context(Kind::Refused, format!("cannot open {}", root.display()))?
+            }
+        };
         lock(&whole, exclusive, &format!("the repository at {location} is in use"))?;
         let mut files = vec![whole];
         if backup {
-            let path = root.join("snapshots");
-            let snapshots = File::open(&path).context(Kind::Refused, format!("cannot open {}", path.display()))?;
+            let snapshots = match location {
+                Location::Network(_) => own(".backup")?,
+                Location::Directory(root) => {
+                    let path = root.join("snapshots");
+                    File::open(&path).context(Kind::Refused, format!("cannot open {}", path.display()))?
+                }
+            };
             lock(&snapshots, true, &format!("another backup into the repository at {location} is under way"))?;
             files.push(snapshots);
         }
@@ -90,10 +128,30 @@ impl Lock {
             return Err(Error::new(Kind::Refused, message));
         }
         if self.sign.is_none() {
-            self.sign = Some(signs::Sign::put_up(handle, self.exclusive)?);
+            self.sign = Some(match &handle.vault.store.place {
+                Place::Directory(root) => Sign::Directory { _sign: signs::Sign::put_up(handle, root, self.exclusive)? },
+                Place::Remote(remote) => Sign::Remote { _sign: remote::Sign::put_up(handle, remote, self.exclusive)? },
+            });
         }
         Ok(())
     }
+}
+
+/// A file to lock for a location that is none of this machine. It stays: who removes it would lock another one.
+fn own_file(directory: &Path, location: &Location, part: &str) -> Result<File> {
+    let Location::Network(text) = location else {
+        return Err(Error::new(Kind::Refused, "a directory is locked itself"));
+    };
+    // Two spellings of one place are two files; for those there are the locks of restic's kind.
+    let path = directory.join(format!("{}{part}.lock", Id::of(text.as_bytes())));
+    let opened = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .and_then(|()| File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path));
+    opened
+        .context(Kind::Refused, format!("cannot open {}", path.display()))
+        .map_err(|error| error.with("state", "nothing was touched"))
 }
 
 fn lock(file: &File, exclusive: bool, message: &str) -> Result<()> {

@@ -32,7 +32,7 @@ use super::super::vault::Vault;
 use crate::error::{Context, Error, Kind, Result};
 
 /// How often a lock is renewed. As restic.
-const RENEWAL: Duration = Duration::from_mins(5);
+pub(super) const RENEWAL: Duration = Duration::from_mins(5);
 
 /// How old a file has to be that nobody finished writing.
 const LEFT_OVER: Duration = Duration::from_hours(1);
@@ -40,12 +40,12 @@ const LEFT_OVER: Duration = Duration::from_hours(1);
 /// What is in such a file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default)]
-struct Content {
-    time: DateTime<Utc>,
-    exclusive: bool,
+pub(super) struct Content {
+    pub(super) time: DateTime<Utc>,
+    pub(super) exclusive: bool,
     hostname: String,
     username: String,
-    pid: i32,
+    pub(super) pid: i32,
     uid: u32,
     gid: u32,
     /// Not restic's: tells that it is ours.
@@ -61,7 +61,7 @@ impl Default for Content {
 }
 
 impl Content {
-    fn now(exclusive: bool) -> Self {
+    pub(super) fn now(exclusive: bool) -> Self {
         let (uid, gid) = (geteuid(), getegid());
         Self {
             time: Utc::now(),
@@ -75,15 +75,20 @@ impl Content {
         }
     }
 
-    fn is_ours(&self) -> bool {
+    pub(super) fn is_ours(&self) -> bool {
         self.program.starts_with("glovebox ") && self.hostname == our_hostname()
     }
 
+    /// Whether no process here has its number; for one of this machine.
+    pub(super) fn has_ended(&self) -> bool {
+        kill(Pid::from_raw(self.pid), None) == Err(Errno::ESRCH)
+    }
+
     /// For a person: who, where, since when.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         let Self { username, hostname, pid, .. } = self;
         let program = if self.program.is_empty() { "restic" } else { &self.program };
-        let gone = self.hostname == this_host() && kill(Pid::from_raw(*pid), None) == Err(Errno::ESRCH);
+        let gone = self.hostname == this_host() && self.has_ended();
         let ended = if gone { ", which has ended" } else { "" };
         format!("{program} of {username} on {hostname} (pid {pid}{ended}), at {}", self.time.format("%F %T UTC"))
     }
@@ -98,10 +103,24 @@ fn our_hostname() -> String {
 }
 
 /// A lock that somebody else's work left in the directory.
-struct Found {
-    name: String,
+pub(super) struct Found {
+    pub(super) name: String,
     /// Nothing if it cannot be read: it may say anything.
-    content: Option<Content>,
+    pub(super) content: Option<Content>,
+}
+
+/// The refusal that the first of these locks demands which excludes the work.
+pub(super) fn conflict(found: &[Found], place: &str, exclusive: bool) -> Result<()> {
+    let conflict =
+        found.iter().find(|found| exclusive || found.content.as_ref().is_none_or(|content| content.exclusive));
+    let Some(Found { name, content }) = conflict else { return Ok(()) };
+    let holder = content.as_ref().map_or_else(|| "not known: the lock cannot be read".to_owned(), Content::shown);
+    Err(Error::new(Kind::Busy, format!("another program is at work in the repository at {place}"))
+        .with("lock", format!("locks/{name}"))
+        .with("holder", holder)
+        .with("state", "nothing was touched")
+        .hint("Try again when it has ended.")
+        .hint(format!("If it has ended without taking its lock away: `restic -r {place} unlock`.")))
 }
 
 /// Our own sign. It is taken down with this value.
@@ -124,18 +143,8 @@ struct Posted {
 ///
 /// # Errors
 /// [`Kind::Busy`], naming the lock and who holds it; [`Kind::Refused`] if the directory cannot be read.
-pub(in crate::repository) fn refuse(vault: &Vault, root: &Path, exclusive: bool) -> Result<()> {
-    let found = look(vault, root, false)?;
-    let conflict =
-        found.iter().find(|found| exclusive || found.content.as_ref().is_none_or(|content| content.exclusive));
-    let Some(Found { name, content }) = conflict else { return Ok(()) };
-    let holder = content.as_ref().map_or_else(|| "not known: the lock cannot be read".to_owned(), Content::shown);
-    Err(Error::new(Kind::Busy, format!("another program is at work in the repository at {}", root.display()))
-        .with("lock", format!("locks/{name}"))
-        .with("holder", holder)
-        .with("state", "nothing was touched")
-        .hint("Try again when it has ended.")
-        .hint(format!("If it has ended without taking its lock away: `restic -r {} unlock`.", root.display())))
+pub(super) fn refuse(vault: &Vault, root: &Path, exclusive: bool) -> Result<()> {
+    conflict(&look(vault, root, false)?, &root.display().to_string(), exclusive)
 }
 
 /// All locks but those of this process and stale ones of our own, which can be removed on the way.
@@ -198,12 +207,12 @@ fn is_flocked(path: &Path) -> bool {
 
 impl Sign {
     /// Writes our lock, and keeps it fresh.
-    pub(super) fn put_up(handle: &Handle, exclusive: bool) -> Result<Self> {
-        Self::renewed_every(handle, exclusive, RENEWAL)
+    pub(super) fn put_up(handle: &Handle, root: &Path, exclusive: bool) -> Result<Self> {
+        Self::renewed_every(handle, root, exclusive, RENEWAL)
     }
 
-    pub(super) fn renewed_every(handle: &Handle, exclusive: bool, period: Duration) -> Result<Self> {
-        let root = handle.location.directory()?.to_path_buf();
+    pub(super) fn renewed_every(handle: &Handle, root: &Path, exclusive: bool, period: Duration) -> Result<Self> {
+        let root = root.to_path_buf();
         let vault = Arc::clone(&handle.vault);
         look(&vault, &root, true)?;
         refuse(&vault, &root, exclusive)?;

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 use crate::error::Kind;
-use crate::repository::testing::{Fixture, PASSWORD, bytes, settings};
+use crate::repository::testing::{self, Fixture, PASSWORD, bytes};
 use crate::repository::{init, open};
 
 const DIRECTORY: &str = "GLOVEBOX_TEST_DIRECTORY";
 const EXCLUSIVE: &str = "GLOVEBOX_TEST_EXCLUSIVE";
 
-fn place(fixture: &Fixture) -> Location {
-    Location::parse(&fixture.settings.location).unwrap()
+fn place(fixture: &Fixture) -> settings::Repository {
+    fixture.settings.clone()
 }
 
 fn busy<T: std::fmt::Debug>(result: Result<T>) -> Error {
@@ -57,7 +57,8 @@ fn r32_what_removes_excludes_everything_and_backups_come_one_by_one() {
 #[test]
 fn where_there_is_no_repository_there_is_nothing_to_lock() {
     let fixture = Fixture::new();
-    let nowhere = Location::parse(&format!("{}/nowhere", fixture.settings.location)).unwrap();
+    let nowhere =
+        settings::Repository { location: format!("{}/nowhere", fixture.settings.location), ..place(&fixture) };
     let error = Lock::shared(&nowhere).unwrap_err();
     assert!(error.kind() == Kind::Refused && error.message().starts_with("no repository at"), "{error}");
 }
@@ -79,7 +80,7 @@ fn our_own_lock_does_not_stop_us_and_is_gone_afterwards() {
 #[test]
 fn a_lock_is_renewed_while_it_is_held_and_never_missing() {
     let fixture = Fixture::new();
-    let sign = signs::Sign::renewed_every(&fixture.open(), false, Duration::from_millis(20)).unwrap();
+    let sign = signs::Sign::renewed_every(&fixture.open(), &fixture.root(), false, Duration::from_millis(20)).unwrap();
     let (first, started) = (signs(&fixture), Instant::now());
     let mut names = std::collections::BTreeSet::new();
     while names.len() < 4 {
@@ -135,8 +136,8 @@ fn wait_for(path: &Path) {
 #[ignore = "the other process of the tests below"]
 fn hold_for_the_others() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
-    let settings = settings(Path::new(&directory), PASSWORD);
-    let place = Location::parse(&settings.location).unwrap();
+    let settings = testing::settings(Path::new(&directory), PASSWORD);
+    let place = settings.clone();
     let exclusive = std::env::var(EXCLUSIVE).unwrap() == "yes";
     let mut lock = if exclusive { Lock::exclusive(&place) } else { Lock::backup(&place) }.unwrap();
     lock.announce(&open(&settings).unwrap()).unwrap();
@@ -158,7 +159,7 @@ fn r32_a_run_elsewhere_is_named_and_one_that_was_killed_leaves_nothing_behind() 
         } else {
             let shared = announced(&fixture, Lock::shared(&place(&fixture)).unwrap());
             assert_eq!(signs(&fixture).len(), 2);
-            busy(refuse(&fixture.open().vault, &fixture.root(), true));
+            busy(refuse(&fixture.open().vault, fixture.open().location(), true));
             drop(shared);
         }
         child.kill().unwrap();
@@ -248,7 +249,7 @@ fn r33_we_see_restics_locks() {
 fn a_lock_of_one_repository_is_not_announced_in_another() {
     let fixture = Fixture::new();
     let directory = tempfile::tempdir().unwrap();
-    let other = init(&settings(directory.path(), PASSWORD), 3).unwrap();
+    let other = init(&testing::settings(directory.path(), PASSWORD), 3).unwrap();
     let error = Lock::shared(&place(&fixture)).unwrap().announce(&other).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "{error}");
 }

@@ -3,6 +3,8 @@
 pub mod binary;
 pub mod cases;
 pub mod dumps;
+#[cfg(feature = "network")]
+pub mod network;
 pub mod probe;
 pub mod repository;
 pub mod server;

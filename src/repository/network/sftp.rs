@@ -1,0 +1,448 @@
+//! `sftp:`: a directory of another machine, through the program ssh and its own configuration.
+//!
+//! ssh is a child process that speaks SFTP on its standard input and output, as restic has it. So keys, jump hosts and
+//! known hosts are where ssh has them, and what is wrong with them is said in ssh's words.
+//!
+//! A file is written under `tmp/`, synced where the server can, and renamed.
+
+use std::io::{self, ErrorKind, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex as Plain, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use openssh_sftp_client::error::SftpErrorKind;
+use openssh_sftp_client::{Error as Its, Sftp as Client, SftpOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::process::Child;
+use tokio::sync::Mutex;
+
+use super::place::Place;
+use super::{Answer, Service, words};
+use crate::error::{Error, Kind, Result};
+use crate::process;
+
+/// How many directories are listed at the same time.
+const AT_ONCE: usize = 16;
+
+/// How long ssh may still have something to say after it closed the connection.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A directory of another machine.
+pub(super) struct Sftp {
+    program: PathBuf,
+    arguments: Vec<String>,
+    /// The repository's directory; relative to where the login begins if it does not begin with `/`.
+    root: PathBuf,
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+struct Session {
+    client: Client,
+    said: Arc<Plain<String>>,
+    _child: Child,
+}
+
+impl Sftp {
+    /// # Errors
+    /// [`Kind::Usage`] if the location names no host and path, [`Kind::Refused`] if there is no program ssh.
+    pub(super) fn new(place: &Place) -> Result<Self> {
+        let target = split(&place.rest).ok_or_else(|| {
+            place
+                .mistake("`sftp:` must be followed by a host and a path")
+                .hint("Write it like this: sftp:user@nas.example.org:/srv/backup")
+        })?;
+        let program = process::find_program("ssh").ok_or_else(|| {
+            Error::new(Kind::Refused, "there is no program ssh")
+                .with("state", "nothing was touched")
+                .hint("Install OpenSSH.")
+        })?;
+        let mut arguments: Vec<String> = Vec::new();
+        let mut option = |text: String| arguments.extend(["-o".to_owned(), text]);
+        // Nobody is there to be asked, and a line that is dead has to be noticed.
+        for text in ["BatchMode=yes", "ServerAliveInterval=15", "ServerAliveCountMax=4", "ConnectTimeout=20"] {
+            option(text.to_owned());
+        }
+        option("ClearAllForwardings=yes".to_owned());
+        if let Some(path) = place.option("known_hosts_file") {
+            option(format!("UserKnownHostsFile={}", quoted(path)));
+        }
+        if let Some(path) = place.option("identity_file") {
+            option("IdentitiesOnly=yes".to_owned());
+            option(format!("IdentityFile={}", quoted(path)));
+        }
+        if let Some(path) = place.option("ssh_config") {
+            arguments.extend(["-F".to_owned(), path.to_owned()]);
+        }
+        if let Some(port) = place.option("port").map(str::to_owned).or(target.port) {
+            if port.parse::<u16>().is_err() {
+                return Err(place.mistake("the port must be a number from 1 to 65535"));
+            }
+            arguments.extend(["-p".to_owned(), port]);
+        }
+        if let Some(user) = target.user {
+            arguments.extend(["-l".to_owned(), user]);
+        }
+        arguments.extend(["-s".to_owned(), "--".to_owned(), target.host, "sftp".to_owned()]);
+        Ok(Self { program, arguments, root: target.path, session: Mutex::default() })
+    }
+
+    /// The connection, made if there is none.
+    async fn session(&self) -> io::Result<Arc<Session>> {
+        let mut session = self.session.lock().await;
+        if let Some(known) = session.as_ref() {
+            return Ok(Arc::clone(known));
+        }
+        let made = Arc::new(self.connect().await?);
+        *session = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    async fn connect(&self) -> io::Result<Session> {
+        let mut command = process::command(&self.program);
+        for name in ["HOME", "SSH_AUTH_SOCK", "PATH"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        let spawned = command.args(&self.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawned.spawn()?;
+        let (Some(input), Some(output), Some(mut errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(io::Error::other("ssh has no standard input and output"));
+        };
+        let said = Arc::new(Plain::new(String::new()));
+        let heard = Arc::clone(&said);
+        let listening = tokio::spawn(async move {
+            let mut buffer = [0; 1024];
+            while let Ok(count @ 1..) = errors.read(&mut buffer).await {
+                let text = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
+                let mut said = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                // The last words tell; a banner may be long.
+                if said.len() > 4096 {
+                    said.clear();
+                }
+                said.push_str(&text);
+            }
+        });
+        match Client::new(input, output, SftpOptions::default()).await {
+            Ok(client) => Ok(Session { client, said, _child: child }),
+            Err(error) => {
+                let _ = tokio::time::timeout(LAST_WORDS, listening).await;
+                Err(refused(&last_words(&said)).unwrap_or_else(|| failed(&error, &said)))
+            }
+        }
+    }
+
+    /// Does something in the repository's directory. A connection that failed is not used again.
+    async fn with<T, F: Future<Output = std::result::Result<T, Its>>>(
+        self: Arc<Self>,
+        work: impl FnOnce(Arc<Session>, PathBuf) -> F,
+    ) -> io::Result<T> {
+        let session = self.session().await?;
+        let done = work(Arc::clone(&session), self.root.clone()).await;
+        done.map_err(|error| failed(&error, &session.said)).inspect_err(|error| {
+            if !super::is_final(error.kind())
+                && let Ok(mut current) = self.session.try_lock()
+                && current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &session))
+            {
+                *current = None;
+            }
+        })
+    }
+}
+
+/// What ssh refuses will be refused the next time too.
+fn refused(said: &str) -> Option<io::Error> {
+    let denied = ["Permission denied", "Host key verification failed", "Too many authentication failures"];
+    let wrong = ["Bad configuration option", "Can't open user config file", "subsystem request failed"];
+    let contains = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
+    match () {
+        () if contains(&denied) => Some(io::Error::new(ErrorKind::PermissionDenied, format!("ssh: {said}"))),
+        () if contains(&wrong) => Some(io::Error::new(ErrorKind::InvalidInput, format!("ssh: {said}"))),
+        () => None,
+    }
+}
+
+fn last_words(said: &Plain<String>) -> String {
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn failed(error: &Its, said: &Plain<String>) -> io::Error {
+    if let Its::SftpError(kind, message) = error {
+        let kind = match kind {
+            SftpErrorKind::NoSuchFile => ErrorKind::NotFound,
+            SftpErrorKind::PermDenied => ErrorKind::PermissionDenied,
+            SftpErrorKind::OpUnsupported => ErrorKind::InvalidInput,
+            // "Failure" may be a full disk: another attempt may find room.
+            _ => ErrorKind::Other,
+        };
+        return io::Error::new(kind, format!("the server says: {}", message.get().0));
+    }
+    if let Its::IOError(cause) = error
+        && cause.kind() == ErrorKind::UnexpectedEof
+        && cause.get_ref().is_some_and(|own| own.is::<Short>())
+    {
+        return ErrorKind::UnexpectedEof.into();
+    }
+    let said = last_words(said);
+    let said = if said.is_empty() { String::new() } else { format!(" (ssh: {said})") };
+    io::Error::other(format!("the connection failed: {}{said}", words(error)))
+}
+
+/// A file that ends before it should.
+#[derive(Debug)]
+struct Short;
+
+impl std::fmt::Display for Short {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the file is shorter than it was")
+    }
+}
+
+impl std::error::Error for Short {}
+
+fn short() -> Its {
+    Its::IOError(io::Error::new(ErrorKind::UnexpectedEof, Short))
+}
+
+/// Names, sizes and times of the files in a directory; nothing of its directories.
+async fn entries(session: &Session, path: &Path) -> std::result::Result<Vec<(String, u64, Option<SystemTime>)>, Its> {
+    let directory = session.client.fs().open_dir(path).await?;
+    let mut reading = std::pin::pin!(directory.read_dir());
+    let mut found = Vec::new();
+    while let Some(entry) = reading.next().await {
+        let entry = entry?;
+        let metadata = entry.metadata();
+        if !metadata.file_type().is_some_and(|kind| kind.is_dir())
+            && let Some(name) = entry.filename().to_str()
+        {
+            let time = metadata.modified().map(openssh_sftp_client::UnixTimeStamp::as_system_time);
+            found.push((name.to_owned(), metadata.len().unwrap_or(u64::MAX), time));
+        }
+    }
+    Ok(found)
+}
+
+/// The directories of `data` that are there.
+async fn prefixes(session: &Session, path: &Path) -> std::result::Result<Vec<PathBuf>, Its> {
+    let directory = session.client.fs().open_dir(path).await?;
+    let mut reading = std::pin::pin!(directory.read_dir());
+    let mut found = Vec::new();
+    while let Some(entry) = reading.next().await {
+        let entry = entry?;
+        let is_directory = entry.metadata().file_type().is_some_and(|kind| kind.is_dir());
+        if is_directory && !entry.filename().to_string_lossy().starts_with('.') {
+            found.push(path.join(entry.filename()));
+        }
+    }
+    Ok(found)
+}
+
+async fn read(session: &Session, path: &Path, part: Option<(u32, u32)>) -> std::result::Result<Bytes, Its> {
+    let mut file = session.client.open(path).await?;
+    let (start, length) = match part {
+        Some((offset, length)) => (u64::from(offset), u64::from(length)),
+        None => (0, file.metadata().await?.len().unwrap_or(0)),
+    };
+    let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
+    while (whole.len() as u64) < length {
+        let had = whole.len() as u64;
+        // A server may give less than it is asked for; what is left is asked for again from there.
+        file.seek(SeekFrom::Start(start + had)).await?;
+        let wanted = u32::try_from(length - had).unwrap_or(u32::MAX);
+        let Some(more) = file.read(wanted, BytesMut::new()).await? else { return Err(short()) };
+        whole.extend_from_slice(&more);
+    }
+    file.close().await?;
+    Ok(whole.freeze())
+}
+
+async fn write(session: &Session, root: &Path, path: &str, content: &[u8]) -> std::result::Result<(), Its> {
+    let (target, temporary) = (root.join(path), root.join("tmp").join(path.rsplit('/').next().unwrap_or(path)));
+    let (mut fs, missing) =
+        (session.client.fs(), |error: &Its| matches!(error, Its::SftpError(SftpErrorKind::NoSuchFile, _)));
+    let mut file = match session.client.create(&temporary).await {
+        Err(error) if missing(&error) => {
+            make_directories(session, root).await?;
+            fs.create_dir(root.join("tmp")).await?;
+            session.client.create(&temporary).await?
+        }
+        file => file?,
+    };
+    file.write_all(content).await?;
+    if session.client.support_fsync() {
+        file.sync_all().await?;
+    }
+    file.close().await?;
+    match fs.rename(&temporary, &target).await {
+        Err(error) if missing(&error) => {
+            make_directories(session, target.parent().unwrap_or(root)).await?;
+            fs.rename(&temporary, &target).await
+        }
+        renamed => renamed,
+    }
+}
+
+/// A directory with those above it, as far as they are missing.
+async fn make_directories(session: &Session, path: &Path) -> std::result::Result<(), Its> {
+    let mut missing = Vec::new();
+    for directory in path.ancestors().take_while(|directory| !directory.as_os_str().is_empty()) {
+        match session.client.fs().metadata(directory).await {
+            Err(Its::SftpError(SftpErrorKind::NoSuchFile, _)) => missing.push(directory),
+            found => {
+                found?;
+                break;
+            }
+        }
+    }
+    for directory in missing.into_iter().rev() {
+        let made = session.client.fs().create_dir(directory).await;
+        // Somebody else may have been faster.
+        if made.is_err() && session.client.fs().metadata(directory).await.is_err() {
+            return made;
+        }
+    }
+    Ok(())
+}
+
+impl Service for Sftp {
+    fn list(self: Arc<Self>, directory: String) -> Answer<Vec<(String, u64)>> {
+        Box::pin(self.with(async move |session, root| {
+            let path = root.join(&directory);
+            let mut directories = vec![path.clone()];
+            if directory == "data" {
+                directories.extend(prefixes(&session, &path).await?);
+            }
+            let listing = futures_util::stream::iter(directories).map(|path| {
+                let session = Arc::clone(&session);
+                async move { entries(&session, &path).await }
+            });
+            let listed: Vec<_> = listing.buffer_unordered(AT_ONCE).collect().await;
+            let mut found = Vec::new();
+            for one in listed {
+                found.extend(one?.into_iter().map(|(name, size, _)| (name, size)));
+            }
+            Ok(found)
+        }))
+    }
+
+    fn read(self: Arc<Self>, path: String, part: Option<(u32, u32)>) -> Answer<Bytes> {
+        Box::pin(self.with(async move |session, root| read(&session, &root.join(path), part).await))
+    }
+
+    fn write(self: Arc<Self>, path: String, content: Bytes) -> Answer<()> {
+        Box::pin(self.with(async move |session, root| write(&session, &root, &path, &content).await))
+    }
+
+    fn remove(self: Arc<Self>, path: String) -> Answer<()> {
+        Box::pin(self.with(async move |session, root| match session.client.fs().remove_file(root.join(path)).await {
+            Err(Its::SftpError(SftpErrorKind::NoSuchFile, _)) => Ok(()),
+            removed => removed,
+        }))
+    }
+
+    fn modified(self: Arc<Self>, path: String) -> Answer<SystemTime> {
+        Box::pin(self.with(async move |session, root| {
+            let time = session.client.fs().metadata(root.join(path)).await?.modified();
+            time.map(openssh_sftp_client::UnixTimeStamp::as_system_time).ok_or_else(short)
+        }))
+    }
+
+    fn create(self: Arc<Self>) -> Answer<()> {
+        Box::pin(self.with(async move |session, root| {
+            for name in ["keys", "locks", "snapshots", "index", "tmp", "data"] {
+                make_directories(&session, &root.join(name)).await?;
+            }
+            let all = futures_util::stream::iter(0..=255_u8).map(|number| {
+                let (session, path) = (Arc::clone(&session), root.join(format!("data/{number:02x}")));
+                async move { make_directories(&session, &path).await }
+            });
+            let made: Vec<_> = all.buffer_unordered(AT_ONCE).collect().await;
+            made.into_iter().collect()
+        }))
+    }
+
+    fn sweep(self: Arc<Self>, before: SystemTime) -> Answer<Vec<String>> {
+        Box::pin(self.with(async move |session, root| {
+            let directory = root.join("tmp");
+            let found = match entries(&session, &directory).await {
+                Err(Its::SftpError(SftpErrorKind::NoSuchFile, _)) => return Ok(Vec::new()),
+                found => found?,
+            };
+            let mut removed = Vec::new();
+            for (name, _, time) in found {
+                if time.is_some_and(|time| time < before) {
+                    session.client.fs().remove_file(directory.join(&name)).await?;
+                    removed.push(format!("tmp/{name}"));
+                }
+            }
+            Ok(removed)
+        }))
+    }
+}
+
+/// A value of ssh's configuration that may have a space in it.
+fn quoted(path: &str) -> String {
+    format!("\"{}\"", path.replace('"', ""))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    user: Option<String>,
+    host: String,
+    port: Option<String>,
+    path: PathBuf,
+}
+
+/// `user@host:path` or `//user@host:port/path`, where a path that begins at the root has two slashes.
+fn split(text: &str) -> Option<Target> {
+    let (login, port, path) = if let Some(url) = text.strip_prefix("//") {
+        let (login, path) = url.split_once('/')?;
+        let bare = login.rsplit_once('@').map_or(login, |(_, host)| host);
+        let port = bare.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(_, port)| port.to_owned());
+        let login = port.as_ref().map_or(login, |port| login.strip_suffix(&format!(":{port}")).unwrap_or(login));
+        (login, port, path)
+    } else {
+        let end = if text.rsplit_once('@').map_or(text, |(_, host)| host).starts_with('[') { "]:" } else { ":" };
+        let (login, path) = text.split_once(end)?;
+        (login, None, path)
+    };
+    let (user, host) = login.rsplit_once('@').map_or((None, login), |(user, host)| (Some(user.to_owned()), host));
+    let host = host.trim_matches(['[', ']']).to_owned();
+    let wrong = host.is_empty() || host.starts_with('-') || path.is_empty() || user.as_deref() == Some("");
+    (!wrong).then(|| Target { user, host, port, path: path.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_read_as_restic_reads_them() {
+        let target = |text| {
+            let Target { user, host, port, path } = split(text).unwrap();
+            format!("{} {host} {} {}", user.unwrap_or_default(), port.unwrap_or_default(), path.display())
+        };
+        assert_eq!(target("user@host:/srv/x"), "user host  /srv/x");
+        assert_eq!(target("host:x"), " host  x");
+        assert_eq!(target("user@[::1]:/x"), "user ::1  /x");
+        assert_eq!(target("//user@host:2222//srv/x"), "user host 2222 /srv/x");
+        assert_eq!(target("//[::1]:2222/x"), " ::1 2222 x");
+        assert_eq!(target("//host/x"), " host  x");
+        for text in ["host", "host:", ":/x", "//host", "-oProxyCommand=x:/y", "@host:/x", ""] {
+            assert_eq!(split(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_ssh_refuses_is_not_tried_again() {
+        assert_eq!(refused("x@h: Permission denied (publickey).").unwrap().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(refused("Host key verification failed.").unwrap().kind(), ErrorKind::PermissionDenied);
+        assert!(refused("connect to host h port 22: Connection refused").is_none());
+    }
+}
