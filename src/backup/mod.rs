@@ -210,6 +210,11 @@ impl Backup<'_> {
             purpose: self.purpose,
             schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
             comment: self.comment.clone(),
+            database: Some(self.connector.database_name().to_owned()),
+        });
+        // It is one from now on, whatever becomes of the note.
+        let noted = noted.map_err(|error| {
+            error.with("state", format!("backup {} is whole and in the repository; the next run notes it", id.short()))
         })?;
         Ok(Taken {
             noted,
@@ -253,8 +258,14 @@ impl Backup<'_> {
         // The tables are locked already: whoever is in the way now waits for us.
         let lock_wait = self.lock_wait.min(DEFINITIONS_LOCK_WAIT);
         let pg_dump = PgDump { connector: self.connector, tools, lock_wait };
-        let (definitions, schema_hash) =
-            definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await.map_err(in_between)?;
+        let definitions =
+            definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await.map_err(in_between);
+        let (definitions, schema_hash) = definitions.map_err(|error| match error.kind() {
+            Kind::Store => error
+                .with("while", format!("writing the definitions to a temporary file in {}", self.temporary.display()))
+                .with("state", "no backup was made; those before it are as they were"),
+            _ => error,
+        })?;
         Ok(Prepared {
             session,
             snapshot,

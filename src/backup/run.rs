@@ -92,7 +92,9 @@ async fn open(session: &mut Session<'_>) -> Result<Handle> {
 
 /// Where writing failed: which repository, and how much room there is.
 fn explain(env: &Env, error: Error) -> Error {
-    let Some(settings) = env.settings.repository.as_ref().filter(|_| error.kind() == Kind::Store) else { return error };
+    // A failure with a place of its own says so itself.
+    let is_repositorys = error.kind() == Kind::Store && error.detail("while").is_none();
+    let Some(settings) = env.settings.repository.as_ref().filter(|_| is_repositorys) else { return error };
     let Ok(location) = Location::parse(&settings.location) else { return error };
     let error = error.with("repository", &location);
     match &location {

@@ -4,7 +4,8 @@
 //! otherwise while another one points at it, and every key that concerns a table that was filled is checked before the
 //! commit. A row that would point nowhere ends it, and nothing has changed.
 //!
-//! Triggers do not fire: the rows become what they were. Materialized views are not refreshed.
+//! Triggers do not fire, and one that would all the same (`ENABLE ALWAYS`) is refused: the rows become what they were.
+//! Materialized views are not refreshed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +61,17 @@ impl Session<'_> {
         let work = env.interrupt.guard(Box::pin(work));
         // An error leaves the transaction open; it ends with the session.
         let keys = env.reporter.show(&meter, work).await.map_err(|error| error.or_state(UNTOUCHED))?;
+        // Not cut short by a signal: whoever asks must be told what is so.
+        client.batch_execute("COMMIT").await.query_context("cannot commit").map_err(|error| {
+            error
+                .escalate(Kind::Attention)
+                .with("state", "it is not known whether the rows were replaced")
+                .hint("Count the rows of one table; then repeat the command, or leave it.")
+        })?;
+        let names: Vec<String> = entries.iter().map(|entry| entry.table.qualified()).collect();
+        if let Err(error) = client.batch_execute(&format!("ANALYZE {}", names.join(", "))).await {
+            env.reporter.warn(&format!("the rows are there, but no statistics: {error}; ANALYZE gathers them"));
+        }
         let tables = entries.iter().map(|entry| (entry.table.qualified(), entry.rows)).collect();
         Ok(Replaced { tables, safety_backup, keys, duration: started.elapsed() })
     }
@@ -119,10 +131,11 @@ async fn replace(
     })?;
     let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", list(&names));
     client.batch_execute(&lock).await.query_context("cannot lock the tables")?;
+    refuse_triggers(client, &names).await?;
     let keys = foreign_keys(client, &names).await?;
     meter.now("emptying tables");
     // TRUNCATE gives the room back at once, but not while another table points here.
-    if keys.iter().all(|key| names.contains(&key.child)) {
+    if keys.iter().all(|key| names.contains(&key.child.0)) {
         let truncate = format!("TRUNCATE {}", list(&names));
         client.batch_execute(&truncate).await.query_context("cannot empty the tables")?;
     } else {
@@ -140,9 +153,7 @@ async fn replace(
     for name in &names {
         advance_sequences(client, name).await?;
     }
-    client.batch_execute("SET LOCAL synchronous_commit = on; COMMIT").await.query_context("cannot commit")?;
-    let analyze = format!("ANALYZE {}", names.join(", "));
-    client.batch_execute(&analyze).await.query_context("the rows are there, but their statistics are not")?;
+    client.batch_execute("SET LOCAL synchronous_commit = on").await.query_context("cannot go on")?;
     Ok(keys.len())
 }
 
@@ -150,35 +161,57 @@ fn list(names: &[String]) -> String {
     names.iter().map(|name| format!("ONLY {name}")).collect::<Vec<_>>().join(", ")
 }
 
+/// A trigger that fires all the same would write other rows than those of the backup.
+async fn refuse_triggers(client: &Client, names: &[String]) -> Result<()> {
+    let sql = "SELECT format('%s on %s', tgname, tgrelid::regclass) FROM pg_trigger \
+               WHERE tgrelid = ANY ($1::text[]::regclass[]) AND NOT tgisinternal AND tgenabled IN ('A', 'R') ORDER BY 1";
+    let rows = client.query(sql, &[&names]).await.query_context("cannot look for triggers")?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Err(Error::new(Kind::Refused, "a trigger would change the rows on their way in (ENABLE ALWAYS or REPLICA)")
+        .with("triggers", found.join("\n"))
+        .hint("Load the backup beside the live database with --into NAME, and take the rows from there."))
+}
+
 /// A foreign key that concerns one of the tables, on either side.
 struct ForeignKey {
     name: String,
-    child: String,
-    parent: String,
+    /// The table whose rows point, and whether it has partitions: a table that inherits has no part in the key.
+    child: (String, bool),
+    /// The table that they point at.
+    parent: (String, bool),
     /// Columns of the child, and those of the parent that they point at.
     columns: Vec<(String, String)>,
 }
 
+/// What PostgreSQL made for partitions belongs to the key of the whole, which is the one that is meant.
 async fn foreign_keys(client: &Client, names: &[String]) -> Result<Vec<ForeignKey>> {
-    let sql = "SELECT c.conname::text, cn.nspname::text, ct.relname::text, pn.nspname::text, pt.relname::text, \
+    let sql = "WITH RECURSIVE touched (oid) AS ( \
+                   SELECT oid FROM pg_constraint WHERE contype = 'f' \
+                     AND (conrelid = ANY ($1::text[]::regclass[]) OR confrelid = ANY ($1::text[]::regclass[])) \
+                   UNION SELECT c.conparentid FROM pg_constraint c JOIN touched t ON t.oid = c.oid WHERE c.conparentid <> 0) \
+               SELECT c.conname::text, cn.nspname::text, ct.relname::text, ct.relkind = 'p', \
+                      pn.nspname::text, pt.relname::text, pt.relkind = 'p', \
                       (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.conkey) WITH ORDINALITY k (attnum, place) \
                        JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum), \
                       (SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(c.confkey) WITH ORDINALITY k (attnum, place) \
                        JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum) \
-               FROM pg_constraint c JOIN pg_class ct ON ct.oid = c.conrelid JOIN pg_namespace cn ON cn.oid = ct.relnamespace \
+               FROM pg_constraint c JOIN touched t ON t.oid = c.oid \
+               JOIN pg_class ct ON ct.oid = c.conrelid JOIN pg_namespace cn ON cn.oid = ct.relnamespace \
                JOIN pg_class pt ON pt.oid = c.confrelid JOIN pg_namespace pn ON pn.oid = pt.relnamespace \
-               WHERE c.contype = 'f' \
-                 AND (c.conrelid = ANY ($1::text[]::regclass[]) OR c.confrelid = ANY ($1::text[]::regclass[]))";
+               WHERE c.conparentid = 0";
     let rows = client.query(sql, &[&names]).await.query_context("cannot read the foreign keys")?;
     let table = |schema: &str, name: &str| format!("{}.{}", ident(schema), ident(name));
     Ok(rows
         .iter()
         .map(|row| {
-            let (from, to): (Vec<String>, Vec<String>) = (row.get(5), row.get(6));
+            let (from, to): (Vec<String>, Vec<String>) = (row.get(7), row.get(8));
             ForeignKey {
                 name: row.get(0),
-                child: table(row.get(1), row.get(2)),
-                parent: table(row.get(3), row.get(4)),
+                child: (table(row.get(1), row.get(2)), row.get(3)),
+                parent: (table(row.get(4), row.get(5)), row.get(6)),
                 columns: from.into_iter().zip(to).collect(),
             }
         })
@@ -191,11 +224,14 @@ impl ForeignKey {
         let set: Vec<String> = self.columns.iter().map(|(from, _)| format!("c.{} IS NOT NULL", ident(from))).collect();
         let equal: Vec<String> =
             self.columns.iter().map(|(from, to)| format!("p.{} = c.{}", ident(to), ident(from))).collect();
+        let only = |(name, has_partitions): &(String, bool)| {
+            if *has_partitions { name.clone() } else { format!("ONLY {name}") }
+        };
         let sql = format!(
             "SELECT count(*) FROM {} c WHERE {} AND NOT EXISTS (SELECT FROM {} p WHERE {})",
-            self.child,
+            only(&self.child),
             set.join(" AND "),
-            self.parent,
+            only(&self.parent),
             equal.join(" AND ")
         );
         let failed = format!("cannot check the foreign key {}", self.name);
@@ -203,7 +239,8 @@ impl ForeignKey {
         if lost == 0 {
             return Ok(());
         }
-        let what = format!("{lost} rows of {} would point at rows of {} that are not there", self.child, self.parent);
+        let what =
+            format!("{lost} rows of {} would point at rows of {} that are not there", self.child.0, self.parent.0);
         Err(Error::new(Kind::Refused, what)
             .with("foreign key", &self.name)
             .with("state", UNTOUCHED)

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::Policy;
+use super::{Destination, Policy};
 use crate::backup::{session, surroundings};
 use crate::database::Connector;
 use crate::database::connect::{QueryContext, chain};
@@ -99,6 +99,17 @@ impl Stored {
         }
         file.rewind().context(Kind::Store, failed())?;
         Ok(file)
+    }
+
+    /// Whether this may become the live database: a backup of another one may not, unless it is asked for.
+    pub fn is_of(&self, live: &str, destination: &Destination, policy: &Policy) -> Result<()> {
+        let name = self.manifest.facts.database["datname"].as_str().unwrap_or_default();
+        if *destination != Destination::Live || name == live || policy.allow_other {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, format!("the backup is of database \"{name}\", not of \"{live}\""))
+            .with("state", "the live database was not touched")
+            .hint("Look at it with --into NAME. If it is meant to replace this one, repeat it with --allow-other."))
     }
 
     /// What a person wants to know before this goes live: whether the application will be able to use it. Sentences, and

@@ -141,7 +141,7 @@ fn r34_a_flipped_bit_never_becomes_a_row() {
 fn what_is_not_a_backup_is_told() {
     let kept = Kept::new("none");
     let site = &kept.site;
-    site.run("teslamate-restore", &["beef", "--yes"]).expect(10).says("there is no snapshot beef");
+    site.run("teslamate-restore", &["beef", "--yes"]).expect(10).says("there is no backup beef");
     site.run("teslamate-restore", &["bee", "--yes"]).expect(10).says("cannot open bee");
     fs::write(site.path("latest"), "x").unwrap();
     site.run("teslamate-restore", &["latest", "--yes"]).expect(2).says("may be a backup or the file of that name");

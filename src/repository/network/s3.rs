@@ -180,7 +180,7 @@ mod tests {
     fn without_credentials_nothing_is_asked() {
         let mut settings = settings::Repository { location: "s3:https://host/bucket".into(), ..Default::default() };
         settings.environment.insert("AWS_ACCESS_KEY_ID".into(), "id".to_owned().into());
-        let new = |settings| S3::new(&Place::parse(settings).ok().unwrap());
+        let new = |settings: &settings::Repository| S3::new(&Place::parse(settings).ok().unwrap());
         assert_eq!(new(&settings).err().unwrap().kind(), Kind::Refused);
         settings.environment.insert("AWS_SECRET_ACCESS_KEY".into(), "c4nary".to_owned().into());
         assert!(new(&settings).is_ok());

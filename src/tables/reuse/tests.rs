@@ -14,7 +14,8 @@ use super::*;
 const HASH: &str = "abc";
 
 fn table() -> Table {
-    let column = Column { name: "id".into(), type_name: "integer".into(), type_oid: 23, modifier: -1, missing: None };
+    let column =
+        Column { number: 1, name: "id".into(), type_name: "integer".into(), type_oid: 23, modifier: -1, missing: None };
     Table {
         oid: 100,
         schema: "public".into(),
@@ -23,6 +24,7 @@ fn table() -> Table {
         tablespace: 0,
         logged: true,
         is_heap: true,
+        stands_alone: true,
         format: CopyFormat::Binary,
         columns: vec![column],
         blocks: 16,
@@ -100,7 +102,7 @@ fn another_cluster_timeline_database_or_schema_is_of_no_use() {
 
 #[test]
 fn another_table_file_or_column_is_read() {
-    let others: [fn(&mut Table); 11] = [
+    let others: [fn(&mut Table); 13] = [
         |table| table.oid = 101,
         |table| table.filenode = 201,
         |table| table.tablespace = 1700,
@@ -108,6 +110,8 @@ fn another_table_file_or_column_is_read() {
         |table| table.is_heap = false,
         |table| table.format = CopyFormat::Text,
         |table| table.blocks = 15,
+        |table| table.stands_alone = false,
+        |table| table.columns[0].number = 2,
         |table| table.columns[0].name = "id2".into(),
         |table| table.columns[0].type_oid = 20,
         |table| table.columns[0].modifier = 4,
