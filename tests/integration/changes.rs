@@ -285,3 +285,95 @@ fn a_server_that_was_set_back_is_read_whole() {
         assert_eq!(fourth.reason, None);
     });
 }
+
+/// What COPY writes can change without a block of the table: each of these would be reused wrongly by the blocks alone.
+#[test]
+fn what_no_block_of_the_table_shows_is_read() {
+    let settings = ["summarize_wal=on", "autovacuum=off"];
+    let Some(server) = Server17::start(&settings) else { return };
+    server.query("postgres", "CREATE DATABASE teslamate");
+    let run = |sql: &str| server.query("teslamate", sql);
+    run(
+        "CREATE ROLE bob; CREATE TYPE comp AS (x int, y int); CREATE DOMAIN kind AS regclass; CREATE TABLE keep (f int); \
+         CREATE TABLE ra (f int); CREATE TABLE rb (f int)",
+    );
+    run("CREATE TABLE again AS SELECT i AS id, 'x' AS a, i AS b FROM generate_series(1, 5000) i; \
+         CREATE TABLE shifted AS SELECT -i AS a, i AS b, i AS c FROM generate_series(1, 5000) i; \
+         CREATE TABLE composite AS SELECT ROW(i, i)::comp AS c FROM generate_series(1, 5000) i; \
+         CREATE TABLE roles AS SELECT 'bob'::regrole AS r FROM generate_series(1, 5000) i; \
+         CREATE TABLE relations AS SELECT 'ra'::regclass AS r, ARRAY['keep'::regclass] AS s, 'keep'::kind AS k \
+         FROM generate_series(1, 5000) i; \
+         CREATE TABLE quiet AS SELECT i FROM generate_series(1, 5000) i");
+    let (tools, connector) = (server.tools(), connector(&server.socket(), 5432, "teslamate", "postgres"));
+    wait(async {
+        let tools = Tools::find(&connector, Some(&tools), 170_000).await.unwrap();
+        run("VACUUM");
+        run("CHECKPOINT");
+        let mut parent = Box::pin(take(&connector, &tools, None, "")).await;
+        for deed in [
+            "ALTER TABLE again DROP b; ALTER TABLE again ADD b int",
+            "ALTER TABLE shifted DROP a; ALTER TABLE shifted RENAME b TO a; ALTER TABLE shifted RENAME c TO b; \
+             ALTER TABLE shifted ADD c int",
+            "ALTER TYPE comp DROP ATTRIBUTE y; ALTER TYPE comp ADD ATTRIBUTE y int",
+            "ALTER ROLE bob RENAME TO alice",
+            "ALTER TABLE ra RENAME TO rc; ALTER TABLE rb RENAME TO ra; ALTER TABLE rc RENAME TO rb",
+            "DROP TABLE keep; CREATE TABLE keep (f int)",
+        ] {
+            // In this runtime, where the sessions of the last backup can end meanwhile.
+            let session = connector.connect().await.unwrap();
+            session.batch_execute(deed).await.unwrap();
+            // It compares every chunk that would be reused with what is there now.
+            parent = Box::pin(take(&connector, &tools, Some(&parent), deed)).await;
+        }
+        let last = Box::pin(take(&connector, &tools, Some(&parent), "nothing")).await;
+        assert!(last.reused > 0, "{:?}", last.reason);
+    });
+}
+
+/// A history that is repeated to the byte writes its log to the same positions.
+#[test]
+fn a_history_that_is_repeated_is_another_one() {
+    let settings = ["summarize_wal=on", "autovacuum=off", "bgwriter_lru_maxpages=0", "checkpoint_timeout=1h"];
+    let Some(server) = Server17::start(&settings) else { return };
+    server.query("postgres", "CREATE DATABASE teslamate");
+    server.query("teslamate", "CREATE TABLE t AS SELECT i AS id, 1 AS v FROM generate_series(1, 20000) i");
+    server.query("teslamate", "VACUUM FREEZE t");
+    let (tools, connector) = (server.tools(), connector(&server.socket(), 5432, "teslamate", "postgres"));
+    wait(async {
+        let tools = Tools::find(&connector, Some(&tools), 170_000).await.unwrap();
+        server.query("teslamate", "CHECKPOINT");
+        let first = Box::pin(take(&connector, &tools, None, "")).await;
+        server.save(&settings);
+        server.query("teslamate", "UPDATE t SET v = 11 WHERE id <= 100");
+        server.query("teslamate", "CHECKPOINT");
+        let second = Box::pin(take(&connector, &tools, Some(&first), "11")).await;
+        server.set_back(&settings);
+        server.query("teslamate", "UPDATE t SET v = 22 WHERE id <= 100");
+        server.query("teslamate", "CHECKPOINT");
+        let third = Box::pin(take(&connector, &tools, Some(&second), "22")).await;
+        assert_eq!(third.reason.as_deref(), Some("the server was set back to a state before the last backup"));
+    });
+}
+
+/// A database that is made anew as a copy of files, under the number that the old one had.
+#[test]
+fn a_database_that_is_copied_over_the_old_one_is_read() {
+    let Some(server) = Server17::start(&["summarize_wal=on", "autovacuum=off"]) else { return };
+    server.query("postgres", "CREATE DATABASE teslamate");
+    server.query("teslamate", "CREATE TABLE t AS SELECT i AS id FROM generate_series(1, 20000) i");
+    server.query("postgres", "CREATE DATABASE gold TEMPLATE teslamate");
+    let oid = server.query("postgres", "SELECT oid FROM pg_database WHERE datname = 'teslamate'");
+    server.query("teslamate", "DELETE FROM t WHERE id <= 5000");
+    server.query("teslamate", "VACUUM t");
+    let (tools, connector) = (server.tools(), connector(&server.socket(), 5432, "teslamate", "postgres"));
+    wait(async {
+        let tools = Tools::find(&connector, Some(&tools), 170_000).await.unwrap();
+        server.query("teslamate", "CHECKPOINT");
+        let first = Box::pin(take(&connector, &tools, None, "")).await;
+        let second = Box::pin(take(&connector, &tools, Some(&first), "nothing")).await;
+        server.query("postgres", "DROP DATABASE teslamate WITH (FORCE)");
+        let made = format!("CREATE DATABASE teslamate OID {oid} TEMPLATE gold STRATEGY file_copy");
+        server.query("postgres", &made);
+        Box::pin(take(&connector, &tools, Some(&second), &made)).await;
+    });
+}

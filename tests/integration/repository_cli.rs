@@ -254,3 +254,43 @@ fn memory_stays_bounded_with_large_rows_and_large_tables() {
         server.query("postgres", &format!("DROP DATABASE {name}"));
     }
 }
+
+#[test]
+fn r94_another_databases_backups_are_neither_taken_into_the_repository_nor_restored() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("mine"));
+    site.run("teslamate-backup", &[]).expect(0);
+    let other = server.teslamate("yours");
+    site.run("teslamate-backup", &["--dbname", &other]).expect(10).says("holds the backups of database \"mine");
+    let before = server.content(&other);
+    site.run("teslamate-restore", &["latest", "--yes", "--dbname", &other])
+        .expect(10)
+        .says("the backup is of database");
+    assert_eq!(server.content(&other), before);
+    let copy = server.fresh_name("mine_beside");
+    site.run("teslamate-restore", &["latest", "--into", &copy, "--dbname", &other]).expect(0);
+}
+
+/// The disk with the repository died; there is a copy, or there is nothing.
+#[test]
+fn a_machine_goes_on_with_another_repository() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("moved"));
+    site.run("teslamate-backup", &[]).expect(0);
+    fs::remove_dir_all(site.repository()).unwrap();
+    site.run("teslamate-backup", &["init"]).expect(10).says("--new-ledger");
+    site.run("teslamate-backup", &["init", "--new-ledger"]).expect(0).says("the ledger that was there is");
+    site.run("teslamate-backup", &[]).expect(0);
+    fs::remove_file(site.state_dir().join("ledger.sqlite")).unwrap();
+    site.run("teslamate-backup", &["list"]).expect(10).says("rebuild");
+    site.run("teslamate-backup", &["check"]).expect(10).says("rebuild");
+    site.run("teslamate-backup", &["rebuild"]).expect(0);
+    // A backup that the ledger does not know keeps anything from being removed, until it is given up.
+    let output = site.restic(&["backup", "--quiet", "--tag", "glovebox", site.config().to_str().unwrap()]);
+    assert!(output.status.success());
+    site.run("teslamate-backup", &[]).expect(0).says("is not in the ledger");
+    let refused = site.run("teslamate-backup", &["forget"]).expect(10).says("which the ledger does not know");
+    let words = refused.stderr.split("holds backup ").nth(1).unwrap();
+    site.run("teslamate-backup", &["delete", &words[..8], "--yes"]).expect(0);
+    site.run("teslamate-backup", &["forget"]).expect(0);
+}

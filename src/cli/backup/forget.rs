@@ -117,7 +117,7 @@ async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> 
         )
         .with("found", format!("\"{}\" on {}, {}", found.label, found.host, found.time.format("%F %T UTC")))
         .with("state", state)
-        .hint("The next `teslamate-backup` notes it, if it is this database's.")),
+        .hint(format!("If nobody needs it: teslamate-backup delete {}", found.id.short()))),
     }
 }
 
