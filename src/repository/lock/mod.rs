@@ -94,24 +94,14 @@ impl Lock {
         let own = |part: &str| own_file(&settings.lock_dir, location, part);
         let whole = match location {
             Location::Network(_) => own("")?,
-            Location::Directory(root) => match File::open(root) {
-                Ok(file) => file,
-                Err(cause) => {
-                    probe_directory(root)?;
-                    let message = format!("cannot open {}", root.display());
-                    return Err(Error::new(Kind::Refused, message).with("cause", cause));
-                }
-            },
+            Location::Directory(root) => directory(root, root)?,
         };
         lock(&whole, exclusive, &format!("the repository at {location} is in use"))?;
         let mut files = vec![whole];
         if backup {
             let snapshots = match location {
                 Location::Network(_) => own(".backup")?,
-                Location::Directory(root) => {
-                    let path = root.join("snapshots");
-                    File::open(&path).context(Kind::Refused, format!("cannot open {}", path.display()))?
-                }
+                Location::Directory(root) => directory(root, &root.join("snapshots"))?,
             };
             lock(&snapshots, true, &format!("another backup into the repository at {location} is under way"))?;
             files.push(snapshots);
@@ -138,6 +128,14 @@ impl Lock {
         }
         Ok(())
     }
+}
+
+/// A directory of the repository, to lock it; what keeps it from being opened is told as for the repository.
+fn directory(root: &Path, path: &Path) -> Result<File> {
+    File::open(path).or_else(|cause| {
+        probe_directory(root)?;
+        Err(Error::new(Kind::Refused, format!("cannot open {}", path.display())).with("cause", cause))
+    })
 }
 
 /// A file to lock for a location that is none of this machine. It stays: who removes it would lock another one.

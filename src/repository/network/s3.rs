@@ -56,7 +56,8 @@ impl S3 {
         }
         let given = |name: &str| config.iter().any(|(known, value)| known == name && !value.is_empty());
         let elsewhere = config.iter().any(|(name, value)| name == "disable_config_load" && value == "false");
-        if !elsewhere && !(given("access_key_id") && given("secret_access_key")) {
+        let has_keys = given("access_key_id") && given("secret_access_key");
+        if !elsewhere && !has_keys {
             return Err(Error::new(Kind::Refused, "there are no credentials for the bucket")
                 .with("state", "nothing was touched")
                 .hint("Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into `repository.environment_file`."));
@@ -180,7 +181,7 @@ mod tests {
     fn without_credentials_nothing_is_asked() {
         let mut settings = settings::Repository { location: "s3:https://host/bucket".into(), ..Default::default() };
         settings.environment.insert("AWS_ACCESS_KEY_ID".into(), "id".to_owned().into());
-        let new = |settings| S3::new(&Place::parse(settings).ok().unwrap());
+        let new = |settings: &settings::Repository| S3::new(&Place::parse(settings).ok().unwrap());
         assert_eq!(new(&settings).err().unwrap().kind(), Kind::Refused);
         settings.environment.insert("AWS_SECRET_ACCESS_KEY".into(), "c4nary".to_owned().into());
         assert!(new(&settings).is_ok());

@@ -185,7 +185,7 @@ fn failed(error: &Its, said: &Plain<String>) -> io::Error {
     }
     if let Its::IOError(cause) = error
         && cause.kind() == ErrorKind::UnexpectedEof
-        && cause.get_ref().is_some_and(|own| own.is::<Short>())
+        && cause.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Short>)
     {
         return ErrorKind::UnexpectedEof.into();
     }
