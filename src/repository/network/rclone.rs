@@ -92,11 +92,12 @@ impl Rclone {
         let (user, password) = ("glovebox".to_owned(), random()?);
         let mut command = process::command(&self.program);
         // Its own configuration is where the account has it.
-        for name in ["HOME", "XDG_CONFIG_HOME", "PATH"] {
+        for name in ["XDG_CONFIG_HOME", "PATH"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
         }
+        command.envs(super::home().map(|home| ("HOME", home)));
         command.envs(self.variables.iter().map(|(name, value)| (name, value.expose())));
         command.env("RCLONE_USER", &user).env("RCLONE_PASS", password.expose());
         // A file that was there before is the same file: what is deleted is to be gone, as restic has it.
