@@ -9,6 +9,7 @@ test:
 
 bench:
 	cargo bench --locked --bench restore
+	cargo bench --locked --bench backup
 
 fmt:
 	cargo fmt

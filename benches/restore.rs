@@ -23,20 +23,21 @@ mod server;
 #[path = "../tests/integration/support/systemctl.rs"]
 mod systemctl;
 
+mod common;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use binary::Site;
+use common::{Measured, PEER, Sample, number, table};
 use serde_json::Value;
 use server::{Options, Server};
 
 /// The live database, which the restores replace.
 const LIVE: &str = "teslamate";
-/// The database that the peers load into.
-const PEER: &str = "peer";
 
 fn main() -> Result<()> {
     // `cargo test --benches` runs this too, and is not to take minutes.
@@ -48,18 +49,11 @@ fn main() -> Result<()> {
     let bench = Bench::new(positions)?;
     println!("{}\n", bench.facts(positions, rounds)?);
     let backups = bench.measure(&Bench::BACKUPS, rounds)?;
-    println!("{}\n", table("backup", &backups, &["pg_dump > file", "pg_dump -Fc"]));
+    println!("{}\n", backup_table(&backups, &["pg_dump > file", "pg_dump -Fc"]));
     let restores = bench.measure(&Bench::RESTORES, rounds)?;
-    println!("{}\n", table("restore", &restores, &["psql < file", "pg_restore -j2, directory"]));
+    println!("{}\n", table::restores(&restores, &["psql < file", "pg_restore -j2, directory"], |_| None));
     println!("`teslamate-restore --help`: {:.1} ms (median of 21)", bench.help()?.as_secs_f64() * 1000.0);
     Ok(())
-}
-
-fn number(variable: &str, default: u32) -> Result<u32> {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable} is no number")),
-        Err(_) => Ok(default),
-    }
 }
 
 /// What is measured.
@@ -75,28 +69,6 @@ enum Task {
     PgRestore { name: &'static str, file: &'static str },
     /// `teslamate-restore` of this file, over the live database.
     Restore { name: &'static str, file: &'static str },
-}
-
-/// One measurement.
-struct Sample {
-    seconds: f64,
-    /// What a peer leaves to be done: ANALYZE.
-    rest: Option<f64>,
-    downtime: Option<f64>,
-    /// The peak of the program's own memory, in kB.
-    peak: Option<u64>,
-    bytes: Option<u64>,
-}
-
-struct Measured {
-    name: &'static str,
-    samples: Vec<Sample>,
-}
-
-impl Measured {
-    fn best(&self) -> &Sample {
-        self.samples.iter().min_by(|left, right| left.seconds.total_cmp(&right.seconds)).expect("at least one round")
-    }
 }
 
 struct Bench {
@@ -138,18 +110,9 @@ impl Bench {
     }
 
     fn facts(&self, positions: u32, rounds: u32) -> Result<String> {
-        let cores = std::thread::available_parallelism()?;
-        let memory = fs::read_to_string("/proc/meminfo")?;
-        let kilobytes = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("no MemTotal")?;
-        let kilobytes: f64 = kilobytes.trim().trim_end_matches(" kB").parse()?;
-        let version = self.server.query("postgres", "SHOW server_version");
-        let size = self.server.query("postgres", &format!("SELECT pg_size_pretty(pg_database_size('{LIVE}'))"));
-        Ok(format!(
-            "{cores} cores, {:.0} GB of memory, PostgreSQL {}; {positions} positions, a database of {size}; best of \
-             {rounds}.",
-            kilobytes / 1_048_576.0,
-            version.split(' ').next().unwrap_or_default()
-        ))
+        let query = |database: &str, sql: &str| self.server.query(database, sql);
+        let (machine, size) = (common::machine(query)?, common::size(query, LIVE));
+        Ok(format!("{machine}; {positions} positions, a database of {size}; best of {rounds}."))
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -157,21 +120,12 @@ impl Bench {
     }
 
     fn measure(&self, tasks: &[Task], rounds: u32) -> Result<Vec<Measured>> {
-        let names = tasks.iter().map(|task| task.name());
-        let mut measured: Vec<Measured> = names.map(|name| Measured { name, samples: Vec::new() }).collect();
-        for round in 0..rounds {
-            let mut order: Vec<usize> = (0..tasks.len()).collect();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for at in order {
-                // What the one before left to be written is not the next one's to wait for.
-                self.server.query("postgres", "CHECKPOINT");
-                rustix::fs::sync();
-                let sample = self.run(tasks[at])?;
-                eprintln!("{}: {:.2} s", measured[at].name, sample.seconds);
-                measured[at].samples.push(sample);
-            }
+        let mut measured = Measured::none_yet(tasks.iter().map(|task| task.name()));
+        for number in 0..rounds {
+            common::round(number, &mut measured, |at| {
+                common::settle(|database, sql| self.server.query(database, sql));
+                self.run(tasks[at])
+            })?;
         }
         Ok(measured)
     }
@@ -181,10 +135,10 @@ impl Bench {
             Task::Dump { arguments, file, .. } => {
                 let mut dump = self.server.tool("pg_dump");
                 dump.args(["-d", LIVE]).args(arguments).stdout(File::create(self.path(file))?);
-                let seconds = time(&mut dump)?;
+                let seconds = common::time(&mut dump)?;
                 let bytes = fs::metadata(self.path(file))?.len();
                 fs::remove_file(self.path(file))?;
-                Ok(Sample { seconds, rest: None, downtime: None, peak: None, bytes: Some(bytes) })
+                Ok(Sample { seconds, bytes: Some(bytes), ..Sample::default() })
             }
             Task::Backup { file, .. } => {
                 let path = self.path(file);
@@ -208,44 +162,12 @@ impl Bench {
         }
     }
 
-    /// Loads into an empty database, which goes again afterwards.
     fn peer(&self, command: &mut Command) -> Result<Sample> {
-        self.server.query("postgres", &format!("CREATE DATABASE {PEER} OWNER teslamate"));
-        let seconds = time(command)?;
-        let finishing = Instant::now();
-        self.server.query(PEER, "ANALYZE");
-        let rest = finishing.elapsed().as_secs_f64();
-        let rows = |database| self.server.query(database, "SELECT count(*) FROM positions");
-        ensure!(rows(PEER) == rows(LIVE), "the peer did not load every row");
-        self.server.query("postgres", &format!("DROP DATABASE {PEER}"));
-        Ok(Sample { seconds, rest: Some(rest), downtime: None, peak: None, bytes: None })
+        common::into_empty(|database, sql| self.server.query(database, sql), LIVE, command)
     }
 
-    /// Runs one of our programs, and looks at its memory meanwhile.
     fn ours(&self, program: &str, arguments: &[&str], file: &Path) -> Result<(Sample, Value)> {
-        let begin = Instant::now();
-        let child = self.site.command(program).args(arguments).arg(file).spawn();
-        let watching = std::thread::spawn({
-            // Nothing is dropped here, so this is the process that does the work.
-            let status = format!("/proc/{}/status", child.id());
-            move || {
-                let mut peak = 0;
-                // The high-water mark of a process that has ended, and waits to be collected, is not shown any more.
-                while let Some(now) = fs::read_to_string(&status).ok().as_deref().and_then(high_water) {
-                    peak = peak.max(now);
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                peak
-            }
-        });
-        let output = child.wait_with_output()?;
-        let seconds = begin.elapsed().as_secs_f64();
-        let words = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{program} {}: {words}", file.display());
-        let peak = watching.join().ok().filter(|peak| *peak > 0);
-        let document: Value = serde_json::from_slice(&output.stdout)?;
-        let downtime = document["downtime_seconds"].as_f64();
-        Ok((Sample { seconds, rest: None, downtime, peak, bytes: None }, document))
+        common::watch(|| self.site.command(program).args(arguments).arg(file).spawn())
     }
 
     fn help(&self) -> Result<Duration> {
@@ -273,52 +195,20 @@ impl Task {
     }
 }
 
-fn time(command: &mut Command) -> Result<f64> {
-    let begin = Instant::now();
-    let status = command.status()?;
-    let seconds = begin.elapsed().as_secs_f64();
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(seconds)
-}
-
-fn high_water(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
-}
-
 /// A table of the best of each, with its ratio to each of the named peers.
-fn table(what: &str, measured: &[Measured], peers: &[&str]) -> String {
-    let is_restore = what == "restore";
-    let mut header = vec![what.to_owned(), "seconds".to_owned()];
-    header.extend(peers.iter().map(|peer| format!("of `{peer}`")));
-    header.push(if is_restore { "ANALYZE".into() } else { "size".into() });
-    if is_restore {
-        header.push("downtime".into());
-    }
-    header.push("peak memory".into());
-    let mut lines = vec![row(&header)];
-    lines.push(format!("|---{}|", "|---:".repeat(header.len() - 1)));
-    for entry in measured {
-        let best = entry.best();
-        let mut cells = vec![format!("`{}`", entry.name), format!("{:.2}", best.seconds)];
-        for peer in peers {
-            let peer = measured.iter().find(|other| other.name == *peer).map_or(f64::NAN, |peer| peer.best().seconds);
-            cells.push(format!("{:.2}", best.seconds / peer));
-        }
-        if is_restore {
-            cells.push(best.rest.map_or_else(|| "included".into(), |seconds| format!("+ {seconds:.2} s")));
-            let worst = entry.samples.iter().filter_map(|sample| sample.downtime).reduce(f64::max);
-            cells.push(worst.map_or_else(|| "all of it".into(), |seconds| format!("{seconds:.2} s")));
-        } else {
-            cells.push(best.bytes.map_or_else(String::new, |bytes| format!("{} MB", bytes / 1_000_000)));
-        }
-        let peak = entry.samples.iter().filter_map(|sample| sample.peak).max();
-        cells.push(peak.map_or_else(String::new, |kilobytes| format!("{} MB", kilobytes / 1024)));
-        lines.push(row(&cells));
-    }
-    lines.join("\n")
-}
-
-fn row(cells: &[String]) -> String {
-    format!("| {} |", cells.join(" | "))
+fn backup_table(measured: &[Measured], peers: &[&str]) -> String {
+    let mut header = vec!["backup".to_owned(), "seconds".to_owned()];
+    header.extend(peers.iter().map(|peer| format!("of {}", table::code(peer))));
+    header.extend(["size", "peak memory"].map(str::to_owned));
+    let rows: Vec<Vec<String>> = measured
+        .iter()
+        .map(|entry| {
+            let best = entry.best();
+            let mut cells = vec![table::code(&entry.name), table::seconds(best)];
+            cells.extend(peers.iter().map(|peer| table::ratio(entry, measured, peer)));
+            cells.extend([table::megabytes(best.bytes), table::memory(entry)]);
+            cells
+        })
+        .collect();
+    table::markdown(&header, &rows)
 }

@@ -66,10 +66,6 @@ pub const MANIFEST_LIMIT: u64 = 256 << 20;
 pub struct Backup<'a> {
     /// The way to the server.
     pub connector: &'a Connector,
-    /// The client programs.
-    pub tools: &'a Tools,
-    /// Where it goes.
-    pub repository: &'a Handle,
     /// Tells whether to stop.
     pub interrupt: &'a Interrupt,
     /// Sessions that read.
@@ -122,7 +118,7 @@ struct Parent {
 }
 
 /// What is to be backed up, with the sessions that keep it still.
-struct Prepared {
+pub struct Prepared {
     session: Client,
     snapshot: Snapshot,
     facts: Facts,
@@ -133,6 +129,7 @@ struct Prepared {
     schema_hash: String,
     horizon: Option<String>,
     started: DateTime<Utc>,
+    begin: Instant,
 }
 
 /// Which chunks need not be read.
@@ -149,40 +146,59 @@ struct Decided {
 }
 
 impl Backup<'_> {
-    /// Takes one, and notes it in the ledger. `meter` is told how far it is.
+    /// Looks at everything that is to be read, and keeps it still.
+    ///
+    /// # Errors
+    /// [`Kind::Source`]; [`Kind::Busy`] if a table stays locked.
+    pub async fn prepare(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
+        match self.prepare_once(tools, meter).await {
+            // What is in the way of these locks waits for this one's, and can go on now that they are gone.
+            Err(error) if error.kind() == Kind::Source || error.detail("while") == Some(IN_BETWEEN) => {
+                tokio::time::sleep(PAUSE).await;
+                self.prepare_once(tools, meter).await
+            }
+            prepared => prepared,
+        }
+    }
+
+    /// Takes one of what was prepared, and notes it in the ledger. `meter` is told how far it is.
     ///
     /// A signal ends it before the next chunk, and before anything is published.
     ///
     /// # Errors
     /// [`Kind::Source`] if reading failed, [`Kind::Store`] if storing did, [`Kind::Verify`] if what was stored reads
     /// back differently, or if a pack that it leans on is damaged. Nothing is listed then.
-    pub async fn take(&self, ledger: &mut Ledger, meter: &Arc<Meter>) -> Result<Taken> {
-        let begin = Instant::now();
-        ledger.check_repository(Some(&hex(self.repository.id())?))?;
-        let (parent, parent_fault) = match self.parent(ledger, meter).await {
+    pub async fn take(
+        &self,
+        ledger: &mut Ledger,
+        repository: &Handle,
+        prepared: Prepared,
+        meter: &Arc<Meter>,
+    ) -> Result<Taken> {
+        ledger.check_repository(Some(&hex(repository.id())?))?;
+        let (parent, parent_fault) = match self.parent(ledger, repository, meter).await {
             Ok(parent) => (parent, None),
             // The next backup matters more than the last one's fault, which is told when this one is there.
             Err(error) if error.kind() == Kind::Verify => (None, Some(error)),
             Err(error) => return Err(error),
         };
-        let prepared = self.interrupt.guard(self.prepare_patiently(parent.is_none(), meter)).await?;
         let known = parent.as_ref().map(|parent| &parent.manifest);
         let mut decided = self.interrupt.guard(self.decide(&prepared, known)).await?;
         if parent_fault.is_some() {
             decided.read_all = Some("the last backup is damaged".to_owned());
         }
-        let started = prepared.started;
+        let (begin, started) = (prepared.begin, prepared.started);
         let parent_id = parent.as_ref().map(|parent| parent.id);
         let audited = std::mem::take(&mut decided.audited);
-        let (archived, written) = self.store(prepared, decided, parent_id, meter).await?;
+        let (archived, written) = self.store(repository, prepared, decided, parent_id, meter).await?;
         let wrongly_unchanged = match parent_id {
-            Some(id) if !audited.is_empty() => differing(self.repository, &archived, id, &audited)?,
+            Some(id) if !audited.is_empty() => differing(repository, &archived, id, &audited)?,
             _ => Vec::new(),
         };
-        let archived = self.prove(ledger, archived, meter).await?;
+        let archived = self.prove(ledger, repository, archived, meter).await?;
         let bytes = written.take().ok_or_else(|| Error::new(Kind::Verify, "the backup has no manifest"))?;
         let manifest = Manifest::parse(&bytes)?;
-        let (id, archived) = self.publish(archived, meter).await?;
+        let (id, archived) = publish(repository, archived, meter).await?;
         let noted = ledger.publish(&Entry {
             id: hex(id)?,
             time: started,
@@ -194,6 +210,11 @@ impl Backup<'_> {
             purpose: self.purpose,
             schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
             comment: self.comment.clone(),
+            database: Some(self.connector.database_name().to_owned()),
+        });
+        // It is one from now on, whatever becomes of the note.
+        let noted = noted.map_err(|error| {
+            error.with("state", format!("backup {} is whole and in the repository; the next run notes it", id.short()))
         })?;
         Ok(Taken {
             noted,
@@ -208,34 +229,21 @@ impl Backup<'_> {
     }
 
     /// The newest backup that the ledger knows, with its manifest.
-    async fn parent(&self, ledger: &Ledger, meter: &Arc<Meter>) -> Result<Option<Parent>> {
+    async fn parent(&self, ledger: &Ledger, repository: &Handle, meter: &Arc<Meter>) -> Result<Option<Parent>> {
         let Some(latest) = ledger.latest()? else { return Ok(None) };
         let id: Id = latest.facts.id.as_str().parse()?;
-        let handle = self.repository.clone();
+        let handle = repository.clone();
         let manifest =
             self.interrupt.on_thread(meter, move || session::manifest(&read::open(&handle, id)?, &latest)).await?;
         Ok(Some(Parent { id, manifest }))
     }
 
-    /// Prepares, once more if the schema changed under its hands.
-    async fn prepare_patiently(&self, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
-        match self.prepare(is_first, meter).await {
-            // What is in the way of these locks waits for this one's, and can go on now that they are gone.
-            Err(error) if error.kind() == Kind::Source || error.detail("while") == Some(IN_BETWEEN) => {
-                tokio::time::sleep(PAUSE).await;
-                self.prepare(is_first, meter).await
-            }
-            prepared => prepared,
-        }
-    }
-
-    async fn prepare(&self, is_first: bool, meter: &Arc<Meter>) -> Result<Prepared> {
+    async fn prepare_once(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
+        let begin = Instant::now();
         let session = self.connector.connect().await?;
-        if is_first {
-            // The summary that the horizon lies in begins at the checkpoint before it. Without this one it may go back to
-            // when the rows came in, and the second backup would read all of them again.
-            changes::checkpoint_before(&session).await?;
-        }
+        // The summary that the horizon lies in begins at the checkpoint before it. Without this one, what was changed
+        // between the last backup and this one would be read again by the next.
+        changes::checkpoint_before(&session).await?;
         meter.now("waiting for running transactions to end");
         let horizon = changes::settle(&session, SETTLE).await?;
         meter.now("reading the schema");
@@ -249,10 +257,28 @@ impl Backup<'_> {
         let readers = readers.map_err(in_between)?;
         // The tables are locked already: whoever is in the way now waits for us.
         let lock_wait = self.lock_wait.min(DEFINITIONS_LOCK_WAIT);
-        let pg_dump = PgDump { connector: self.connector, tools: self.tools, lock_wait };
-        let (definitions, schema_hash) =
-            definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await.map_err(in_between)?;
-        Ok(Prepared { session, snapshot, facts, plan, others, readers, definitions, schema_hash, horizon, started })
+        let pg_dump = PgDump { connector: self.connector, tools, lock_wait };
+        let definitions =
+            definitions::write(&pg_dump, &snapshot, &plan.tables, &self.temporary, meter).await.map_err(in_between);
+        let (definitions, schema_hash) = definitions.map_err(|error| match error.kind() {
+            Kind::Store => error
+                .with("while", format!("writing the definitions to a temporary file in {}", self.temporary.display()))
+                .with("state", "no backup was made; those before it are as they were"),
+            _ => error,
+        })?;
+        Ok(Prepared {
+            session,
+            snapshot,
+            facts,
+            plan,
+            others,
+            readers,
+            definitions,
+            schema_hash,
+            horizon,
+            started,
+            begin,
+        })
     }
 
     /// What can be taken from the parent; and if nothing, why.
@@ -299,6 +325,7 @@ impl Backup<'_> {
     /// Reads, and stores as a pending snapshot.
     async fn store(
         &self,
+        repository: &Handle,
         prepared: Prepared,
         decided: Decided,
         parent: Option<Id>,
@@ -337,7 +364,7 @@ impl Backup<'_> {
             description: self.comment.clone(),
             time: started,
         };
-        let handle = self.repository.clone();
+        let handle = repository.clone();
         // The snapshot's session must live until the last reader has joined and read.
         let archived = self.interrupt.on_thread(meter, move || archive(&handle, feed, &request)).await;
         drop(snapshot);
@@ -345,11 +372,17 @@ impl Backup<'_> {
     }
 
     /// Reads back what was written, and a share of what it leans on. What fails this is not published.
-    async fn prove(&self, ledger: &mut Ledger, archived: Archived, meter: &Arc<Meter>) -> Result<Archived> {
+    async fn prove(
+        &self,
+        ledger: &mut Ledger,
+        repository: &Handle,
+        archived: Archived,
+        meter: &Arc<Meter>,
+    ) -> Result<Archived> {
         let ids = |packs: &BTreeSet<Id>| packs.iter().map(|id| hex(*id)).collect::<Result<Vec<_>>>();
         let older = ledger.oldest_read_back(&ids(&archived.packs_leaned_on)?, SHARE)?;
         let again: BTreeSet<Id> = older.iter().map(|id| id.as_str().parse()).collect::<Result<_>>()?;
-        let (handle, reading) = (self.repository.clone(), meter.clone());
+        let (handle, reading) = (repository.clone(), meter.clone());
         let work = move || {
             reading.begin("reading back", archived.bytes_read);
             let proved = read_back(&handle, &archived, &reading).and_then(|()| {
@@ -372,15 +405,15 @@ impl Backup<'_> {
         ledger.note_read_back(&read, Utc::now())?;
         Ok(archived)
     }
+}
 
-    /// From here on a signal is not heard any more: it takes no longer than ending would.
-    async fn publish(&self, archived: Archived, meter: &Arc<Meter>) -> Result<(Id, Archived)> {
-        meter.now("publishing");
-        let handle = self.repository.clone();
-        let work = move || (snapshots::publish(&handle, &archived), archived);
-        let (published, archived) = crate::process::on_thread(work).await?;
-        Ok((published?.id, archived))
-    }
+/// From here on a signal is not heard any more: it takes no longer than ending would.
+async fn publish(repository: &Handle, archived: Archived, meter: &Arc<Meter>) -> Result<(Id, Archived)> {
+    meter.now("publishing");
+    let handle = repository.clone();
+    let work = move || (snapshots::publish(&handle, &archived), archived);
+    let (published, archived) = crate::process::on_thread(work).await?;
+    Ok((published?.id, archived))
 }
 
 fn damaged_pack(file: &str, what: &str) -> Error {

@@ -10,7 +10,7 @@ use crate::database::tools::Tools;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Purpose;
-use crate::repository::Location;
+use crate::repository::{Handle, Location};
 
 /// How long a locked table is waited for, unless the command line says otherwise.
 pub const LOCK_WAIT: Duration = Duration::from_mins(1);
@@ -44,16 +44,9 @@ pub async fn take_locked(env: &Env, session: &mut Session<'_>, wanted: &Wanted, 
 }
 
 async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: &Lock) -> Result<Taken> {
-    let server = server_version(lock.client()).await?;
-    let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
-    let repository = session.open(Access::Add).await?;
-    session.reconcile(&repository).await?;
-    env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
     let backup = Backup {
         connector: &env.connector,
-        tools: &tools,
-        repository: &repository,
         interrupt: &env.interrupt,
         jobs: usize::try_from(env.settings.backup.jobs).ok().filter(|jobs| *jobs > 0).unwrap_or(cpus),
         chunk_blocks: env.settings.backup.chunk_blocks,
@@ -67,16 +60,41 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         surroundings: surroundings::look(&env.settings).await,
     };
     let meter = session.meter.clone();
-    let taken = env.reporter.show(&meter, Box::pin(backup.take(&mut session.ledger, &meter))).await?;
+    let preparing = async {
+        let server = server_version(lock.client()).await?;
+        let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
+        env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
+        backup.prepare(&tools, &meter).await
+    };
+    let preparing = env.interrupt.guard(Box::pin(preparing));
+    let (prepared, repository) = if session.ledger.repository_id()?.is_some() {
+        // Deriving the key from the password takes as long as a small backup: both at once.
+        let (prepared, repository) = tokio::try_join!(preparing, Box::pin(open(session)))?;
+        (prepared, repository)
+    } else {
+        // A repository is made as a whole, or not begun.
+        let prepared = preparing.await?;
+        (prepared, open(session).await?)
+    };
+    let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
+    let taken = env.reporter.show(&meter, taking).await?;
     session.figures.bytes_read = Some(taken.bytes_read);
     session.figures.bytes_added = Some(taken.bytes_stored);
     session.figures.snapshot = Some(taken.noted.facts.id.clone());
     Ok(taken)
 }
 
+async fn open(session: &mut Session<'_>) -> Result<Handle> {
+    let repository = session.open(Access::Add).await?;
+    session.reconcile(&repository).await?;
+    Ok(repository)
+}
+
 /// Where writing failed: which repository, and how much room there is.
 fn explain(env: &Env, error: Error) -> Error {
-    let Some(settings) = env.settings.repository.as_ref().filter(|_| error.kind() == Kind::Store) else { return error };
+    // A failure with a place of its own says so itself.
+    let is_repositorys = error.kind() == Kind::Store && error.detail("while").is_none();
+    let Some(settings) = env.settings.repository.as_ref().filter(|_| is_repositorys) else { return error };
     let Ok(location) = Location::parse(&settings.location) else { return error };
     let error = error.with("repository", &location);
     match &location {

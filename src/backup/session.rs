@@ -115,8 +115,8 @@ impl<'a> Session<'a> {
                 Access::Add | Access::Remove => repository::open(&settings)?,
             };
             match lock.announce(&handle) {
-                // What is mounted read-only can be read all the same.
-                Err(error) if access == Access::Read && error.kind() == Kind::Store => {}
+                // What is mounted read-only can be read all the same, and a full disk must not keep from making room.
+                Err(error) if access != Access::Add && error.kind() == Kind::Store => {}
                 announced => announced?,
             }
             Ok((handle, lock))
@@ -132,6 +132,9 @@ impl<'a> Session<'a> {
         };
         self.lock = Some(lock);
         self.ledger.check_repository(Some(&hex(handle.id())?))?;
+        if access == Access::Add {
+            self.refuse_another_database()?;
+        }
         if known.is_none() && access != Access::Read {
             let found = self.listed(&handle).await?.snapshots.len();
             if found > 0 {
@@ -152,6 +155,19 @@ impl<'a> Session<'a> {
     pub async fn is_absent(&self) -> Result<bool> {
         let settings = self.settings.clone();
         self.on_thread(move || repository::is_absent(&settings)).await
+    }
+
+    /// `latest`, retention and change detection all mean one database.
+    fn refuse_another_database(&self) -> Result<()> {
+        let name = &self.env.settings.database.name;
+        let other = self.ledger.latest()?.and_then(|noted| noted.facts.database).filter(|known| known != name);
+        let Some(other) = other else { return Ok(()) };
+        Err(Error::new(
+            Kind::Refused,
+            format!("the repository holds the backups of database \"{other}\", not of \"{name}\""),
+        )
+        .with("state", "nothing was read, nothing was written")
+        .hint("Give each database a `repository.location` and a `state_dir` of its own."))
     }
 
     /// Makes the repository.
@@ -235,7 +251,26 @@ impl<'a> Session<'a> {
             purpose: purpose.unwrap_or(Purpose::Regular),
             schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
             comment: found.description.clone(),
+            database: Some(found.label.clone()),
         })
+    }
+
+    /// Where the ledger knows no backup and the repository holds some, it was lost, or is another machine's.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] then.
+    pub async fn refuse_lost_ledger(&self) -> Result<()> {
+        let settings = self.settings.clone();
+        // A repository that is not there yet, or cannot be looked at, is no sign of a loss.
+        let found = self.on_thread(move || repository::present(&settings)).await.unwrap_or_default().len();
+        if found == 0 || !self.ledger.list_all()?.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, "the ledger knows no backup, but the repository is not empty")
+            .with("found", format!("{found} snapshots"))
+            .with("ledger", self.ledger.path().display())
+            .with("state", "nothing was changed")
+            .hint("If the ledger was lost, `teslamate-backup rebuild` fills it from the repository."))
     }
 
     /// Backups that the ledger knows and the repository has not, by name alone.

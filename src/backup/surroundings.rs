@@ -7,7 +7,6 @@ use std::process::Stdio;
 
 use crate::process;
 use crate::settings::Settings;
-use crate::settings::keys::{Form, KEYS};
 use crate::tables::surroundings::{Fingerprint, Nixos, Surroundings, Unit};
 
 /// Longer definitions are not a unit's.
@@ -42,22 +41,26 @@ async fn unit(name: &str) -> Option<Unit> {
     Some(Unit { name: name.to_owned(), definition: without_secrets(&text) })
 }
 
-/// A unit's text with the values of secrets left out, where somebody wrote them into it.
+/// A unit's text without the values of its environment and its credentials, and without what looks like a URL with a
+/// password: nobody can tell which of them is a secret.
 fn without_secrets(text: &str) -> String {
-    let is_secret = |line: &str| {
-        KEYS.iter().filter(|key| key.form == Form::Secret).any(|key| line.contains(&format!("{}=", key.env)))
+    let hides = |line: &str| {
+        let line = line.trim_start();
+        let assigns = ["Environment=", "SetCredential=", "SetCredentialEncrypted="];
+        assigns.iter().any(|name| line.starts_with(name))
+            || line.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
     };
     let mut lines: Vec<String> = Vec::new();
     let mut hiding = false;
     for line in text.lines() {
-        if is_secret(line) {
+        if !hiding && hides(line) {
             let (name, _) = line.split_once('=').unwrap_or((line, ""));
-            lines.push(format!("{name}=*** (a secret was here)"));
+            lines.push(format!("{name}=***"));
             hiding = true;
         } else if !hiding {
             lines.push(line.to_owned());
         }
-        // A line that goes on may carry the secret on.
+        // A line that goes on carries its value on.
         hiding = hiding && line.ends_with('\\');
     }
     lines.join("\n")
@@ -102,7 +105,8 @@ mod tests {
     #[test]
     fn r87_a_unit_is_kept_without_the_secrets_in_it() {
         let text = "[Service]\nEnvironment=A=1 DATABASE_PASS=c4nary \\\n  more-c4nary\nExecStart=/bin/x\n\
-                    Environment=\"ENCRYPTION_KEY=c4nary\"\nEnvironmentFile=/run/secrets";
+                    Environment=\"MQTT_PASSWORD=c4nary\"\nSetCredential=x:c4nary\n\
+                    ExecStop=/bin/y ecto://u:c4nary@host\nEnvironmentFile=/run/secrets";
         let kept = without_secrets(text);
         assert!(!kept.contains("c4nary"), "{kept}");
         assert!(kept.contains("ExecStart=/bin/x") && kept.contains("EnvironmentFile=/run/secrets"), "{kept}");

@@ -32,7 +32,7 @@ use crate::privilege::{self, Account};
 use crate::progress::Reporter;
 use crate::repository::Location;
 use crate::service::notify;
-use crate::settings::{Inputs, Settings};
+use crate::settings::{self, Inputs, Settings};
 use report::Report;
 
 /// The flags of every binary.
@@ -68,6 +68,8 @@ pub struct Needs {
     pub storage: bool,
     /// A backup may be taken into it: the extra files are opened with the caller's rights.
     pub takes_backup: bool,
+    /// Copies may have to be made: their directories are made with the caller's rights.
+    pub new_copies: bool,
     /// A repository may have to be made: its directory is made with the caller's rights.
     pub new_repository: bool,
 }
@@ -162,6 +164,11 @@ impl Run<'_> {
         if self.needs.new_repository {
             make_repository_dir(&settings, &account)?;
         }
+        if self.needs.new_copies {
+            for copy in &settings.copies {
+                make_location(copy, &account)?;
+            }
+        }
         let runtime = runtime()?;
         // Before the first file is made: from here on, a signal is a failure that cleans up.
         let interrupt = {
@@ -240,11 +247,17 @@ fn runtime() -> Result<Runtime> {
 
 /// Makes the directory of a repository that there never was, where only the caller may: the work finds it empty.
 fn make_repository_dir(settings: &Settings, account: &Account) -> Result<()> {
-    let was_known = settings.state_dir.join(ledger::FILE_NAME).exists();
-    let location = settings.repository.as_ref().and_then(|repository| Location::parse(&repository.location).ok());
-    match (location, account) {
-        // Where a repository is known, a directory that is missing is not to be replaced by an empty one.
-        (Some(Location::Directory(dir)), Account::Other(_)) if !was_known => make_dir(&dir, false, account),
+    // Where a repository is known, a directory that is missing is not to be replaced by an empty one.
+    match &settings.repository {
+        Some(repository) if !settings.state_dir.join(ledger::FILE_NAME).exists() => make_location(repository, account),
+        _ => Ok(()),
+    }
+}
+
+fn make_location(repository: &settings::Repository, account: &Account) -> Result<()> {
+    match (Location::parse(&repository.location), account) {
+        (Ok(Location::Directory(dir)), Account::Other(_)) => make_dir(&dir, false, account),
+        // One that is none is reported when it is opened.
         _ => Ok(()),
     }
 }

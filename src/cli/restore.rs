@@ -13,6 +13,7 @@ use crate::dump::Source;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Opened, Opens};
 use crate::ledger::{RunKind, Snapshot};
+use crate::restore::rows_only::Replaced;
 use crate::restore::stored::Stored;
 use crate::restore::{Destination, Policy, Restored, Session};
 
@@ -49,15 +50,18 @@ pub struct Args {
     /// Parallel jobs for backups, .dump files and directories [default: one per CPU, at most 8]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: Option<u32>,
-    /// Only this table, with --into or --drill (repeatable; .dump files and directories)
+    /// Only this table, with --into, --drill or --data-only (repeatable; not for SQL text)
     #[arg(long = "table", short = 't', value_name = "TABLE")]
     pub tables: Vec<String>,
-    /// Only definitions, with --into or --drill (.dump files and directories)
+    /// Only definitions, with --into or --drill (not for SQL text)
     #[arg(long)]
     pub schema_only: bool,
     /// Do not back the live database up first
     #[arg(long)]
     pub no_safety_backup: bool,
+    /// Only rows: in the live database, in one transaction, in the place of those that are there (backups only)
+    #[arg(long, conflicts_with_all = ["into", "drill", "undo", "schema_only"])]
+    pub data_only: bool,
     /// Leave out who owns what: everything belongs to the role that restores
     #[arg(long)]
     pub no_owner: bool,
@@ -70,7 +74,7 @@ pub struct Args {
     /// Let a dump pass that a newer PostgreSQL or a newer release of the application made
     #[arg(long)]
     pub allow_newer: bool,
-    /// Let a dump pass that has none of TeslaMate's tables
+    /// Let a dump pass that has none of TeslaMate's tables, or a backup of another database
     #[arg(long)]
     pub allow_other: bool,
 }
@@ -109,12 +113,13 @@ impl Args {
             }
             (Some(name), _) => Ok(Destination::Beside(name.clone())),
             (None, true) => Ok(Destination::Drill),
-            (None, false) if self.is_partial() => Err(Error::new(
+            (None, false) if self.is_partial() && !self.data_only => Err(Error::new(
                 Kind::Usage,
                 "--table and --schema-only make a part of a database, which cannot replace the live one",
             )
             .with("state", "nothing was touched")
-            .hint("Add --into NAME to load the part beside the live database.")),
+            .hint("Add --into NAME to load the part beside the live database.")
+            .hint("Add --data-only to put a backup's rows in the place of the live ones.")),
             (None, false) => Ok(Destination::Live),
         }
     }
@@ -178,11 +183,15 @@ async fn restore(
     if *destination == Destination::Live {
         let database = &env.settings.database.name;
         let what = wanted.as_ref().map_or_else(|| name.clone(), called);
-        let warning = format!(
-            "This replaces database \"{database}\" on {} by {what}.\nThe present one is kept: teslamate-restore --undo \
+        let warning = if args.data_only {
+            format!("This replaces rows in database \"{database}\" on {} by those of {what}.", env.connector.server())
+        } else {
+            format!(
+                "This replaces database \"{database}\" on {} by {what}.\nThe present one is kept: teslamate-restore --undo \
              brings it back.",
-            env.connector.server()
-        );
+                env.connector.server()
+            )
+        };
         confirm(&env, args.yes, &warning).await?;
     }
     let taken = if let (Some(wanted), Some(noted)) = (wanted, &mut noted) {
@@ -195,6 +204,15 @@ async fn restore(
     };
     let (stored, source) = taken.map_err(|error| error.or_state(untouched))?;
     let session = Session::begin(&env).await?;
+    if args.data_only {
+        let Some(stored) = &stored else {
+            return Err(Error::new(Kind::Usage, "--data-only takes its rows from a backup, not from a file")
+                .with("state", untouched)
+                .hint("Load the file beside the live database with --into NAME, and take the rows from there."));
+        };
+        let replaced = Box::pin(session.replace_rows(stored, &policy)).await?;
+        return Ok(describe_rows(&env, stored, &replaced));
+    }
     let restoring = session.restore(&source, stored.as_ref(), destination, &policy);
     let restored = Box::pin(restoring).await.map_err(|error| error.or_state(untouched))?;
     if let (Some(stored), Some(noted), false) = (&stored, noted, policy.partial) {
@@ -218,6 +236,28 @@ async fn open_backup(
     env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
     let state_dir = env.settings.state_dir.clone();
     noted.on_thread(move || Stored::open(&handle, wanted, &state_dir)).await
+}
+
+fn describe_rows(env: &Env, stored: &Stored, replaced: &Replaced) -> Report {
+    let rows: Vec<Vec<String>> =
+        replaced.tables.iter().map(|(table, rows)| vec![table.clone(), report::count(*rows)]).collect();
+    let mut lines = vec![report::table(&["table", "rows"], &rows)];
+    lines.push(format!("ok: {} foreign keys hold", replaced.keys));
+    lines.push(format!("these tables now hold the rows of {}", called(&stored.noted)));
+    if let Some(id) = &replaced.safety_backup {
+        lines.push(format!("before that, the live database was backed up as {}", id.short()));
+    }
+    lines.push(format!("{} in all", report::seconds(replaced.duration)));
+    let json = json!({
+        "mode": "data-only",
+        "database": env.settings.database.name,
+        "backup": stored.noted.facts.id,
+        "safety_backup": replaced.safety_backup,
+        "tables": replaced.tables.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        "foreign_keys": replaced.keys,
+        "seconds": replaced.duration.as_secs_f64(),
+    });
+    Report::new(lines.join("\n"), json)
 }
 
 fn called(noted: &Snapshot) -> String {

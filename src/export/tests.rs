@@ -22,6 +22,7 @@ fn manifest() -> Manifest {
         tablespace: 0,
         logged: true,
         is_heap: true,
+        stands_alone: true,
         format: CopyFormat::Text,
         columns: Vec::new(),
         blocks: 1,

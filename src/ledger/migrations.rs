@@ -73,6 +73,7 @@ CREATE TABLE packs (
 const SECOND: &str = "
 ALTER TABLE snapshots ADD COLUMN schema_version INTEGER;
 ALTER TABLE snapshots ADD COLUMN comment TEXT;
+ALTER TABLE snapshots ADD COLUMN database TEXT;
 ";
 
 /// Refuses a format from the future: what it means is not known here.

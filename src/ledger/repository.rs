@@ -59,7 +59,8 @@ fn expect(known: Option<&HexId>, found: Option<&HexId>) -> Result<()> {
     let found = found.map_or("none", HexId::as_str);
     Err(refused(format!("expected repository {known}, found {found}"))
         .with("state", "nothing was changed")
-        .hint("See whether the disk is mounted and `repository.location` names the right place."))
+        .hint("See whether the disk is mounted and `repository.location` names the right place.")
+        .hint("To go on with another one for good: `teslamate-backup rebuild --new-ledger`, or `init --new-ledger` for an empty place."))
 }
 
 #[cfg(test)]

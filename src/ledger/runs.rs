@@ -59,7 +59,7 @@ words! {
         Succeeded = "succeeded",
         /// It ended with an error.
         Failed = "failed",
-        /// It was stopped by a signal, and cleaned up.
+        /// It was stopped by a signal, and cleaned up; or it was not begun, since another run was at work.
         Stopped = "stopped",
         /// Its process ended without a word: killed, or the machine went down.
         Died = "died",
@@ -113,7 +113,7 @@ pub enum Ending {
     Succeeded,
     /// With this error.
     Failed(String),
-    /// By a signal, as this text says.
+    /// By a signal, or by another run that was at work, as this text says.
     Stopped(String),
 }
 
@@ -136,7 +136,7 @@ impl Outcome {
     pub fn of<T>(result: &Result<T>) -> Self {
         let ending = match result {
             Ok(_) => Ending::Succeeded,
-            Err(error) if matches!(error.kind(), Kind::Signal(_)) => Ending::Stopped(error.to_string()),
+            Err(error) if matches!(error.kind(), Kind::Signal(_) | Kind::Busy) => Ending::Stopped(error.to_string()),
             Err(error) => Ending::Failed(error.to_string()),
         };
         Self { ending, bytes_read: None, bytes_added: None, snapshot: None }

@@ -55,6 +55,8 @@ pub struct Facts {
     pub schema_version: Option<i64>,
     /// A sentence for people.
     pub comment: Option<String>,
+    /// The database's name.
+    pub database: Option<String>,
 }
 
 /// One published snapshot, as it is listed.
@@ -143,8 +145,8 @@ impl Ledger {
         match (kept.pop(), given_up.last()) {
             (Some(snapshot), _) => Ok(snapshot),
             (None, Some(snapshot)) => Err(given_up_error(snapshot)),
-            (None, None) => Err(refused(format!("there is no snapshot {digits}"))
-                .hint("`teslamate-backup list` shows the snapshots that there are.")),
+            (None, None) => Err(refused(format!("there is no backup {digits}"))
+                .hint("`teslamate-backup list` shows the backups that there are.")),
         }
     }
 
@@ -245,6 +247,7 @@ impl Snapshot {
                 purpose: row.get("purpose")?,
                 schema_version: row.get("schema_version")?,
                 comment: row.get("comment")?,
+                database: row.get("database")?,
             },
             pinned: row.get("pinned")?,
             verified_at: time("verified_at")?,
@@ -266,13 +269,13 @@ fn insert(transaction: &Transaction<'_>, facts: &Facts) -> Attempt<()> {
     }
     transaction.execute(
         "INSERT INTO snapshots
-             (id, time, size, added, rows, duration_ms, manifest_sha256, purpose, schema_version, comment)
-         VALUES (:id, :time, :size, :added, :rows, :duration, :manifest, :purpose, :schema, :comment)",
+             (id, time, size, added, rows, duration_ms, manifest_sha256, purpose, schema_version, comment, database)
+         VALUES (:id, :time, :size, :added, :rows, :duration, :manifest, :purpose, :schema, :comment, :database)",
         named_params! {
             ":id": facts.id, ":time": Time(facts.time), ":size": Count(facts.size), ":added": Count(facts.added),
             ":rows": Count(facts.rows), ":duration": Count(facts.duration_ms),
             ":manifest": facts.manifest_sha256, ":purpose": facts.purpose,
-            ":schema": facts.schema_version, ":comment": facts.comment,
+            ":schema": facts.schema_version, ":comment": facts.comment, ":database": facts.database,
         },
     )?;
     Ok(())

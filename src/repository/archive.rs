@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -221,7 +222,8 @@ fn undo(handle: &Handle, journal: &Journal, error: Error) -> Error {
     })
 }
 
-/// Reads every file that was stored afresh once more, and compares its hash with that of what was fed.
+/// Reads every file that was stored afresh once more, on as many threads as there are CPUs, and compares its hash with
+/// that of what was fed.
 ///
 /// Adds the bytes that it read to `meter`. The caller decides what becomes of the pending snapshot:
 /// [`super::snapshots::discard`].
@@ -229,22 +231,42 @@ fn undo(handle: &Handle, journal: &Journal, error: Error) -> Error {
 /// # Errors
 /// [`Kind::Verify`] naming the file of the snapshot, and the pack where there is one to blame.
 pub fn read_back(handle: &Handle, archived: &Archived, meter: &Meter) -> Result<()> {
-    for (path, (sha256, content)) in &archived.fresh {
-        let mut hash = Sha256::new();
-        for place in content {
-            meter.check()?;
-            let blob = handle.vault.blob(place).map_err(|error| {
-                error.with("while", format!("reading back {path}")).or_state("this backup was not published")
-            })?;
-            hash.update(&blob);
-            meter.add(blob.len() as u64);
+    let files: Vec<_> = archived.fresh.iter().collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((path, (sha256, content))) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = read_back_file(handle, path, sha256, content, meter) {
+                // The others need not go on.
+                next.store(files.len(), Ordering::Relaxed);
+                return Err(error);
+            }
         }
-        if <[u8; 32]>::from(hash.finalize()) != *sha256 {
-            return Err(Error::new(Kind::Verify, format!("{path} reads back differently from what was stored"))
-                .with("state", "this backup was not published"));
-        }
+        Ok(())
+    };
+    // More of them would hold more blobs in memory, and wait for the disk.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+    std::thread::scope(|scope| {
+        let started: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let gave_up = || Error::new(Kind::Verify, "reading back gave up");
+        started.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(gave_up())))
+    })
+}
+
+fn read_back_file(handle: &Handle, path: &str, sha256: &[u8; 32], content: &[Place], meter: &Meter) -> Result<()> {
+    let mut hash = Sha256::new();
+    for place in content {
+        meter.check()?;
+        let blob = handle.vault.blob(place).map_err(|error| {
+            error.with("while", format!("reading back {path}")).or_state("this backup was not published")
+        })?;
+        hash.update(&blob);
+        meter.add(blob.len() as u64);
     }
-    Ok(())
+    if <[u8; 32]>::from(hash.finalize()) == *sha256 {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Verify, format!("{path} reads back differently from what was stored"))
+        .with("state", "this backup was not published"))
 }
 
 #[cfg(test)]

@@ -50,7 +50,8 @@ pub struct Copied {
 }
 
 /// Copies these published backups, in this order (the oldest first, as the ledger has them), unless the target has
-/// them. For a caller that holds both repositories' locks.
+/// them; what it has is not looked at again. For a caller that holds both repositories' locks, and has swept the
+/// target ([`snapshots::sweep_pending`]) of what a killed copy left.
 ///
 /// Adds the bytes that it reads back to `meter`.
 ///

@@ -44,6 +44,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unfinished;
 mod vault;
 
 use std::collections::BTreeSet;
@@ -62,7 +63,7 @@ pub use location::Location;
 
 use self::store::{Journal, Store};
 use self::vault::Vault;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::settings;
 
 /// The newest format that is understood, as restic numbers it.
@@ -244,8 +245,8 @@ fn probe_directory(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is nothing where the repository should be: a directory that is missing or empty; at a network
-/// location, no `config` and no other file of a repository. Blocks: such a location is asked.
+/// Whether there is nothing where the repository should be: a directory that is missing or empty, or in which an `init`
+/// was killed; at a network location, no `config` and no other file of a repository. Blocks: such a location is asked.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a location that is none, [`Kind::Refused`] if it cannot be looked at, [`Kind::Store`] if it
@@ -263,7 +264,10 @@ pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
         Err(cause) => Err(Error::new(Kind::Refused, format!("cannot look into {}", root.display()))
             .with("cause", cause)
             .with("state", "nothing was touched")),
-        Ok(mut entries) => Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))),
+        Ok(mut entries) => {
+            let is_empty = entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"));
+            Ok(is_empty || unfinished::is_left(root).unwrap_or(false))
+        }
     }
 }
 
@@ -304,6 +308,10 @@ fn refuse_unless_empty(location: &Location, settings: &settings::Repository) -> 
             }
         };
     };
+    if unfinished::is_left(root).unwrap_or(false) {
+        return unfinished::clear(root)
+            .context(Kind::Store, format!("cannot clear away what a killed `init` left in {}", root.display()));
+    }
     match std::fs::read_dir(root) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(cause) => Err(refused(format!("cannot look into {}", root.display())).with("cause", cause)),

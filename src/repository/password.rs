@@ -40,6 +40,8 @@ pub(super) fn fit_for_new(path: &Path, bytes: &[u8]) -> Result<Secret> {
         format!("has {length} characters, fewer than {SHORTEST}")
     } else if more {
         "is followed by more text, which restic would take for a part of it".to_owned()
+    } else if password.expose().starts_with('\u{feff}') {
+        "begins with a byte order mark, which restic would leave out".to_owned()
     } else if password.expose().trim() != password.expose() {
         "begins or ends with white space, which restic would leave out".to_owned()
     } else {

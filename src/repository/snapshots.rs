@@ -45,7 +45,7 @@ pub struct Snapshot {
     pub description: Option<String>,
     /// Bytes of content.
     pub bytes: u64,
-    /// Bytes that were new to the repository with it, before compression.
+    /// Bytes that it added to the repository, compressed.
     pub bytes_added: u64,
 }
 
@@ -229,6 +229,6 @@ pub(super) fn describe(id: Id, file: &SnapshotFile) -> Result<Snapshot> {
         label: file.label.clone(),
         description: file.description.clone(),
         bytes: summary.map_or(0, |summary| summary.total_bytes_processed),
-        bytes_added: summary.map_or(0, |summary| summary.data_added),
+        bytes_added: summary.map_or(0, |summary| summary.data_added_packed),
     })
 }

@@ -74,7 +74,7 @@ impl Fixture {
         hooked(&self.root(), &self.open(), before_read, written)
     }
 
-    /// On a failing disk: of each pack that is written, one bit is another.
+    /// On a failing disk: of each pack of data that is written, one bit is another.
     pub(crate) fn open_rotting(&self) -> Handle {
         self.open_hooked(|_| {}, rot)
     }
@@ -96,9 +96,9 @@ impl Fixture {
     }
 }
 
-/// Flips a bit of a pack.
+/// Flips a bit of a pack of data: damage in a list of files would show at once.
 pub(crate) fn rot(kind: FileType, mut bytes: Vec<u8>) -> Vec<u8> {
-    if kind == FileType::Pack {
+    if kind == FileType::Pack && bytes.len() > 100_000 {
         bytes[40] ^= 1;
     }
     bytes

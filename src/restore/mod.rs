@@ -8,6 +8,7 @@ pub mod check;
 pub mod load;
 pub mod names;
 pub mod properties;
+pub mod rows_only;
 pub mod staging;
 pub mod stored;
 pub mod swap;
@@ -155,6 +156,7 @@ impl<'a> Session<'a> {
         let mut judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
         if let Some(stored) = stored {
             stored.complete(&mut judgement.contents);
+            stored.is_of(self.live_name(), destination, policy)?;
             for (is_warning, remark) in stored.remarks(&env.settings) {
                 if is_warning { env.reporter.warn(&remark) } else { env.reporter.info(&remark) }
             }

@@ -119,7 +119,8 @@ impl Properties {
                 let _ = write!(sql, " ICU_RULES {}", literal(rules));
             }
         }
-        if !self.tablespace.is_empty() {
+        // Named, the default one would need a right of its own, which an owner who may create databases lacks.
+        if !matches!(self.tablespace.as_str(), "" | "pg_default") {
             let _ = write!(sql, " TABLESPACE {}", ident(&self.tablespace));
         }
         sql

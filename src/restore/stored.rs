@@ -15,9 +15,10 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::Policy;
+use super::{Destination, Policy};
 use crate::backup::{session, surroundings};
 use crate::database::Connector;
 use crate::database::connect::{QueryContext, chain};
@@ -33,10 +34,14 @@ use crate::settings::Settings;
 use crate::tables::catalog::Table;
 use crate::tables::manifest::{ChunkEntry, Manifest};
 
-/// What COPY reads must mean what it meant when it was written; and nothing that waits for the disk: the swap does.
+/// What COPY reads must mean what it meant when it was written.
+const FORMATS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; \
+     SET LOCAL lc_monetary = 'C'; SET LOCAL client_encoding = 'UTF8'";
+
+/// The same for a whole session; and nothing in it waits for the disk, since the swap does.
 const SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
-     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET client_encoding = 'UTF8'; SET row_security = off; \
-     SET search_path = ''; SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
+     SET lc_monetary = 'C'; SET client_encoding = 'UTF8'; SET row_security = off; SET search_path = ''; \
+     SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0;";
 
 /// Blobs that are read ahead for each connection, of 4 MiB at most.
@@ -96,6 +101,17 @@ impl Stored {
         Ok(file)
     }
 
+    /// Whether this may become the live database: a backup of another one may not, unless it is asked for.
+    pub fn is_of(&self, live: &str, destination: &Destination, policy: &Policy) -> Result<()> {
+        let name = self.manifest.facts.database["datname"].as_str().unwrap_or_default();
+        if *destination != Destination::Live || name == live || policy.allow_other {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, format!("the backup is of database \"{name}\", not of \"{live}\""))
+            .with("state", "the live database was not touched")
+            .hint("Look at it with --into NAME. If it is meant to replace this one, repeat it with --allow-other."))
+    }
+
     /// What a person wants to know before this goes live: whether the application will be able to use it. Sentences, and
     /// whether each is a warning.
     #[must_use]
@@ -135,8 +151,26 @@ impl Stored {
         contents.newest_migration = self.manifest.facts.migrations.as_ref().map(|migrations| migrations.newest);
     }
 
-    /// Loads the rows of the wanted tables into a database that has the tables, and compares their number, chunk by chunk.
+    /// Loads the rows of the wanted tables into a database that has the tables, on as many connections as there are jobs,
+    /// and compares their number, chunk by chunk.
     pub async fn load(&self, connector: &Connector, database: &str, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
+        let tasks = self.tasks(policy, meter);
+        let mut clients = Vec::new();
+        for _ in 0..policy.jobs.max(1) {
+            let client = connector.connect_to(database).await?;
+            client.batch_execute(SETTINGS).await.query_context("cannot prepare a session to load rows")?;
+            clients.push(client);
+        }
+        try_join_all(clients.iter().map(|client| self.work(client, tasks.clone(), meter))).await.map(drop)
+    }
+
+    /// The same in one session, whose transaction the caller ends.
+    pub async fn load_into(&self, client: &Client, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
+        client.batch_execute(FORMATS).await.query_context("cannot prepare a session to load rows")?;
+        self.work(client, self.tasks(policy, meter), meter).await
+    }
+
+    fn tasks(&self, policy: &Policy, meter: &Meter) -> Tasks {
         let mut tasks = VecDeque::new();
         let mut total = 0;
         for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table.schema, &entry.table.name)) {
@@ -147,25 +181,13 @@ impl Stored {
             }
         }
         meter.begin("loading rows", total);
-        let tasks = Arc::new(Mutex::new(tasks));
-        let jobs = (0..policy.jobs.max(1)).map(|_| self.work(connector, database, tasks.clone(), meter));
-        try_join_all(jobs).await.map(drop)
+        Arc::new(Mutex::new(tasks))
     }
 
-    async fn work(
-        &self,
-        connector: &Connector,
-        database: &str,
-        tasks: Arc<Mutex<VecDeque<Task>>>,
-        meter: &Arc<Meter>,
-    ) -> Result<()> {
-        let client = connector.connect_to(database).await?;
-        client.batch_execute(SETTINGS).await.query_context("cannot prepare a session to load rows")?;
+    async fn work(&self, client: &Client, tasks: Tasks, meter: &Arc<Meter>) -> Result<()> {
         let mut pieces = read_ahead(self.contents.clone(), tasks);
         while let Some(piece) = pieces.recv().await {
-            let Piece::Begin(task) = piece? else {
-                return Err(Error::new(Kind::Attention, "rows came out of step"));
-            };
+            let Piece::Begin(task) = piece? else { return Err(out_of_step()) };
             let table = task.table.qualified();
             meter.now(&format!("{}.{}", task.table.schema, task.table.name));
             let failed = |cause: &tokio_postgres::Error| load_failed(&table, &task.chunk.path, cause);
@@ -178,9 +200,7 @@ impl Stored {
                         sink.send(bytes).await.map_err(|cause| failed(&cause))?;
                     }
                     Some(Piece::End) => break,
-                    Some(Piece::Begin(_)) | None => {
-                        return Err(Error::new(Kind::Attention, "rows came out of step"));
-                    }
+                    Some(Piece::Begin(_)) | None => return Err(out_of_step()),
                 }
             }
             let rows = sink.finish().await.map_err(|cause| failed(&cause))?;
@@ -194,6 +214,13 @@ impl Stored {
         Ok(())
     }
 }
+
+fn out_of_step() -> Error {
+    Error::new(Kind::Attention, "the rows of a backup came out of step")
+}
+
+/// What is left to be loaded, by whichever connection is free.
+type Tasks = Arc<Mutex<VecDeque<Task>>>;
 
 /// A chunk to load.
 #[derive(Clone, Debug)]
@@ -217,7 +244,7 @@ enum Piece {
 }
 
 /// Reads chunk after chunk on a thread of its own, until there are no more or nobody listens.
-fn read_ahead(contents: Arc<read::Contents>, tasks: Arc<Mutex<VecDeque<Task>>>) -> mpsc::Receiver<Result<Piece>> {
+fn read_ahead(contents: Arc<read::Contents>, tasks: Tasks) -> mpsc::Receiver<Result<Piece>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     std::thread::spawn(move || {
         loop {

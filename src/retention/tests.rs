@@ -26,6 +26,7 @@ fn snapshot(sequence: i64, time: DateTime<Utc>) -> Snapshot {
         purpose: Purpose::Regular,
         schema_version: None,
         comment: None,
+        database: None,
     };
     Snapshot { sequence, facts, pinned: false, verified_at: None, deleted_at: None }
 }

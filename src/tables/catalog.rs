@@ -29,6 +29,9 @@ pub struct Table {
     pub logged: bool,
     /// Its rows lie in blocks that a range of `ctid` selects: the access method is `heap`.
     pub is_heap: bool,
+    /// Its rows read the same as long as none of its blocks changes: no column shows the name of something that can be
+    /// renamed (`regclass`, `regrole`, …) or of a role (`aclitem`).
+    pub stands_alone: bool,
     /// The form in which its rows are copied.
     pub format: CopyFormat,
     /// The columns that are copied, in their order.
@@ -40,6 +43,8 @@ pub struct Table {
 /// A column that is copied. Generated and dropped columns are not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
+    /// `attnum`: a column that is dropped and made again has another one.
+    pub number: i16,
     /// Its name.
     pub name: String,
     /// Its type with modifiers, as `format_type` writes it.
@@ -130,11 +135,30 @@ const COLUMNS: &str = "\
     SELECT a.attrelid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, \
            a.attmissingval::text, \
            CASE WHEN e.typarray = t.oid THEN e.oid ELSE t.oid END, \
-           CASE WHEN e.typarray = t.oid THEN e.typtype ELSE t.typtype END = 'e' \
+           CASE WHEN e.typarray = t.oid THEN e.typtype ELSE t.typtype END = 'e', a.attnum \
     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
          LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
     WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
     ORDER BY a.attrelid, a.attnum";
+
+/// The tables with a column whose text names something: by its own type, or within an array, a composite type, a domain
+/// or a range.
+const NAMING: &str = "\
+    WITH RECURSIVE parts (root, oid) AS ( \
+        SELECT DISTINCT a.atttypid, a.atttypid FROM pg_catalog.pg_attribute a \
+        WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped \
+        UNION \
+        SELECT p.root, part.oid FROM parts p JOIN pg_catalog.pg_type t ON t.oid = p.oid CROSS JOIN LATERAL ( \
+            SELECT t.typelem UNION ALL SELECT t.typbasetype \
+            UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a \
+                      WHERE t.typrelid <> 0 AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped \
+            UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid \
+            UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngmultitypid = t.oid \
+        ) AS part (oid) WHERE part.oid <> 0) \
+    SELECT DISTINCT a.attrelid FROM pg_catalog.pg_attribute a JOIN parts p ON p.root = a.atttypid \
+         JOIN pg_catalog.pg_type t ON t.oid = p.oid \
+    WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND t.typnamespace = 'pg_catalog'::regnamespace \
+          AND (t.typname LIKE 'reg%' OR t.typname = 'aclitem')";
 
 impl Catalog {
     /// Looks at every relation and keeps the tables from being altered, as `pg_dump` does: with ACCESS SHARE, until the
@@ -168,12 +192,17 @@ impl Catalog {
                 table.format = CopyFormat::Text;
             }
             table.columns.push(Column {
+                number: row.get(8),
                 name: row.get(1),
                 type_name: row.get(2),
                 type_oid: row.get(3),
                 modifier: row.get(4),
                 missing: row.get(5),
             });
+        }
+        for row in client.query(NAMING, &[&oids]).await.query_context(failed)? {
+            let oid: u32 = row.get(0);
+            catalog.tables.iter_mut().filter(|table| table.oid == oid).for_each(|table| table.stands_alone = false);
         }
         Ok(catalog)
     }
@@ -223,6 +252,7 @@ fn table(row: &Row) -> Table {
         tablespace: row.get(6),
         logged: row.get::<_, &str>(4) == "p",
         is_heap: row.get::<_, &str>(7) == "heap",
+        stands_alone: true,
         // Until a column says otherwise.
         format: CopyFormat::Binary,
         columns: Vec::new(),

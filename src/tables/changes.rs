@@ -70,6 +70,10 @@ impl Changes {
     /// Whether these blocks of a file may be other than they were. The range begins at a multiple of the step.
     #[must_use]
     pub fn touch(&self, tablespace: u32, filenode: u32, blocks: &Range<u64>) -> bool {
+        // A database that was copied as files is listed as a relation without a number.
+        if self.files.contains_key(&(tablespace, 0)) {
+            return true;
+        }
         let Some(file) = self.files.get(&(tablespace, filenode)) else { return false };
         let first = blocks.start / self.step.max(1);
         let last = blocks.end.saturating_sub(1) / self.step.max(1);
@@ -114,7 +118,7 @@ pub struct Since {
 
 /// Makes a checkpoint after the snapshot of a backup, and returns the position that the log was at.
 ///
-/// The server ends a summary exactly there. A server that was set back to an earlier state (the image of a virtual
+/// The server ends a summary exactly there, and it is a random distance from what was written before. A server that was set back to an earlier state (the image of a virtual
 /// machine, a snapshot of the file system) goes on from another place, on the same timeline, and its summaries end
 /// elsewhere: so the next backup can tell whether it still reads the same history. `None` where there are no summaries,
 /// or the right to make a checkpoint is missing.
@@ -167,6 +171,10 @@ async fn checkpoint(client: &Client, timeline: u32) -> Attempt<String> {
     if row.get(1) {
         return Ok(Err("the server is a standby".to_owned()));
     }
+    // A history that is repeated, as by a script, would write as much as the first time, and make its checkpoint in the
+    // same place. A message of a random length, which nothing reads, moves it.
+    let sql = "SELECT pg_logical_emit_message(false, 'glovebox', repeat(' ', (random() * 65536)::int))";
+    client.batch_execute(sql).await?;
     client.batch_execute("CHECKPOINT").await?;
     let row = client.query_one("SELECT timeline_id, redo_lsn::text FROM pg_control_checkpoint()", &[]).await?;
     if u32::try_from(row.get::<_, i32>(0)) != Ok(timeline) {
@@ -183,6 +191,10 @@ async fn list(client: &Client, timeline: u32, parent: Known<'_>, step: u32, wait
     let Some(mark) = parent.mark else {
         return Ok(Err("the last backup was taken without summaries of the log".to_owned()));
     };
+    // This checkpoint is later than the parent's, unless the log was set back.
+    if mark == redo {
+        return Ok(Err(SET_BACK.to_owned()));
+    }
     let timeline = i64::from(timeline);
     if let Err(reason) = reached(client, timeline, &redo, wait).await? {
         return Ok(Err(reason));
@@ -265,9 +277,16 @@ async fn contents(
 mod tests {
     use super::*;
 
+    impl Changes {
+        /// Of one file, in ranges of 16 blocks.
+        pub(in crate::tables) fn of(tablespace: u32, filenode: u32, ranges: &[u64], limit: Option<u64>) -> Self {
+            let file = FileChanges { ranges: ranges.iter().copied().collect(), limit };
+            Self { files: HashMap::from([((tablespace, filenode), file)]), step: 16 }
+        }
+    }
+
     fn changes(ranges: &[u64], limit: Option<u64>) -> Changes {
-        let file = FileChanges { ranges: ranges.iter().copied().collect(), limit };
-        Changes { files: HashMap::from([((1663, 7), file)]), step: 16 }
+        Changes::of(1663, 7, ranges, limit)
     }
 
     #[test]

@@ -207,6 +207,7 @@ mod tests {
             tablespace: 0,
             logged: true,
             is_heap: true,
+            stands_alone: true,
             format: CopyFormat::Text,
             columns: Vec::new(),
             blocks,

@@ -113,6 +113,7 @@ mod tests {
             tablespace: 0,
             logged: true,
             is_heap: true,
+            stands_alone: true,
             format: CopyFormat::Binary,
             columns: Vec::new(),
             blocks,
@@ -185,7 +186,7 @@ mod tests {
 
     impl Column {
         fn sample(name: &str) -> Self {
-            Self { name: name.into(), type_name: "int".into(), type_oid: 23, modifier: -1, missing: None }
+            Self { number: 1, name: name.into(), type_name: "int".into(), type_oid: 23, modifier: -1, missing: None }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each condition closes one way in which a chunk could hold other rows than the parent's although no block of it is
 //! listed as changed. The schema's hash is for what COPY writes differently without a block being touched: the label of
-//! an enum that was renamed, the name of a relation in a column of type `regclass`, a composite type with a new field.
+//! an enum that was renamed, a composite type with another field.
 
 use std::collections::HashMap;
 
@@ -61,10 +61,12 @@ fn tablespace(facts: &Facts) -> Option<u32> {
     value.as_str().map_or_else(|| value.as_u64().and_then(|oid| u32::try_from(oid).ok()), |text| text.parse().ok())
 }
 
-/// The same file with the same columns in the same form. An unlogged table's changes are in no log.
+/// The same file with the same columns in the same form. An unlogged table's changes are in no log, and the name that a
+/// `regclass` shows is in no block of its own.
 fn is_same(parent: &Table, table: &Table) -> bool {
     table.logged
         && table.is_heap
+        && table.stands_alone
         && parent.logged
         && parent.filenode == table.filenode
         && parent.tablespace == table.tablespace
@@ -76,3 +78,6 @@ fn is_same(parent: &Table, table: &Table) -> bool {
 fn same_range<'a>(parent: &'a TableEntry, chunk: &Chunk) -> Option<&'a ChunkEntry> {
     parent.chunks.iter().find(|entry| entry.path == chunk.path && entry.blocks == chunk.blocks)
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,14 @@ impl RowCounter {
     /// Takes the next piece.
     pub fn feed(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
+            if matches!(self.state, State::Number { have: 0, fields: None, .. }) {
+                let (taken, rows) = whole_rows(piece);
+                self.rows += rows;
+                piece = &piece[taken..];
+                if piece.is_empty() {
+                    return;
+                }
+            }
             let taken = self.step(piece);
             piece = &piece[taken..];
         }
@@ -126,6 +134,33 @@ impl RowCounter {
             Err(_) => State::Broken("has a row with a negative number of fields"),
         }
     }
+}
+
+/// The rows that lie in a piece as a whole, from its begin, and their bytes. The server sends a row at a time, so this
+/// is nearly all there is to do; whatever is odd is left to the steps above.
+fn whole_rows(piece: &[u8]) -> (usize, u64) {
+    let (mut taken, mut rows) = (0, 0);
+    while let Some(length) = row_length(&piece[taken..]) {
+        taken += length;
+        rows += 1;
+    }
+    (taken, rows)
+}
+
+/// The length of the row that these bytes begin with, if all of it is there.
+fn row_length(bytes: &[u8]) -> Option<usize> {
+    let (fields, _) = bytes.split_first_chunk()?;
+    let fields = u16::try_from(i16::from_be_bytes(*fields)).ok()?;
+    let mut at = 2;
+    for _ in 0..fields {
+        let (length, _) = bytes.get(at..)?.split_first_chunk()?;
+        at += 4;
+        match i32::from_be_bytes(*length) {
+            -1 => {}
+            length => at = at.checked_add(usize::try_from(length).ok()?)?,
+        }
+    }
+    (at <= bytes.len()).then_some(at)
 }
 
 /// After a value's length, of which -1 is NULL.

@@ -25,7 +25,7 @@ pub struct Surroundings {
 pub struct Unit {
     /// Its name.
     pub name: String,
-    /// Its files, as `systemctl cat` shows them, without the values of secrets.
+    /// Its files, as `systemctl cat` shows them, without the values of its environment and its credentials.
     pub definition: String,
 }
 

@@ -220,3 +220,36 @@ fn r83_r84_a_signal_or_a_kill_ends_the_worker_and_its_pg_dump() {
     site.run("teslamate-backup", &["private/{time}.dump"]).expect(0);
     assert_eq!(probe::partials(&site.path("private")), Vec::<String>::new());
 }
+
+#[test]
+fn a_repository_whose_password_only_root_may_read_belongs_to_the_account() {
+    let Some((server, site, database)) = site("vault") else { return };
+    fs::write(site.path("private/password"), "a password of some length\n").unwrap();
+    fs::write(site.path("private/extra.ini"), "only root").unwrap();
+    let config = fs::read_to_string(site.config()).unwrap();
+    site.write_config(&format!(
+        "{config}\n[repository]\nlocation = {:?}\npassword_file = {:?}\n[backup]\nextra_files = [{:?}]\n",
+        site.repository(),
+        site.path("private/password"),
+        site.path("private/extra.ini")
+    ));
+    // Only root may make a directory here; the repository in it is the account's.
+    let before = server.content(&database);
+    let taken = site.run("teslamate-backup", &[]).expect(0);
+    assert!(!taken.stderr.contains("working as root"), "{}", taken.stderr);
+    let user = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+    for path in [site.repository(), site.repository().join("config"), site.state_dir().join("ledger.sqlite")] {
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.uid(), user.uid.as_raw(), "{}", path.display());
+        assert_eq!(metadata.mode() & 0o077, 0, "{}", path.display());
+    }
+    let shown = site.run("teslamate-backup", &["show", "latest"]).expect(0).text();
+    assert!(shown.contains("private/extra.ini"), "{shown}");
+    server.query(&database, "DELETE FROM charges");
+    site.run("teslamate-restore", &["latest", "--yes"]).expect(0);
+    assert_eq!(server.content(&database), before);
+    // A second repository is not made where the first one is missing.
+    fs::remove_dir_all(site.repository()).unwrap();
+    site.run("teslamate-backup", &[]).expect(10).says("expected repository");
+    assert!(!site.repository().exists());
+}

@@ -58,8 +58,6 @@ impl Kept {
             let tools = Tools::find(connector, tools, server).await.unwrap();
             let backup = Backup {
                 connector,
-                tools: &tools,
-                repository: &self.handle,
                 interrupt: &Interrupt::listen().unwrap(),
                 jobs: 2,
                 chunk_blocks: 16,
@@ -72,7 +70,8 @@ impl Kept {
                 extra: Vec::new(),
                 surroundings: Surroundings::default(),
             };
-            Box::pin(backup.take(&mut self.ledger, &Meter::new(""))).await.unwrap()
+            let prepared = backup.prepare(&tools, &Meter::new("")).await.unwrap();
+            Box::pin(backup.take(&mut self.ledger, &self.handle, prepared, &Meter::new(""))).await.unwrap()
         })
     }
 

@@ -170,7 +170,7 @@ fn pins_are_kept_and_a_failed_run_is_noted_with_its_reason() {
     assert!(site.run("teslamate-backup", &["list"]).expect(0).text().contains("pinned"));
     site.run("teslamate-backup", &["unpin", "latest"]).expect(0);
     assert!(!site.run("teslamate-backup", &["list"]).expect(0).text().contains("pinned"));
-    site.run("teslamate-backup", &["pin", "beef"]).expect(10).says("there is no snapshot beef");
+    site.run("teslamate-backup", &["pin", "beef"]).expect(10).says("there is no backup beef");
     site.run("teslamate-backup", &["--dbname", "nobody_has_this"]).expect(12);
     let runs = site.run("teslamate-backup", &["list", "--runs", "--json"]).expect(0).json();
     assert_eq!(runs["runs"][0]["status"], "failed");
@@ -210,4 +210,47 @@ fn extra_files_are_kept_with_mode_and_owner_and_one_that_cannot_be_read_fails_th
     let (there, here) =
         (fs::metadata(inside("conf/grafana.ini")).unwrap(), fs::metadata(site.path("conf/grafana.ini")).unwrap());
     assert_eq!((there.mode() & 0o7777, there.uid(), there.mtime()), (0o640, here.uid(), here.mtime()));
+}
+
+/// The peak of a run's own memory, in kB.
+fn peak(child: std::process::Child) -> u64 {
+    let mut most = 0;
+    let pid = child.id();
+    crate::support::probe::eventually(180, "it ends", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        most = most.max(line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
+        line.is_none()
+    });
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    most
+}
+
+/// Rows of 50 MB that do not compress, and a table that is many times larger than the limit of memory in it.
+#[test]
+fn memory_stays_bounded_with_large_rows_and_large_tables() {
+    let server = Server::shared();
+    let database = server.fresh_name("heavy");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(
+        &database,
+        "CREATE TABLE wide (i int, b bytea); ALTER TABLE wide ALTER b SET STORAGE EXTERNAL; \
+         CREATE FUNCTION noise(n int) RETURNS bytea LANGUAGE sql AS \
+         $$ SELECT decode(string_agg(md5(i::text || n), ''), 'hex') FROM generate_series(1, 3276800) i $$; \
+         INSERT INTO wide SELECT n, noise(n) FROM generate_series(1, 4) n; \
+         CREATE TABLE long AS SELECT i, md5(i::text) AS t, repeat(md5((-i)::text), 9) AS u FROM generate_series(1, 400000) i",
+    );
+    let site = Site::with_repository(server, &database);
+    let taking = peak(site.command("teslamate-backup").spawn());
+    let copy = server.fresh_name("heavy_copy");
+    let restoring = peak(site.command("teslamate-restore").args(&["latest", "--into", &copy]).spawn());
+    println!("backup {} MB, restore {} MB at most", taking / 1024, restoring / 1024);
+    assert!((1..200 * 1024).contains(&taking), "{taking} kB");
+    assert!((1..200 * 1024).contains(&restoring), "{restoring} kB");
+    let hash = "SELECT md5(string_agg(md5(b) || i, ',' ORDER BY i)) FROM wide";
+    assert_eq!(server.query(&copy, hash), server.query(&database, hash));
+    for name in [database, copy] {
+        server.query("postgres", &format!("DROP DATABASE {name}"));
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::probe::{Random, eventually};
 use crate::support::server::{Options, bin_dir, is_root};
+use crate::support::server17::Server17;
 use crate::support::{Outcome, Server, Site};
 
 /// Names of everything in a directory of the repository.
@@ -311,4 +312,38 @@ fn r34_a_backup_that_leans_on_a_rotten_pack_is_not_published() {
     }
     left_as_it_was(&site, &before, site.run("teslamate-backup", &[]), 14, "damaged");
     site.run("teslamate-backup", &["check", "--read-data"]).expect(14).says(&before[0][..8]);
+}
+
+/// As docs/repository.md, "A damaged pack", has it: the real restic takes out what is rotten, and backups go on.
+#[test]
+fn r34_what_is_rotten_is_taken_out_and_backups_go_on() {
+    let Some(tools) = Server17::start(&[]) else { return };
+    let server = Server::shared();
+    let database = server.teslamate("mended");
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    // The largest pack is the one with rows.
+    let mut packs = Vec::new();
+    for directory in fs::read_dir(site.repository().join("data")).unwrap().flatten() {
+        packs.extend(fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.path()));
+    }
+    let pack = packs.into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[1000] ^= 4;
+    fs::set_permissions(&pack, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    site.run("teslamate-backup", &["check", "--read-data"]).expect(14);
+    let mut restic = Command::new(tools.tools().join("restic"));
+    restic.arg("-r").arg(site.repository()).arg("--password-file").arg(site.path("password"));
+    let output = restic.args(["--no-cache", "repair", "packs", name]).current_dir(site.path("")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    site.run("teslamate-backup", &["--full-read"]);
+    site.run("teslamate-backup", &["--full-read"]).expect(0);
+    site.run("teslamate-backup", &["check", "--read-data"]).expect(0);
+    for id in site.backups() {
+        let copy = server.fresh_name("mended_copy");
+        site.run("teslamate-restore", &[&id, "--into", &copy]).expect(0);
+        assert_eq!(server.content(&copy), server.content(&database), "the older one is whole again too");
+    }
 }

@@ -141,7 +141,7 @@ fn r34_a_flipped_bit_never_becomes_a_row() {
 fn what_is_not_a_backup_is_told() {
     let kept = Kept::new("none");
     let site = &kept.site;
-    site.run("teslamate-restore", &["beef", "--yes"]).expect(10).says("there is no snapshot beef");
+    site.run("teslamate-restore", &["beef", "--yes"]).expect(10).says("there is no backup beef");
     site.run("teslamate-restore", &["bee", "--yes"]).expect(10).says("cannot open bee");
     fs::write(site.path("latest"), "x").unwrap();
     site.run("teslamate-restore", &["latest", "--yes"]).expect(2).says("may be a backup or the file of that name");
@@ -169,4 +169,47 @@ fn r93_a_restore_says_whether_the_tokens_will_open() {
     for outcome in [&taken, &same, &other, &shown] {
         assert!(!format!("{}{}", outcome.text(), outcome.stderr).contains("c4nary"));
     }
+}
+
+#[test]
+fn rows_alone_are_put_back_in_one_transaction_or_not_at_all() {
+    let kept = Kept::new("rows");
+    let (server, site) = (kept.server, &kept.site);
+    let database = &site.database;
+    let before = server.content(database);
+    // One table that others point at, by a mistake of somebody's.
+    server.query(database, "UPDATE cars SET name = 'oops', model = 'oops'; DELETE FROM charges");
+    let rows = |arguments: &[&str]| {
+        let all: Vec<&str> = ["latest", "--data-only", "--yes"].iter().chain(arguments).copied().collect();
+        site.run("teslamate-restore", &all)
+    };
+    let done = rows(&["--table", "cars", "--table", "public.charges", "--json"]).expect(0).json();
+    assert_eq!(server.content(database), before);
+    assert!(done["safety_backup"].is_string() && done["foreign_keys"].as_u64() > Some(2), "{done}");
+
+    // A row that came since points at what the backup does not have.
+    server.query(database, "INSERT INTO drives (start_date, car_id) VALUES ('2030-01-01', 1)");
+    server.query(database, "INSERT INTO positions (date, latitude, longitude, car_id, drive_id) SELECT '2030-01-01', 1, 1, 1, max(id) FROM drives");
+    let changed = server.content(database);
+    rows(&["--table", "drives"])
+        .expect(10)
+        .says("1 rows of \"public\".\"positions\" would point at rows of \"public\".\"drives\"");
+    assert_eq!(server.content(database), changed);
+    rows(&["--no-safety-backup"]).expect(0);
+    assert_eq!(server.content(database), before);
+    // The next drive gets a number that no drive has.
+    server.query(database, "SELECT setval(pg_get_serial_sequence('drives', 'id'), 1)");
+    rows(&["--table", "drives", "--table", "positions", "--no-safety-backup"]).expect(0);
+    server.query(database, "INSERT INTO drives (start_date, car_id) VALUES ('2030-01-01', 1)");
+    server.query(database, "DELETE FROM drives WHERE start_date = '2030-01-01'");
+
+    let held = server.hold(database, "LOCK TABLE cars IN ACCESS SHARE MODE");
+    rows(&["--table", "cars", "--no-safety-backup"]).expect(11).says("cannot lock the tables").says("is as it was");
+    drop(held);
+    server.query(database, "ALTER TABLE cars ADD COLUMN later int");
+    rows(&["--table", "cars"]).expect(10).says("table \"public\".\"cars\" has other columns now");
+    rows(&["--table", "nothing"]).expect(10).says("no rows of a table \"nothing\"");
+    site.run("teslamate-restore", &["latest", "--table", "cars", "--yes"]).expect(2).says("--data-only");
+    server.query(database, "ALTER TABLE cars DROP COLUMN later");
+    assert_eq!(server.content(database), before);
 }

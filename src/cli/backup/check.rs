@@ -45,6 +45,9 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
 
 async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Checked> {
     let handle = session.open(Access::Read).await?;
+    if session.ledger.list()?.is_empty() {
+        session.refuse_lost_ledger().await?;
+    }
     let missing = session.missing().await?;
     env.reporter.step("checking the repository").await;
     let (meter, read_data) = (session.meter.clone(), args.read_data);

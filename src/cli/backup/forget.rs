@@ -21,6 +21,9 @@ pub struct Forget {
     /// Show what would stay and what would go, and why
     #[arg(long)]
     pub dry_run: bool,
+    /// Also while backups fail, for example since the disk is full
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What to give up.
@@ -42,30 +45,40 @@ pub async fn forget(args: &Forget, env: Env) -> Result<Report> {
 }
 
 async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Report> {
+    let frozen = if args.force { Ok(()) } else { refuse_after_failure(session) };
+    let handle = if args.dry_run {
+        if let Err(error) = frozen {
+            env.reporter.warn(&format!("as things are, nothing would be removed: {error}"));
+        }
+        None
+    } else {
+        frozen?;
+        let handle = session.open(Access::Remove).await?;
+        session.reconcile(&handle).await?;
+        Some(handle)
+    };
     let known = session.ledger.list()?;
     let decisions = retention::decide(&known, &env.settings.retention, Utc::now())?;
     let going: Vec<Snapshot> =
         decisions.iter().filter(|decision| !decision.keeps()).map(|decision| decision.snapshot.clone()).collect();
     let mut report = describe(&decisions);
-    if args.dry_run {
+    report.json["dry_run"] = args.dry_run.into();
+    let Some(handle) = handle else {
         report.text.push_str("\ndry run: nothing was removed");
-        report.json["dry_run"] = true.into();
         return Ok(report);
-    }
-    refuse_after_failure(session)?;
-    let handle = session.open(Access::Remove).await?;
+    };
     compare(session, &handle, &known).await?;
     give_up(session, &handle, &going).await?;
     let pruned = prune_now(env, session, &handle).await?;
     add_pruned(&mut report, &pruned);
-    report.json["dry_run"] = false.into();
     Ok(report)
 }
 
 /// While backups fail, the old ones are all there is.
 fn refuse_after_failure(session: &Session<'_>) -> Result<()> {
     let runs = session.ledger.runs(1000)?;
-    let last = runs.iter().find(|run| run.kind == RunKind::Backup && run.status != RunStatus::Running);
+    let tells = |status| !matches!(status, RunStatus::Running | RunStatus::Stopped);
+    let last = runs.iter().find(|run| run.kind == RunKind::Backup && tells(run.status));
     match last {
         Some(run) if run.status != RunStatus::Succeeded => Err(Error::new(
             Kind::Refused,
@@ -188,8 +201,46 @@ pub async fn delete(args: &Delete, env: Env) -> Result<Report> {
     session.end(result)
 }
 
+async fn confirm(args: &Delete, env: &Env, what: &str) -> Result<()> {
+    if args.yes {
+        return Ok(());
+    }
+    let state = "every backup is as it was";
+    let question = format!("This deletes for good: {what}\nType `delete` to go on: ");
+    match env.interrupt.guard(env.host.ask(&question)).await? {
+        Some(answer) if answer == "delete" => Ok(()),
+        Some(_) => Err(Error::new(Kind::Refused, "nothing was deleted").with("state", state)),
+        None => Err(Error::new(Kind::Usage, "backups are only deleted with --yes where there is no terminal")
+            .with("state", state)
+            .hint("Add --yes.")),
+    }
+}
+
+/// A backup that is in the repository and not in the ledger: another database's, or one that a rebuild left alone.
+async fn remove_unknown(args: &Delete, env: &Env, session: &mut Session<'_>, digits: &str) -> Result<Report> {
+    let known = session.ledger.list_all()?;
+    let meant = session.meant(digits);
+    let handle = session.open(Access::Remove).await?;
+    let is_unknown = |found: &snapshots::Snapshot| {
+        let id = found.id.to_string();
+        digits.len() >= 4 && found.id.starts_with(digits) && !known.iter().any(|noted| noted.facts.id.as_str() == id)
+    };
+    let found: Vec<_> = session.listed(&handle).await?.snapshots.into_iter().filter(is_unknown).collect();
+    let [found] = found.as_slice() else { return meant.map(|_| Report::default()) };
+    let what = format!("{} of \"{}\" on {}, not in the ledger", found.id.short(), found.label, found.host);
+    confirm(args, env, &what).await?;
+    let id = found.id;
+    session.on_thread(move || snapshots::delete(&handle, id)).await?;
+    Ok(Report::new(format!("backup {} is deleted", id.short()), json!({ "deleted": [id.to_string()] })))
+}
+
 async fn remove(args: &Delete, env: &Env, session: &mut Session<'_>) -> Result<Report> {
     let state = "every backup is as it was";
+    if let [id] = args.ids.as_slice()
+        && session.meant(id).is_err_and(|error| error.kind() == Kind::Refused)
+    {
+        return remove_unknown(args, env, session, id).await;
+    }
     let going = args.ids.iter().map(|id| session.meant(id)).collect::<Result<Vec<_>>>()?;
     if let Some(pinned) = going.iter().find(|noted| noted.pinned) {
         let id = pinned.facts.id.short();
@@ -197,22 +248,11 @@ async fn remove(args: &Delete, env: &Env, session: &mut Session<'_>) -> Result<R
             .with("state", state)
             .hint(format!("If it is meant nevertheless: teslamate-backup unpin {id}")));
     }
-    if !args.yes {
-        let shown: Vec<String> = going
-            .iter()
-            .map(|noted| format!("{} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC")))
-            .collect();
-        let question = format!("This deletes for good: {}\nType `delete` to go on: ", shown.join(", "));
-        match env.interrupt.guard(env.host.ask(&question)).await? {
-            Some(answer) if answer == "delete" => {}
-            Some(_) => return Err(Error::new(Kind::Refused, "nothing was deleted").with("state", state)),
-            None => {
-                return Err(Error::new(Kind::Usage, "backups are only deleted with --yes where there is no terminal")
-                    .with("state", state)
-                    .hint("Add --yes."));
-            }
-        }
-    }
+    let shown: Vec<String> = going
+        .iter()
+        .map(|noted| format!("{} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC")))
+        .collect();
+    confirm(args, env, &shown.join(", ")).await?;
     let handle = session.open(Access::Remove).await?;
     give_up(session, &handle, &going).await?;
     let lines: Vec<String> =

@@ -6,21 +6,43 @@ use crate::backup::hex;
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::Report;
-use crate::error::{Error, Kind, Result};
-use crate::ledger::RunKind;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ledger::{self, Ledger, RunKind, RunStatus};
 use crate::repository::copy::init_copy;
 use crate::repository::{self, Handle, Location};
 
-/// No flags of its own.
+/// Whether to begin anew.
 #[derive(clap::Args, Debug)]
-pub struct Init {}
+pub struct Anew {
+    /// Set the present ledger aside, with the repository that it knows (it stays as ledger.sqlite.TIME)
+    #[arg(long)]
+    pub new_ledger: bool,
+}
 
-/// No flags of its own.
-#[derive(clap::Args, Debug)]
-pub struct Rebuild {}
+impl Anew {
+    /// Before the ledger is opened: SQLite must find it where it will be.
+    fn set_aside(&self, env: &Env) -> Result<()> {
+        let path = env.settings.state_dir.join(ledger::FILE_NAME);
+        if !self.new_ledger || !path.exists() {
+            return Ok(());
+        }
+        // Opened once more, and closed: a run that is at work has it, and says so.
+        let running = Ledger::open(&env.settings.state_dir)?.runs(20)?;
+        if let Some(run) = running.iter().find(|run| run.status == RunStatus::Running) {
+            return Err(Error::new(Kind::Busy, "another run is at work")
+                .with("run", format!("{} {}, process {}", run.kind, run.id, run.pid))
+                .with("state", "the ledger was left as it is"));
+        }
+        let aside = path.with_extension(format!("sqlite.{}", chrono::Utc::now().format("%Y%m%dT%H%M%SZ")));
+        std::fs::rename(&path, &aside).context(Kind::Store, format!("cannot rename {}", path.display()))?;
+        env.reporter.info(&format!("the ledger that was there is {} now", aside.display()));
+        Ok(())
+    }
+}
 
 /// Makes the repository, or says that it is there.
-pub async fn init(env: Env) -> Result<Report> {
+pub async fn init(args: &Anew, env: Env) -> Result<Report> {
+    args.set_aside(&env)?;
     let mut session = Session::begin(&env, Some(RunKind::Init))?;
     let result = make(&env, &mut session).await;
     session.end(result)
@@ -74,7 +96,8 @@ async fn copies(env: &Env, session: &Session<'_>, source: &Handle) -> Result<Vec
 }
 
 /// Fills a ledger that knows no backup from the repository, by the backups' own times.
-pub async fn rebuild(env: Env) -> Result<Report> {
+pub async fn rebuild(args: &Anew, env: Env) -> Result<Report> {
+    args.set_aside(&env)?;
     let mut session = Session::begin(&env, Some(RunKind::Rebuild))?;
     let result = fill(&env, &mut session).await;
     session.end(result)

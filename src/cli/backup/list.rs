@@ -38,6 +38,9 @@ pub async fn run(args: &Args, env: &Env) -> Result<Report> {
             BTreeSet::new()
         }
     };
+    if backups.is_empty() {
+        session.refuse_lost_ledger().await?;
+    }
     let shown = &backups[backups.len().saturating_sub(args.limit)..];
     describe(shown, backups.len() - shown.len(), &missing)
 }

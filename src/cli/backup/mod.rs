@@ -55,7 +55,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make the repository
-    Init(init::Init),
+    Init(init::Anew),
     /// Show the backups, or with --runs what was done when
     List(list::Args),
     /// Show what is in a backup
@@ -78,7 +78,7 @@ pub enum Command {
     /// Leave a pinned backup to the retention again
     Unpin(pin::Args),
     /// Fill a ledger that was lost from the repository
-    Rebuild(init::Rebuild),
+    Rebuild(init::Anew),
 }
 
 impl Command {
@@ -103,6 +103,7 @@ impl Args {
                 repository: command.opens_repository(),
                 storage: matches!(command, Command::List(_)),
                 new_repository: matches!(command, Command::Init(_)),
+                new_copies: matches!(command, Command::Copy(_)),
                 ..Needs::default()
             },
             (None, Some(file)) if looks_like_a_slip(file).is_none() => self.file.needs(file),
@@ -129,7 +130,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             format!("`{}` stands before a command: a dump file is written without one", file.display()),
         )),
         (Some(command), None) => match command {
-            Command::Init(_) => init::init(env).await,
+            Command::Init(args) => init::init(args, env).await,
             Command::List(args) => list::run(args, &env).await,
             Command::Show(args) => show::run(args, env).await,
             Command::Check(args) => check::run(args, env).await,
@@ -140,7 +141,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             Command::Key(command) => key::run(command, env).await,
             Command::Pin(args) => pin::run(args, true, &env),
             Command::Unpin(args) => pin::run(args, false, &env),
-            Command::Rebuild(_) => init::rebuild(env).await,
+            Command::Rebuild(args) => init::rebuild(args, env).await,
         },
         (None, Some(file)) => match looks_like_a_slip(file) {
             Some(name) => {

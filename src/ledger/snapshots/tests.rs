@@ -22,6 +22,7 @@ fn facts(id: HexId) -> Facts {
         purpose: Purpose::Regular,
         schema_version: Some(20_250_407_155_134),
         comment: None,
+        database: Some("teslamate".to_owned()),
     }
 }
 
@@ -47,7 +48,7 @@ fn what_was_published_is_listed() {
     let expected = serde_json::json!([{
         "sequence": 1, "id": format!("{:0<64}", "aa"), "time": "2023-11-14T22:13:20.000Z", "size": 1_000, "added": 10,
         "rows": 5, "duration_ms": 1_500, "manifest_sha256": "0f".repeat(32), "purpose": "regular",
-        "schema_version": 20_250_407_155_134_i64, "comment": null, "pinned": false, "verified_at": null, "deleted_at": null,
+        "schema_version": 20_250_407_155_134_i64, "comment": null, "database": "teslamate", "pinned": false, "verified_at": null, "deleted_at": null,
     }]);
     assert_eq!(listed, expected);
     assert_eq!(ledger.latest().unwrap().unwrap(), ledger.list().unwrap()[0]);
@@ -101,7 +102,7 @@ fn a_prefix_that_means_none_or_several_is_refused_and_says_which() {
     let text = message(ledger.by_prefix("abcd"), Kind::Refused);
     assert!(text.contains("2 snapshots") && ids[..2].iter().all(|id| text.contains(id.as_str())), "{text}");
     assert!(!text.contains(ids[2].as_str()), "{text}");
-    assert!(message(ledger.by_prefix("abcf"), Kind::Refused).contains("there is no snapshot abcf"));
+    assert!(message(ledger.by_prefix("abcf"), Kind::Refused).contains("there is no backup abcf"));
     ledger.mark_deleted(&ids[..1], noon()).unwrap();
     assert_eq!(ledger.by_prefix("abcd").unwrap().facts.id, ids[1], "the other one was given up");
     let text = message(ledger.by_prefix("abcd1"), Kind::Refused);

@@ -94,14 +94,21 @@ impl Lock {
         let own = |part: &str| own_file(&settings.lock_dir, location, part);
         let whole = match location {
             Location::Network(_) => own("")?,
-            Location::Directory(root) => directory(root, root)?,
+            Location::Directory(root) => {
+                // Where there is no repository, this says why.
+                probe_directory(root)?;
+                File::open(root).context(Kind::Refused, format!("cannot open {}", root.display()))?
+            }
         };
         lock(&whole, exclusive, &format!("the repository at {location} is in use"))?;
         let mut files = vec![whole];
         if backup {
             let snapshots = match location {
                 Location::Network(_) => own(".backup")?,
-                Location::Directory(root) => directory(root, &root.join("snapshots"))?,
+                Location::Directory(root) => {
+                    let path = root.join("snapshots");
+                    File::open(&path).context(Kind::Refused, format!("cannot open {}", path.display()))?
+                }
             };
             lock(&snapshots, true, &format!("another backup into the repository at {location} is under way"))?;
             files.push(snapshots);
@@ -128,14 +135,6 @@ impl Lock {
         }
         Ok(())
     }
-}
-
-/// A directory of the repository, to lock it; what keeps it from being opened is told as for the repository.
-fn directory(root: &Path, path: &Path) -> Result<File> {
-    File::open(path).or_else(|cause| {
-        probe_directory(root)?;
-        Err(Error::new(Kind::Refused, format!("cannot open {}", path.display())).with("cause", cause))
-    })
 }
 
 /// A file to lock for a location that is none of this machine. It stays: who removes it would lock another one.

@@ -38,6 +38,25 @@ fn elsewhere(what: &str, directory: &Path, seed: u64, files: u64) -> Child {
         .unwrap()
 }
 
+/// Kills the process once the files below `root` have changed so many times, however slow the machine is. Says
+/// whether it was still there to be killed.
+fn kill_after_changes(child: &mut Child, root: &Path, changes: u32) -> bool {
+    let names = || {
+        let directories = std::fs::read_dir(root.join("data")).unwrap().map(|entry| entry.unwrap().path());
+        let directories = directories.chain(["index", "snapshots"].map(|name| root.join(name)));
+        let files = directories.flat_map(|directory| std::fs::read_dir(directory).unwrap());
+        files.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+    };
+    let (mut seen, mut left) = (names(), changes);
+    while left > 0 && child.try_wait().unwrap().is_none() {
+        let found = names();
+        left -= u32::from(found != seen);
+        seen = found;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap().code().is_none()
+}
+
 #[test]
 #[ignore = "the other process of the tests below"]
 fn backup_for_the_others() {
@@ -123,23 +142,14 @@ fn r43_killed_at_any_moment_a_prune_leaves_every_backup_whole_and_the_next_one_e
     let right: Vec<_> = snapshots::list(&fixture.open()).unwrap().snapshots;
     assert_eq!(right.len(), 3);
     let expected = right.iter().map(|snapshot| snapshot.id).collect();
-    let (copies, mut whole) = (tempfile::tempdir().unwrap(), Duration::ZERO);
+    let copies = tempfile::tempdir().unwrap();
     let (mut killed, mut differing) = (0, BTreeSet::new());
-    for round in 0_u32..21 {
+    for round in 0_u32..16 {
         let directory = copies.path().join(round.to_string());
         copy(&fixture.root(), &directory.join("repository"));
         let settings = settings(&directory, PASSWORD);
-        let started = Instant::now();
         let mut child = elsewhere("prune_for_the_others", &directory, 0, 0);
-        if round == 0 {
-            // Once to its end, to know how long it takes.
-            assert!(child.wait().unwrap().success());
-            whole = started.elapsed();
-        } else {
-            std::thread::sleep(whole * ((round * 7) % 20) / 20);
-            child.kill().unwrap();
-            killed += u32::from(child.wait().unwrap().code().is_none());
-        }
+        killed += u32::from(kill_after_changes(&mut child, &directory.join("repository"), round));
         let handle = open(&settings).unwrap();
         let files = |kind| handle.vault.list(kind).unwrap().len();
         differing.insert((files(FileType::Index), files(FileType::Pack)));
@@ -157,8 +167,8 @@ fn r43_killed_at_any_moment_a_prune_leaves_every_backup_whole_and_the_next_one_e
         assert!(report.is_whole(), "round {round}, pruned again: {report:?}");
         std::fs::remove_dir_all(directory).unwrap();
     }
-    assert!(killed >= 10, "only {killed} of 20 were killed before their end: the test proved little");
-    assert!(differing.len() >= 2, "every kill found the same files: the test proved little: {differing:?}");
+    assert!(killed >= 6, "only {killed} of 16 were killed before their end: the test proved little");
+    assert!(differing.len() >= 3, "every kill found the same files: the test proved little: {differing:?}");
 }
 
 #[test]
@@ -180,17 +190,12 @@ fn r42_killed_at_any_moment_no_part_of_a_copy_is_listed_and_the_next_one_goes_on
     let (directory, root) = (fixture.root().parent().unwrap().to_path_buf(), Path::new(&second.location));
     let empty = directory.join("empty");
     copy(root, &empty);
-    let started = Instant::now();
-    assert!(elsewhere("copy_for_the_others", &directory, 0, 0).wait().unwrap().success());
-    let whole = started.elapsed();
     let (mut killed, mut between) = (0, 0);
-    for round in 0_u32..12 {
+    for round in 0_u32..10 {
         std::fs::remove_dir_all(root).unwrap();
         copy(&empty, root);
         let mut child = elsewhere("copy_for_the_others", &directory, 0, 0);
-        std::thread::sleep(whole * ((round * 7) % 12) / 12);
-        child.kill().unwrap();
-        killed += u32::from(child.wait().unwrap().code().is_none());
+        killed += u32::from(kill_after_changes(&mut child, root, round * 2));
         let (source, target) = (fixture.open(), open(&second).unwrap());
         let listed = snapshots::list(&target).unwrap();
         assert!(listed.unreadable.is_empty(), "round {round}: {listed:?}");
@@ -206,7 +211,7 @@ fn r42_killed_at_any_moment_no_part_of_a_copy_is_listed_and_the_next_one_goes_on
         let again = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
         assert_eq!((again.present.len(), again.bytes_stored), (ids.len(), 0), "round {round}");
     }
-    assert!(killed >= 6 && between >= 1, "{killed} of 12 were killed, {between} between: the test proved little");
+    assert!(killed >= 6 && between >= 1, "{killed} of 10 were killed, {between} between: the test proved little");
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn a_new_repository_keeps_its_id_and_shows_no_secret() {
 #[test]
 fn r30_a_directory_with_anything_in_it_is_not_initialised() {
     let fixture = Fixture::new();
+    fixture.backup(vec![bytes("a", "content")], None);
     let before = fixture.files();
     let error = init(&fixture.settings, 3).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);

@@ -24,6 +24,11 @@ pub struct Site {
 impl Site {
     /// For a database of this server; the service is running.
     pub fn new(server: &Server, database: &str) -> Self {
+        Self::at(server.dir(), server.port(), database)
+    }
+
+    /// For a database of the server whose socket this directory holds.
+    pub fn at(socket_dir: &Path, port: u16, database: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("glovebox-site-").tempdir().expect("a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::create_dir(dir.path().join("state")).expect("state directory");
@@ -31,9 +36,9 @@ impl Site {
             systemctl: Systemctl::new(dir.path(), "active"),
             dir,
             database: database.to_owned(),
-            server_dir: server.dir().to_owned(),
+            server_dir: socket_dir.to_owned(),
         };
-        site.configure(&format!("port = {}", server.port()), "");
+        site.configure(&format!("port = {port}"), "");
         site
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Server, Site};
+use super::Site;
 
 /// PostgreSQL 17, in a directory of its own; it ends with the test.
 pub struct Server17(tempfile::TempDir);
@@ -77,15 +77,22 @@ impl Server17 {
         self.0.path().join("socket")
     }
 
+    /// One of the client programs, connected as the superuser `postgres`.
+    pub fn tool(&self, program: &str) -> Command {
+        let mut command = Command::new(self.tools().join(program));
+        command.env("PGHOST", self.socket()).env("PGUSER", "postgres").env("LC_ALL", "C.UTF-8");
+        command
+    }
+
     pub fn tools(&self) -> PathBuf {
         self.0.path().join("tools")
     }
 
     #[track_caller]
     pub fn query(&self, database: &str, sql: &str) -> String {
-        let output = Command::new(self.tools().join("psql"))
-            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql, "-h"])
-            .arg(self.socket())
+        let output = self
+            .tool("psql")
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql])
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -94,7 +101,7 @@ impl Server17 {
 
     /// An installation with a database of TeslaMate on this server.
     pub fn site(&self, tools: Option<&Path>) -> Site {
-        let site = Site::new(Server::shared(), "teslamate");
+        let site = Site::at(&self.socket(), 5432, "teslamate");
         let tools = tools.map_or_else(String::new, |dir| format!("tools = {:?}\n", dir.display().to_string()));
         let text = format!(
             "state_dir = {:?}\n[database]\nname = \"teslamate\"\nuser = \"postgres\"\nos_user = \"root\"\nsocket_dir = {:?}\n{tools}",
@@ -108,23 +115,17 @@ impl Server17 {
     /// A database `teslamate` with 2,000 positions.
     pub fn make_teslamate(&self) {
         self.query("postgres", "CREATE ROLE teslamate SUPERUSER LOGIN");
+        self.fill_teslamate(2000);
+    }
+
+    /// The same for a server that has the role already, with this many positions.
+    pub fn fill_teslamate(&self, positions: u32) {
         self.query("postgres", "CREATE DATABASE teslamate OWNER teslamate");
         for file in ["schema.sql", "data.sql"] {
-            let output = Command::new(self.tools().join("psql"))
-                .args([
-                    "-X",
-                    "-q",
-                    "-v",
-                    "ON_ERROR_STOP=1",
-                    "-v",
-                    "positions=2000",
-                    "-U",
-                    "teslamate",
-                    "-d",
-                    "teslamate",
-                    "-h",
-                ])
-                .arg(self.socket())
+            let output = self
+                .tool("psql")
+                .env("PGUSER", "teslamate")
+                .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", &format!("positions={positions}"), "-d", "teslamate"])
                 .arg("-f")
                 .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/teslamate").join(file))
                 .output()
