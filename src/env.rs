@@ -28,7 +28,7 @@ impl Env {
     /// The files that go into a backup, once more each time.
     ///
     /// # Errors
-    /// [`Kind::Refused`](crate::error::Kind::Refused) if there are too many open files.
+    /// [`Kind::Refused`] if there are too many open files.
     pub fn extra_files(&self) -> Result<Vec<ExtraFile>> {
         let again = |extra: &ExtraFile| {
             let file = match &extra.file {

@@ -223,22 +223,3 @@ impl WriteBackend for Files {
         self.remote.remove(&path).map_err(|cause| backend_error("cannot remove {path}", &path, cause))
     }
 }
-
-#[cfg(all(test, not(feature = "network")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_build_without_network_backends_says_so_and_shows_no_password() {
-        for location in ["sftp:user@host:/x", "s3:https://host/bucket", "rest:https://user:c4nary@host/", "rclone:a:b"]
-        {
-            let settings = settings::Repository { location: location.to_owned(), ..Default::default() };
-            for result in [super::super::is_absent(&settings).map(drop), super::super::present(&settings).map(drop)] {
-                let error = result.unwrap_err();
-                assert_eq!(error.kind(), Kind::Refused, "{error}");
-                assert!(error.to_string().starts_with("this build has no network backends"), "{error}");
-                assert!(!error.to_string().contains("c4nary"), "{error}");
-            }
-        }
-    }
-}

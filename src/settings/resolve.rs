@@ -347,7 +347,7 @@ impl Resolver {
         };
         match (location, password_file) {
             (Some(location), Some(password_file)) => {
-                Some(Repository { location, password_file, environment_file, options, ..Repository::default() })
+                Some(Repository { location, password_file, options, environment_file, ..Repository::default() })
             }
             (Some(_), None) if !self.values.contains_key("repository.password_file") => {
                 self.mistake("repository.location", "given together with `repository.password_file`");

@@ -112,7 +112,7 @@ fn restic(site: &Site, location: &str, variables: &[(&str, &str)], arguments: &[
 #[test]
 fn s3_tells_the_whole_story() {
     let bucket = Bucket::start();
-    let site = site("s3", &bucket.location(), &bucket.variables(), "timeout = \"20s\"\n");
+    let site = site("s3", &bucket.location(), &Bucket::variables(), "timeout = \"20s\"\n");
     tells_the_whole_story(&site, &bucket.files());
 }
 
@@ -152,7 +152,7 @@ fn processes_with(argument: &str) -> bool {
 #[test]
 fn restic_reads_what_lies_behind_a_network() {
     let bucket = Bucket::start();
-    let site = site("restic_s3", &bucket.location(), &bucket.variables(), "");
+    let site = site("restic_s3", &bucket.location(), &Bucket::variables(), "");
     site.run("teslamate-backup", &["init"]).expect(0);
     site.run("teslamate-backup", &[]).expect(0);
     let variables = [("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET)];
@@ -185,7 +185,7 @@ fn restic_reads_what_lies_behind_a_network() {
 #[test]
 fn r33_locks_lie_where_restic_looks_for_them() {
     let bucket = Bucket::start();
-    let site = site("locks", &bucket.location(), &bucket.variables(), "");
+    let site = site("locks", &bucket.location(), &Bucket::variables(), "");
     site.run("teslamate-backup", &["init"]).expect(0);
     bucket.delay.store(300, Ordering::Relaxed);
     let child = site.command("teslamate-backup").spawn();
@@ -241,7 +241,7 @@ fn survives_an_outage(server: &Server, site: &Site, files: &Path, stop: impl FnO
     stop();
     let begun = Instant::now();
     let outcome = keeps_secrets(finish(child)).expect(13);
-    assert!(begun.elapsed() < Duration::from_secs(60), "it waited {} s", begun.elapsed().as_secs());
+    assert!(begun.elapsed() < Duration::from_mins(1), "it waited {} s", begun.elapsed().as_secs());
     assert!(outcome.stderr.contains("given up after"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("no backup was saved"), "{}", outcome.stderr);
     assert_eq!(names(files, "snapshots"), before, "nothing is published");
@@ -264,7 +264,7 @@ fn r39_a_bucket_that_goes_away_ends_the_backup_in_time_and_the_next_one_succeeds
     let (location, variables, files) = {
         let bucket = bucket.borrow();
         bucket.delay.store(50, Ordering::Relaxed);
-        (bucket.location(), bucket.variables(), bucket.files())
+        (bucket.location(), Bucket::variables(), bucket.files())
     };
     let (server, site) = slow(&location, &variables, "timeout = \"4s\"\n");
     survives_an_outage(&server, &site, &files, || bucket.borrow_mut().stop(), || bucket.borrow_mut().boot());
@@ -286,7 +286,7 @@ fn r39_an_sshd_that_goes_away_ends_the_backup_in_time_and_the_next_one_succeeds(
 fn r39_a_short_outage_is_waited_out() {
     let mut bucket = Bucket::start();
     bucket.delay.store(200, Ordering::Relaxed);
-    let site = site("short_outage", &bucket.location(), &bucket.variables(), "timeout = \"60s\"\n");
+    let site = site("short_outage", &bucket.location(), &Bucket::variables(), "timeout = \"60s\"\n");
     site.run("teslamate-backup", &["init"]).expect(0);
     let child = site.command("teslamate-backup").spawn();
     eventually(20, "a pack is there", || !names(&bucket.files(), "data").is_empty());
@@ -338,7 +338,7 @@ fn r40_only_a_clear_not_found_counts_as_no_repository() {
     }
     let bucket = Bucket::start();
     for (status, code) in [(403, 10), (503, 13)] {
-        let site = site("status_s3", &bucket.location(), &bucket.variables(), "timeout = \"2s\"\n");
+        let site = site("status_s3", &bucket.location(), &Bucket::variables(), "timeout = \"2s\"\n");
         bucket.fail(Fault::Status(status));
         site.run("teslamate-backup", &["init"]).expect(code);
         bucket.fail(Fault::None);
@@ -355,7 +355,7 @@ fn wrong_credentials_and_places_are_told_apart_and_make_nothing() {
     let no_key = site("no_key", &bucket.location(), "", "");
     no_key.run("teslamate-backup", &["init"]).expect(10).says("AWS_SECRET_ACCESS_KEY");
     let elsewhere = bucket.location().replace("papers", "nowhere");
-    let no_bucket = site("no_bucket", &elsewhere, &bucket.variables(), "timeout = \"5s\"\n");
+    let no_bucket = site("no_bucket", &elsewhere, &Bucket::variables(), "timeout = \"5s\"\n");
     no_bucket.run("teslamate-backup", &["init"]).expect(10).says("NoSuchBucket");
     assert!(!bucket.files().exists());
 
@@ -374,18 +374,18 @@ fn wrong_credentials_and_places_are_told_apart_and_make_nothing() {
     assert!(!rest.files().exists());
 
     for location in ["rest:http://127.0.0.1:1/", "s3:http://127.0.0.1:1/papers", "sftp://127.0.0.1:1//x"] {
-        let site = site("nobody", location, &bucket.variables(), "timeout = \"2s\"\n");
+        let site = site("nobody", location, &Bucket::variables(), "timeout = \"2s\"\n");
         site.run("teslamate-backup", &["init"]).expect(13).says("onnection refused");
         site.run("teslamate-backup", &[]).expect(13).says("nothing was touched");
     }
-    let slip = site("slip", &bucket.location(), &bucket.variables(), "regoin = \"c4nary\"\n");
+    let slip = site("slip", &bucket.location(), &Bucket::variables(), "regoin = \"c4nary\"\n");
     keeps_secrets(slip.run("teslamate-backup", &["init"])).expect(2).says("Did you mean `region`?");
 }
 
 #[test]
 fn r31_a_list_that_is_cut_short_stops_everything_that_removes() {
     let bucket = Bucket::start();
-    let site = site("short", &bucket.location(), &bucket.variables(), "timeout = \"5s\"\n");
+    let site = site("short", &bucket.location(), &Bucket::variables(), "timeout = \"5s\"\n");
     site.run("teslamate-backup", &["init"]).expect(0);
     for _ in 0..2 {
         site.run("teslamate-backup", &[]).expect(0);
@@ -404,7 +404,7 @@ fn r31_a_list_that_is_cut_short_stops_everything_that_removes() {
 #[test]
 fn r41_a_pack_that_was_acknowledged_and_lost_is_missed_before_the_backup_is_published() {
     let bucket = Bucket::start();
-    let site = site("lost", &bucket.location(), &bucket.variables(), "timeout = \"5s\"\n");
+    let site = site("lost", &bucket.location(), &Bucket::variables(), "timeout = \"5s\"\n");
     site.run("teslamate-backup", &["init"]).expect(0);
     bucket.fail(Fault::LostPacks);
     site.run("teslamate-backup", &[]).expect(14).says("is missing");
@@ -414,7 +414,7 @@ fn r41_a_pack_that_was_acknowledged_and_lost_is_missed_before_the_backup_is_publ
 #[test]
 fn secrets_are_in_no_arguments_and_no_other_process_has_them() {
     let bucket = Bucket::start();
-    let site = site("argv", &bucket.location(), &bucket.variables(), "");
+    let site = site("argv", &bucket.location(), &Bucket::variables(), "");
     site.run("teslamate-backup", &["init"]).expect(0);
     bucket.delay.store(300, Ordering::Relaxed);
     let child = site.command("teslamate-backup").spawn();

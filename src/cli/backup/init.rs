@@ -62,7 +62,7 @@ async fn make(env: &Env, session: &mut Session<'_>) -> Result<Report> {
     let mut text = format!("repository {} at {}: {made}\n", handle.id().short(), handle.location());
     let copies = copies(env, session, &handle).await?;
     for location in &copies {
-        text.push_str(&format!("copy at {location}: made\n"));
+        text = format!("{text}copy at {location}: made\n");
     }
     text.push_str("Keep its password in a second place too: without it, nobody can open a backup.");
     let json = json!({
@@ -81,9 +81,12 @@ async fn copies(env: &Env, session: &Session<'_>, source: &Handle) -> Result<Vec
             continue;
         }
         let (settings, source) = (settings.clone(), source.clone());
-        let making = session.on_thread(move || match repository::is_absent(&settings)? {
-            true => init_copy(&settings, &source).map(|_| true),
-            false => Ok(false),
+        let making = session.on_thread(move || {
+            let is_absent = repository::is_absent(&settings)?;
+            if is_absent {
+                init_copy(&settings, &source)?;
+            }
+            Ok(is_absent)
         });
         if making.await.map_err(|error| error.with("copy", &location))? {
             made.push(location.to_string());

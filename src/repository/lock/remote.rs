@@ -6,7 +6,7 @@
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use nix::unistd::Pid;
@@ -20,6 +20,9 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// How long a lock counts that nobody renews, in minutes. As restic.
 const STALE: TimeDelta = TimeDelta::minutes(30);
+
+/// How long the end of a run waits for a renewal that is under way.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Fails if somebody else holds a lock that excludes this work.
 pub(super) fn refuse(vault: &Vault, remote: &dyn Remote, location: &Location, exclusive: bool) -> Result<()> {
@@ -109,9 +112,18 @@ impl Sign {
 impl Drop for Sign {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.renewal.take() {
-            let _ = thread.join();
+        let Some(thread) = self.renewal.take() else { return self.take_down() };
+        // Asleep it ends at once. One that waits for an answer must not hold up the end of the run.
+        let begun = Instant::now();
+        while !thread.is_finished() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
         }
+        self.take_down();
+    }
+}
+
+impl Sign {
+    fn take_down(&self) {
         // If this fails, the next run of ours takes it away: its process is gone then.
         let _ = self.remote.remove(&self.current.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -21,11 +21,13 @@ mod sftp;
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use nix::unistd::{User, geteuid};
 
 use self::place::Kind as Scheme;
 use super::remote::Remote;
@@ -33,10 +35,13 @@ use crate::error::Result;
 use crate::settings;
 
 /// How long the first answer may take: whoever types a wrong name should not wait for long.
-const FIRST_CONTACT: Duration = Duration::from_secs(30);
+const FIRST_CONTACT: Duration = Duration::from_mins(1);
 
 /// How long a place that was given up is asked again, for what has to be cleaned up.
 const AFTERWARDS: Duration = Duration::from_secs(2);
+
+/// What an attempt is given at least: a connection may have to be made first.
+const SHORTEST: Duration = Duration::from_secs(2);
 
 /// What is transferred in one go on any line, in bytes: such an attempt is given up early, and made again.
 const SMALL: usize = 64 * 1024;
@@ -121,7 +126,7 @@ impl Network {
             // One file that never gets through must not wait for ever because others do.
             let since = alive.map_or(begun, |alive| alive.max(begun)).min(begun + limit);
             let left = limit.saturating_sub(since.elapsed());
-            let patience = if size <= SMALL { left.min(limit / 4) } else { left };
+            let patience = if size <= SMALL { left.min((limit / 4).max(SHORTEST)) } else { left };
             let error = match runtime::wait(attempt(Arc::clone(&self.service)), patience) {
                 Ok(done) => {
                     self.heard(true);
@@ -180,6 +185,12 @@ impl Remote for Network {
     fn sweep(&self, before: SystemTime) -> io::Result<Vec<String>> {
         self.insist(usize::MAX, |service| service.sweep(before))
     }
+}
+
+/// The home of the account that does the work. A child process may look for its own configuration there.
+fn home() -> Option<PathBuf> {
+    let of_account = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
+    std::env::var_os("HOME").map(PathBuf::from).or_else(of_account)
 }
 
 /// An error with all its causes on one line, each once.

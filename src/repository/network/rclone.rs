@@ -22,6 +22,7 @@ use super::rest::Rest;
 use super::{Answer, Service, http};
 use crate::error::{Error, Kind, Result};
 use crate::process;
+use crate::repository::Id;
 use crate::settings::Secret;
 
 /// What the line says that names the address.
@@ -91,11 +92,12 @@ impl Rclone {
         let (user, password) = ("glovebox".to_owned(), random()?);
         let mut command = process::command(&self.program);
         // Its own configuration is where the account has it.
-        for name in ["HOME", "XDG_CONFIG_HOME", "PATH"] {
+        for name in ["XDG_CONFIG_HOME", "PATH"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
         }
+        command.envs(super::home().map(|home| ("HOME", home)));
         command.envs(self.variables.iter().map(|(name, value)| (name, value.expose())));
         command.env("RCLONE_USER", &user).env("RCLONE_PASS", password.expose());
         // A file that was there before is the same file: what is deleted is to be gone, as restic has it.
@@ -105,16 +107,14 @@ impl Rclone {
         let mut lines = BufReader::new(stderr).lines();
         let said = Arc::new(Plain::new(String::new()));
         let base = loop {
-            match lines.next_line().await? {
-                Some(line) => match address(&line) {
-                    Some(base) => break base,
-                    None => say(&said, &line),
-                },
-                None => {
-                    let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    return Err(io::Error::new(ErrorKind::InvalidInput, format!("rclone ended: {said}")));
-                }
+            let Some(line) = lines.next_line().await? else {
+                let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                return Err(io::Error::new(ErrorKind::InvalidInput, format!("rclone ended: {said}")));
+            };
+            if let Some(base) = address(&line) {
+                break base;
             }
+            say(&said, &line);
         };
         // What it says is read for as long as it runs: it must not stop because nobody listens.
         let heard = Arc::clone(&said);
@@ -158,7 +158,7 @@ fn address(line: &str) -> Option<Url> {
 fn random() -> io::Result<Secret> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(Secret::from(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    Ok(Secret::from(Id::from(bytes).to_string()))
 }
 
 impl Service for Rclone {

@@ -56,7 +56,8 @@ impl S3 {
         }
         let given = |name: &str| config.iter().any(|(known, value)| known == name && !value.is_empty());
         let elsewhere = config.iter().any(|(name, value)| name == "disable_config_load" && value == "false");
-        if !elsewhere && !(given("access_key_id") && given("secret_access_key")) {
+        let has_keys = given("access_key_id") && given("secret_access_key");
+        if !elsewhere && !has_keys {
             return Err(Error::new(Kind::Refused, "there are no credentials for the bucket")
                 .with("state", "nothing was touched")
                 .hint("Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into `repository.environment_file`."));

@@ -187,11 +187,31 @@ fn r33_restics_lock_makes_writers_wait_and_readers_not() {
 }
 
 #[test]
-fn a_network_location_is_refused_by_this_build() {
+#[cfg(not(feature = "network"))]
+fn a_build_without_network_backends_says_so_and_shows_no_password() {
+    let fixture = Fixture::new();
+    for location in ["sftp:user@host:/x", "s3:https://host/bucket", "rest:https://user:c4nary@host/", "rclone:a:b"] {
+        let settings = crate::settings::Repository { location: location.to_owned(), ..fixture.settings.clone() };
+        for error in [
+            open(&settings).unwrap_err(),
+            init(&settings, 3).unwrap_err(),
+            crate::repository::is_absent(&settings).unwrap_err(),
+        ] {
+            assert!(error.kind() == Kind::Refused && !error.to_string().contains("c4nary"), "{error}");
+            assert!(error.to_string().starts_with("this build has no network backends"), "{error}");
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "network")]
+fn r87_a_server_that_is_not_there_is_told_without_the_password() {
     let fixture = Fixture::new();
     let mut settings = fixture.settings.clone();
-    settings.location = "rest:https://user:c4nary@host/".into();
+    settings.location = "rest:http://user:c4nary@127.0.0.1:1/".into();
+    settings.options.insert("timeout".into(), "1s".into());
     for error in [open(&settings).unwrap_err(), init(&settings, 3).unwrap_err()] {
-        assert!(error.kind() == Kind::Refused && !error.to_string().contains("c4nary"), "{error}");
+        assert!(error.kind() == Kind::Store && !error.to_string().contains("c4nary"), "{error}");
+        assert!(error.to_string().contains("onnection refused"), "{error}");
     }
 }

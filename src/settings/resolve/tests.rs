@@ -282,3 +282,32 @@ fn r87_settings_print_no_secret() {
     let printed = format!("{:?}", resolved("", &secrets.concat(), &[]));
     assert!(printed.contains("***") && !printed.contains(CANARY), "{printed}");
 }
+
+#[test]
+fn r87_a_storages_credentials_are_its_own_files_then_the_environments() {
+    let config = "[repository]\nlocation = 's3:https://host/bucket'\npassword_file = '/p'\nenvironment_file = '/one'\n\
+                  [[copies]]\nlocation = '/srv/copy'\npassword_file = '/p'\nenvironment_file = '/two'\n";
+    let mut inputs = inputs(config, "", &[]);
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+        inputs.storage.insert(name.into(), "environment".into());
+    }
+    let one = b"AWS_SECRET_ACCESS_KEY='c4nary'\nexport c4nary=1\n";
+    inputs.environment_files.insert("/one".into(), text("/one", one, true));
+    let settings = Settings::resolve(&inputs).unwrap();
+    let shown = |repository: &Repository| {
+        repository.environment.iter().map(|(name, value)| format!("{name}={}", value.expose())).collect::<Vec<_>>()
+    };
+    let repository = settings.repository.clone().unwrap();
+    assert_eq!(shown(&repository), ["AWS_ACCESS_KEY_ID=environment", "AWS_SECRET_ACCESS_KEY=c4nary"]);
+    assert_eq!(shown(&settings.copies[0]), ["AWS_ACCESS_KEY_ID=environment", "AWS_SECRET_ACCESS_KEY=environment"]);
+    assert_eq!(repository.lock_dir, Path::new("/var/lib/glovebox/locks"));
+    let warned = settings.warnings.join("\n");
+    assert!(warned.contains("/one:2:") && warned.contains("/one can be read by every account"), "{warned}");
+    assert!(!format!("{settings:?}").contains("c4nary"), "{settings:?}");
+
+    inputs.environment_files.insert("/one".into(), text("/one", b"A=\xff\n", false));
+    let error = Settings::resolve(&inputs).unwrap_err();
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("/one:1:"), "{error}");
+    let relative = "[[copies]]\nlocation = '/x'\npassword_file = '/p'\nenvironment_file = 'x'\n";
+    assert!(mistakes(relative, "", &[]).contains("`copies[0]` must have"));
+}

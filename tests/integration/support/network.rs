@@ -72,7 +72,7 @@ impl Bucket {
         self.dir.path().join(BUCKET).join("teslamate")
     }
 
-    pub fn variables(&self) -> String {
+    pub fn variables() -> String {
         format!("AWS_ACCESS_KEY_ID={KEY_ID}\nAWS_SECRET_ACCESS_KEY='{SECRET}'\n")
     }
 
@@ -325,13 +325,13 @@ impl Mute {
                 if *stopped.lock().unwrap() {
                     return;
                 }
-                if !answer.is_empty() {
-                    let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
-                    let _ = stream.read(&mut [0; 4096]);
-                    let _ = stream.write_all(answer.as_bytes());
-                } else {
+                if answer.is_empty() {
                     held.push(stream);
+                    continue;
                 }
+                let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer.as_bytes());
             }
         });
         Self { port, stop, thread: Some(thread) }

@@ -5,30 +5,31 @@
 //!
 //! A file is written under `tmp/`, synced where the server can, and renamed.
 
-use std::io::{self, ErrorKind, SeekFrom};
+mod session;
+mod target;
+
+use std::future::Future;
+use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex as Plain, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use openssh_sftp_client::Error as Its;
 use openssh_sftp_client::error::SftpErrorKind;
-use openssh_sftp_client::{Error as Its, Sftp as Client, SftpOptions};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::process::Child;
+use tokio::io::AsyncSeekExt;
 use tokio::sync::Mutex;
 
+use self::session::{Session, failed, short};
+use self::target::split;
 use super::place::Place;
-use super::{Answer, Service, words};
+use super::{Answer, Service};
 use crate::error::{Error, Kind, Result};
 use crate::process;
 
 /// How many directories are listed at the same time.
 const AT_ONCE: usize = 16;
-
-/// How long ssh may still have something to say after it closed the connection.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A directory of another machine.
 pub(super) struct Sftp {
@@ -37,12 +38,6 @@ pub(super) struct Sftp {
     /// The repository's directory; relative to where the login begins if it does not begin with `/`.
     root: PathBuf,
     session: Mutex<Option<Arc<Session>>>,
-}
-
-struct Session {
-    client: Client,
-    said: Arc<Plain<String>>,
-    _child: Child,
 }
 
 impl Sftp {
@@ -95,46 +90,9 @@ impl Sftp {
         if let Some(known) = session.as_ref() {
             return Ok(Arc::clone(known));
         }
-        let made = Arc::new(self.connect().await?);
+        let made = Arc::new(Session::connect(&self.program, &self.arguments).await?);
         *session = Some(Arc::clone(&made));
         Ok(made)
-    }
-
-    async fn connect(&self) -> io::Result<Session> {
-        let mut command = process::command(&self.program);
-        for name in ["HOME", "SSH_AUTH_SOCK", "PATH"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        let spawned = command.args(&self.arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawned.spawn()?;
-        let (Some(input), Some(output), Some(mut errors)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            return Err(io::Error::other("ssh has no standard input and output"));
-        };
-        let said = Arc::new(Plain::new(String::new()));
-        let heard = Arc::clone(&said);
-        let listening = tokio::spawn(async move {
-            let mut buffer = [0; 1024];
-            while let Ok(count @ 1..) = errors.read(&mut buffer).await {
-                let text = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
-                let mut said = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                // The last words tell; a banner may be long.
-                if said.len() > 4096 {
-                    said.clear();
-                }
-                said.push_str(&text);
-            }
-        });
-        match Client::new(input, output, SftpOptions::default()).await {
-            Ok(client) => Ok(Session { client, said, _child: child }),
-            Err(error) => {
-                let _ = tokio::time::timeout(LAST_WORDS, listening).await;
-                Err(refused(&last_words(&said)).unwrap_or_else(|| failed(&error, &said)))
-            }
-        }
     }
 
     /// Does something in the repository's directory. A connection that failed is not used again.
@@ -153,61 +111,6 @@ impl Sftp {
             }
         })
     }
-}
-
-/// What ssh refuses will be refused the next time too.
-fn refused(said: &str) -> Option<io::Error> {
-    let denied = ["Permission denied", "Host key verification failed", "Too many authentication failures"];
-    let wrong = ["Bad configuration option", "Can't open user config file", "subsystem request failed"];
-    let contains = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
-    match () {
-        () if contains(&denied) => Some(io::Error::new(ErrorKind::PermissionDenied, format!("ssh: {said}"))),
-        () if contains(&wrong) => Some(io::Error::new(ErrorKind::InvalidInput, format!("ssh: {said}"))),
-        () => None,
-    }
-}
-
-fn last_words(said: &Plain<String>) -> String {
-    let said = said.lock().unwrap_or_else(PoisonError::into_inner);
-    said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
-}
-
-fn failed(error: &Its, said: &Plain<String>) -> io::Error {
-    if let Its::SftpError(kind, message) = error {
-        let kind = match kind {
-            SftpErrorKind::NoSuchFile => ErrorKind::NotFound,
-            SftpErrorKind::PermDenied => ErrorKind::PermissionDenied,
-            SftpErrorKind::OpUnsupported => ErrorKind::InvalidInput,
-            // "Failure" may be a full disk: another attempt may find room.
-            _ => ErrorKind::Other,
-        };
-        return io::Error::new(kind, format!("the server says: {}", message.get().0));
-    }
-    if let Its::IOError(cause) = error
-        && cause.kind() == ErrorKind::UnexpectedEof
-        && cause.get_ref().is_some_and(|own| own.is::<Short>())
-    {
-        return ErrorKind::UnexpectedEof.into();
-    }
-    let said = last_words(said);
-    let said = if said.is_empty() { String::new() } else { format!(" (ssh: {said})") };
-    io::Error::other(format!("the connection failed: {}{said}", words(error)))
-}
-
-/// A file that ends before it should.
-#[derive(Debug)]
-struct Short;
-
-impl std::fmt::Display for Short {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("the file is shorter than it was")
-    }
-}
-
-impl std::error::Error for Short {}
-
-fn short() -> Its {
-    Its::IOError(io::Error::new(ErrorKind::UnexpectedEof, Short))
 }
 
 /// Names, sizes and times of the files in a directory; nothing of its directories.
@@ -389,60 +292,4 @@ impl Service for Sftp {
 /// A value of ssh's configuration that may have a space in it.
 fn quoted(path: &str) -> String {
     format!("\"{}\"", path.replace('"', ""))
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Target {
-    user: Option<String>,
-    host: String,
-    port: Option<String>,
-    path: PathBuf,
-}
-
-/// `user@host:path` or `//user@host:port/path`, where a path that begins at the root has two slashes.
-fn split(text: &str) -> Option<Target> {
-    let (login, port, path) = if let Some(url) = text.strip_prefix("//") {
-        let (login, path) = url.split_once('/')?;
-        let bare = login.rsplit_once('@').map_or(login, |(_, host)| host);
-        let port = bare.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(_, port)| port.to_owned());
-        let login = port.as_ref().map_or(login, |port| login.strip_suffix(&format!(":{port}")).unwrap_or(login));
-        (login, port, path)
-    } else {
-        let end = if text.rsplit_once('@').map_or(text, |(_, host)| host).starts_with('[') { "]:" } else { ":" };
-        let (login, path) = text.split_once(end)?;
-        (login, None, path)
-    };
-    let (user, host) = login.rsplit_once('@').map_or((None, login), |(user, host)| (Some(user.to_owned()), host));
-    let host = host.trim_matches(['[', ']']).to_owned();
-    let wrong = host.is_empty() || host.starts_with('-') || path.is_empty() || user.as_deref() == Some("");
-    (!wrong).then(|| Target { user, host, port, path: path.into() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locations_are_read_as_restic_reads_them() {
-        let target = |text| {
-            let Target { user, host, port, path } = split(text).unwrap();
-            format!("{} {host} {} {}", user.unwrap_or_default(), port.unwrap_or_default(), path.display())
-        };
-        assert_eq!(target("user@host:/srv/x"), "user host  /srv/x");
-        assert_eq!(target("host:x"), " host  x");
-        assert_eq!(target("user@[::1]:/x"), "user ::1  /x");
-        assert_eq!(target("//user@host:2222//srv/x"), "user host 2222 /srv/x");
-        assert_eq!(target("//[::1]:2222/x"), " ::1 2222 x");
-        assert_eq!(target("//host/x"), " host  x");
-        for text in ["host", "host:", ":/x", "//host", "-oProxyCommand=x:/y", "@host:/x", ""] {
-            assert_eq!(split(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_ssh_refuses_is_not_tried_again() {
-        assert_eq!(refused("x@h: Permission denied (publickey).").unwrap().kind(), ErrorKind::PermissionDenied);
-        assert_eq!(refused("Host key verification failed.").unwrap().kind(), ErrorKind::PermissionDenied);
-        assert!(refused("connect to host h port 22: Connection refused").is_none());
-    }
 }
