@@ -321,7 +321,7 @@ fn what_no_block_of_the_table_shows_is_read() {
         ] {
             // In this runtime, where the sessions of the last backup can end meanwhile.
             let session = connector.connect().await.unwrap();
-            session.batch_execute(deed).await.unwrap();
+            session.batch_execute(&format!("SET search_path = public; {deed}")).await.unwrap();
             // It compares every chunk that would be reused with what is there now.
             parent = Box::pin(take(&connector, &tools, Some(&parent), deed)).await;
         }
