@@ -18,7 +18,7 @@ use crate::error::{Context, Kind, Result};
 use crate::progress::Meter;
 
 /// Writes the archive into a temporary file and reads it back. The text is the SHA-256 of the definitions in it, and of
-/// what they do not show ([`unseen`]).
+/// what they do not show.
 ///
 /// Only the tables whose rows are copied elsewhere are left out, each by its name: a pattern for all of them would also
 /// leave out the values of sequences.
