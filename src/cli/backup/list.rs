@@ -32,6 +32,8 @@ pub async fn run(args: &Args, env: &Env) -> Result<Report> {
     let backups = session.ledger.list()?;
     let missing: BTreeSet<i64> = match session.missing().await {
         Ok(missing) => missing.iter().map(|noted| noted.sequence).collect(),
+        // Nothing was ever there, so nothing is missing.
+        Err(_) if session.ledger.repository_id()?.is_none() => BTreeSet::new(),
         Err(error) if backups.is_empty() => return Err(error),
         Err(error) => {
             env.reporter.warn(&format!("the ledger alone was looked at: {error}"));
