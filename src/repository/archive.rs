@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use rustic_core::jiff::{Timestamp, tz::TimeZone};
 use rustic_core::repofile::SnapshotFile;
 use rustic_core::{BackupOptions, ParentOptions, SnapshotOptions};
-use sha2::{Digest, Sha256};
+use twox_hash::xxhash3_128::Hasher;
 
-use super::feed::{Fed, Feed, Intake, Source};
+use super::feed::{Digest, Fed, Feed, Intake, Source};
 use super::id::Id;
 use super::snapshots::{self, PENDING, PROGRAM};
 use super::store::Journal;
@@ -26,7 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 
 /// What was read: for each path the hash of what was fed, and where it was stored.
-type Fresh = BTreeMap<String, ([u8; 32], Vec<Place>)>;
+type Fresh = BTreeMap<String, (Digest, Vec<Place>)>;
 
 /// How a snapshot is to be saved.
 #[derive(Clone, Debug)]
@@ -188,10 +188,13 @@ fn compare(fed: &BTreeMap<String, Fed>, forest: &Forest) -> Result<Fresh> {
         if leaf.size != fed.size || leaf.content_size() != fed.size {
             return wrong(path, format!("{} of {} bytes are there", leaf.content_size(), fed.size));
         }
-        match (fed.fresh, fed.sha256) {
-            (false, _) => {}
-            (true, Some(sha256)) => _ = fresh.insert(path.clone(), (sha256, leaf.content.clone())),
-            (true, None) => return wrong(path, "it was not read to its end".to_owned()),
+        match (fed.fresh, fed.digest, leaf.content.as_slice()) {
+            (false, ..) => {}
+            (true, None, _) => return wrong(path, "it was not read to its end".to_owned()),
+            (true, Some(digest), [whole]) if whole.blob != digest.id => {
+                return wrong(path, format!("its blob is {} instead of {}", whole.blob.short(), digest.id.short()));
+            }
+            (true, Some(digest), _) => _ = fresh.insert(path.clone(), (digest, leaf.content.clone())),
         }
     }
     Ok(fresh)
@@ -234,8 +237,8 @@ pub fn read_back(handle: &Handle, archived: &Archived, meter: &Meter) -> Result<
     let files: Vec<_> = archived.fresh.iter().collect();
     let next = AtomicUsize::new(0);
     let work = || {
-        while let Some((path, (sha256, content))) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = read_back_file(handle, path, sha256, content, meter) {
+        while let Some((path, (digest, content))) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = read_back_file(handle, path, *digest, content, meter) {
                 // The others need not go on.
                 next.store(files.len(), Ordering::Relaxed);
                 return Err(error);
@@ -252,17 +255,19 @@ pub fn read_back(handle: &Handle, archived: &Archived, meter: &Meter) -> Result<
     })
 }
 
-fn read_back_file(handle: &Handle, path: &str, sha256: &[u8; 32], content: &[Place], meter: &Meter) -> Result<()> {
-    let mut hash = Sha256::new();
+fn read_back_file(handle: &Handle, path: &str, digest: Digest, content: &[Place], meter: &Meter) -> Result<()> {
+    let mut hash = Hasher::new();
     for place in content {
         meter.check()?;
-        let blob = handle.vault.blob(place).map_err(|error| {
+        // The id of the only blob was compared with what was fed; if there are more, each is compared here.
+        let blob = if content.len() == 1 { handle.vault.plain(place) } else { handle.vault.blob(place) };
+        let blob = blob.map_err(|error| {
             error.with("while", format!("reading back {path}")).or_state("this backup was not published")
         })?;
-        hash.update(&blob);
+        hash.write(&blob);
         meter.add(blob.len() as u64);
     }
-    if <[u8; 32]>::from(hash.finalize()) == *sha256 {
+    if hash.finish_128() == digest.quick {
         return Ok(());
     }
     Err(Error::new(Kind::Verify, format!("{path} reads back differently from what was stored"))
@@ -279,23 +284,27 @@ mod tests {
         Forest { files, trees: Vec::new() }
     }
 
-    fn fed(path: &str, size: u64, sha256: Option<[u8; 32]>) -> BTreeMap<String, Fed> {
-        BTreeMap::from([(path.to_owned(), Fed { size, fresh: true, sha256 })])
+    fn fed(path: &str, size: u64, is_read: bool) -> BTreeMap<String, Fed> {
+        let digest = is_read.then(|| Digest { id: Id::of(b""), quick: 0 });
+        BTreeMap::from([(path.to_owned(), Fed { size, fresh: true, digest })])
     }
 
     #[test]
     fn r27_a_tree_that_is_not_what_was_fed_is_told_by_the_path() {
-        let right = fed("a", 0, Some([0; 32]));
+        let right = fed("a", 0, true);
         assert_eq!(compare(&right, &forest(&[("a", 0)])).unwrap().len(), 1);
         let mut torn = forest(&[("a", 0)]);
         torn.files.values_mut().for_each(|leaf| leaf.missing.push(Id::of(b"")));
+        let mut other = forest(&[("a", 1)]);
+        other.files.values_mut().for_each(|leaf| leaf.content.push(Place::sample(Id::of(b"b"), 1)));
         for (fed, forest, words) in [
             (right.clone(), forest(&[]), "it is not there"),
             (right.clone(), forest(&[("a", 0), ("b", 0)]), "was not given"),
             (right.clone(), forest(&[("a", 1)]), "0 of 0 bytes"),
-            (fed("a", 5, Some([0; 32])), forest(&[("a", 5)]), "0 of 5 bytes"),
-            (fed("a", 0, None), forest(&[("a", 0)]), "not read to its end"),
+            (fed("a", 5, true), forest(&[("a", 5)]), "0 of 5 bytes"),
+            (fed("a", 0, false), forest(&[("a", 0)]), "not read to its end"),
             (right, torn, "in no index"),
+            (fed("a", 1, true), other, "its blob is 3e23e816 instead of e3b0c442"),
         ] {
             let error = compare(&fed, &forest).unwrap_err();
             assert!(error.kind() == Kind::Verify && error.to_string().contains(words), "{error}");

@@ -115,8 +115,37 @@ pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> 
     Ok(report)
 }
 
+/// Whether these packs still are what they were when they were written and read back: the hash of each file is its name.
+/// For the older ones that a new backup leans on. The first that is not.
+///
+/// Adds the bytes that it read to `meter`.
+///
+/// # Errors
+/// [`Kind::Store`] if one cannot be read.
+pub fn rotten(handle: &Handle, packs: &BTreeSet<Id>, meter: &Meter) -> Result<Option<Finding>> {
+    for id in packs {
+        meter.check()?;
+        let what = match handle.vault.raw(FileType::Pack, *id) {
+            Ok(raw) => {
+                meter.add(raw.len() as u64);
+                if Id::of(&raw) == *id {
+                    continue;
+                }
+                OTHER_BYTES.to_owned()
+            }
+            Err(error) if error.kind() == Kind::Verify => error.message().to_owned(),
+            Err(error) => return Err(error),
+        };
+        let file = path_of(FileType::Pack, *id);
+        return Ok(Some(Finding { file, what, snapshots: Vec::new(), is_damage: true }));
+    }
+    Ok(None)
+}
+
+const OTHER_BYTES: &str = "its bytes are not those that its name promises";
+
 /// Reads every byte of these packs: the hash of each file is its name, each blob can be decrypted and is what its id
-/// says. For the older packs that a new backup leans on.
+/// says.
 ///
 /// Adds the bytes that it read to `meter`.
 ///
@@ -214,7 +243,7 @@ fn reread_into(
 
 fn examine(handle: &Handle, id: Id, raw: &[u8], pack: Option<&Pack>) -> Option<String> {
     if Id::of(raw) != id {
-        return Some("its bytes are not those that its name promises".to_owned());
+        return Some(OTHER_BYTES.to_owned());
     }
     let blobs = pack.map_or(&[][..], |pack| &pack.blobs);
     let bad = blobs.iter().find(|place| handle.vault.blob_in(place, raw).is_none())?;

@@ -137,7 +137,7 @@ impl One<'_> {
         };
         let published = proved.and_then(|pending| {
             let stored = self.target.vault.snapshot(pending)?;
-            snapshots::publish_as(self.target, pending, stored).map(|published| published.id)
+            snapshots::publish_as(self.target, pending, stored).map(|published| published.snapshot.id)
         });
         if published.is_ok() {
             done.bytes_stored += written.packs.values().sum::<u64>();

@@ -14,8 +14,10 @@ use chrono::{DateTime, Utc};
 use rustic_core::jiff::{Span, Timestamp};
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+use twox_hash::xxhash3_128::Hasher;
 
+use super::id::Id;
 use super::store::Journal;
 use super::tree::{Leaf, components};
 use crate::error::{Error, Kind, Result};
@@ -81,7 +83,17 @@ pub(super) struct Fed {
     pub(super) size: u64,
     pub(super) fresh: bool,
     /// Of what was read, once all of it was.
-    pub(super) sha256: Option<[u8; 32]>,
+    pub(super) digest: Option<Digest>,
+}
+
+/// Hashes of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Digest {
+    /// The SHA-256: the id of the blob, if the file is stored as one.
+    pub(super) id: Id,
+    /// XXH3 of 128 bits, to be compared with what is read back. A blob carries a code that nobody without the key can
+    /// forge, so this has only mistakes to find, and costs a tenth.
+    pub(super) quick: u128,
 }
 
 /// What a run has fed so far.
@@ -173,7 +185,7 @@ impl Tap {
         self.intake
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(path.clone(), Fed { size, fresh, sha256: None });
+            .insert(path.clone(), Fed { size, fresh, digest: None });
         let name = path.rsplit('/').next().unwrap_or_default();
         let mut meta = Metadata { mode: Some(mode & 0o7777), mtime: Some(mtime), size, ..Metadata::default() };
         if let Some(Owner { uid, gid, user, group }) = owner {
@@ -259,7 +271,7 @@ impl ReadSourceOpen for Opener {
                 return Err(RusticError::new(ErrorKind::Verification, message));
             }
         };
-        Ok(Counted { inner, path, size, read: 0, hash: Sha256::new(), journal, intake })
+        Ok(Counted { inner, path, size, read: 0, hash: Sha256::new(), quick: Hasher::new(), journal, intake })
     }
 }
 
@@ -270,6 +282,7 @@ pub(super) struct Counted {
     size: u64,
     read: u64,
     hash: Sha256,
+    quick: Hasher,
     journal: Arc<Journal>,
     intake: Intake,
 }
@@ -300,17 +313,20 @@ impl Read for Counted {
             return Err(self.fail(format!("it has more than the {} bytes that it should have", self.size)));
         }
         if count > 0 {
-            self.hash.update(buffer.get(..count).unwrap_or_default());
+            let bytes = buffer.get(..count).unwrap_or_default();
+            self.hash.update(bytes);
+            self.quick.write(bytes);
         } else if !buffer.is_empty() {
             if self.read < self.size {
                 return Err(self.fail(format!("it ended after {} of {} bytes", self.read, self.size)));
             }
-            let digest = std::mem::take(&mut self.hash).finalize().into();
+            let id = Id::from(<[u8; 32]>::from(std::mem::take(&mut self.hash).finalize()));
+            let digest = Digest { id, quick: self.quick.finish_128() };
             let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(fed) = intake.get_mut(&self.path)
-                && fed.sha256.is_none()
+                && fed.digest.is_none()
             {
-                fed.sha256 = Some(digest);
+                fed.digest = Some(digest);
             }
         }
         Ok(count)

@@ -53,6 +53,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustic_backend::BackendOptions;
+use rustic_core::repofile::Chunker;
 use rustic_core::repofile::{ConfigFile, MasterKey};
 use rustic_core::{
     ConfigOptions, Credentials, FileType, KeyOptions, OpenStatus, ReadBackend, RepositoryBackends, RepositoryOptions,
@@ -121,15 +122,19 @@ pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle>
     refuse_unless_empty(&location, settings)?;
     let store = backend(&location, settings)?;
     // A pack is held in memory until it is written, and up to six are on their way: 8 MiB each keeps that below
-    // 50 MiB. By default packs are 32 MiB and grow with the repository. Blobs of up to 4 MiB instead of 8 halve what
-    // the threads hold; only 3 of 100 chunks would be longer.
+    // 50 MiB. By default packs are 32 MiB and grow with the repository.
     let mut options = ConfigOptions::default();
     let bytes = |error| Error::new(Kind::Store, "a size of packs is not understood").with("cause", error);
     options.set_datapack_size = Some("8MiB".parse().map_err(bytes)?);
     options.set_datapack_growfactor = Some(0);
     options.set_treepack_size = Some("4MiB".parse().map_err(bytes)?);
     options.set_treepack_growfactor = Some(0);
-    options.set_chunk_max_size = Some("4MiB".parse().map_err(bytes)?);
+    // Files are cut where they were read from the database: a change in one part of a table changes its own file and no
+    // other, so looking for cuts in the content would find little that is the same, for a sixth of the time.
+    options.set_chunker = Some(Chunker::FixedSize);
+    options.set_chunk_size = Some("4MiB".parse().map_err(bytes)?);
+    // Everything that is written is read back from where it lies before it counts.
+    options.set_extra_verify = Some(false);
     options.set_compression = i32::try_from(compression).ok();
     guard::run("making a repository", Kind::Store, || {
         library(store)?.init(

@@ -4,7 +4,9 @@
 //! fails; it never gives other bytes. Memory: one blob for each reader, 4 MiB in repositories that we made.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustic_core::FileType;
@@ -14,7 +16,7 @@ use super::id::{Id, path_of};
 use super::snapshots::{self, Snapshot};
 use super::tree::{self, Leaf};
 use super::vault::{Index, Place, Vault};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// A file in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +131,21 @@ impl Contents {
             blob: Vec::new(),
             position: 0,
         })
+    }
+
+    /// A copy of a file, in one without a name in this directory, at its begin. It may be long.
+    ///
+    /// # Errors
+    /// As [`Contents::reader`]; [`Kind::Store`] if the copy cannot be written.
+    pub fn extract(&self, path: &str, directory: &Path) -> Result<File> {
+        let failed = || format!("cannot write a temporary file in {}", directory.display());
+        let mut file = tempfile::tempfile_in(directory).context(Kind::Store, failed())?;
+        let mut reader = self.reader(path)?;
+        while let Some(blob) = reader.next_blob()? {
+            file.write_all(&blob).context(Kind::Store, failed())?;
+        }
+        file.rewind().context(Kind::Store, failed())?;
+        Ok(file)
     }
 
     /// A small file, whole.

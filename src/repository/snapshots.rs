@@ -88,7 +88,7 @@ pub fn get(handle: &Handle, id: Id) -> Result<Snapshot> {
 #[derive(Debug)]
 pub struct Published {
     /// The backup.
-    pub id: Id,
+    pub snapshot: Snapshot,
     /// Why the pending snapshot is still there, if it is. It is not listed; the next sweep removes it.
     pub leftover: Option<Error>,
 }
@@ -118,7 +118,7 @@ pub(super) fn publish_as(handle: &Handle, pending: Id, mut file: SnapshotFile) -
     if stored.tree != expected || !is_published(&stored) {
         return Err(damaged(&path_of(FileType::Snapshot, id), "it is not what was published"));
     }
-    Ok(Published { id, leftover: remove(handle, pending).err() })
+    Ok(Published { snapshot: describe(id, &stored)?, leftover: remove(handle, pending).err() })
 }
 
 /// The snapshot's tags with this one instead of ours: it is published with one, and pending with the other.

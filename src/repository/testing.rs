@@ -92,7 +92,7 @@ impl Fixture {
         let handle = self.open();
         let archived = store(&handle, entries, parent).unwrap();
         read_back(&handle, &archived, &Meter::default()).unwrap();
-        snapshots::publish(&handle, &archived).unwrap().id
+        snapshots::publish(&handle, &archived).unwrap().snapshot.id
     }
 }
 

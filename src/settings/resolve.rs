@@ -263,7 +263,7 @@ impl Resolver {
             },
             backup: Backup {
                 jobs: self.number("backup.jobs", 0, 0..=64),
-                chunk_blocks: self.number("backup.chunk_blocks", 512, 16..=131_072),
+                chunk_blocks: self.number("backup.chunk_blocks", 128, 16..=131_072),
                 compression: self.number("backup.compression", 3, 1..=22),
                 extra_files: self.extra_files(),
             },

@@ -126,9 +126,16 @@ impl Reader {
         let mut stream = std::pin::pin!(stream);
         let mut buffer = Buffer::new(&self.temporary, MEMORY_LIMIT);
         let mut counter = RowCounter::new(table.format);
-        while let Some(piece) = stream.try_next().await.query_context(failed())? {
-            counter.feed(&piece);
-            buffer.push(&piece)?;
+        loop {
+            match stream.try_next().await {
+                Ok(Some(piece)) => {
+                    counter.feed(&piece);
+                    buffer.push(&piece)?;
+                }
+                Ok(None) => break,
+                // Not for every piece: a piece is a row.
+                Err(cause) => return Err(cause).query_context(failed()),
+            }
         }
         let rows = counter
             .finish()

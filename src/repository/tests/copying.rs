@@ -9,7 +9,7 @@ use crate::error::Kind;
 use crate::progress::Meter;
 use crate::repository::copy::{copy, init_copy};
 use crate::repository::testing::{Fixture, PASSWORD, bytes, hooked, noise, reused, rot, seal, settings, store, time};
-use crate::repository::{Handle, Id, check, init, open, read, snapshots};
+use crate::repository::{Handle, Id, check, open, read, snapshots};
 
 /// Two backups that share most of their content.
 fn two(fixture: &Fixture) -> [Id; 2] {
@@ -147,14 +147,9 @@ fn a_repository_made_for_copies_shares_with_backups_taken_straight_into_it() {
     let fixture = Fixture::new();
     let ids = two(&fixture);
     let (source, shared) = (fixture.open(), open(&fixture.second()).unwrap());
-    let directory = tempfile::tempdir().unwrap();
-    let foreign = init(&settings(directory.path(), PASSWORD), 3).unwrap();
-    let mut added = Vec::new();
-    for target in [&shared, &foreign] {
-        copy(&source, target, &ids, &Meter::default()).unwrap();
-        added.push(store(target, vec![bytes("x", noise(1, 2_000_000))], None).unwrap().bytes_added);
-    }
-    assert!(added[0] < 10_000 && added[1] > 500_000, "{added:?}");
+    copy(&source, &shared, &ids, &Meter::default()).unwrap();
+    let added = store(&shared, vec![bytes("x", noise(1, 2_000_000))], None).unwrap().bytes_added;
+    assert!(added < 10_000, "{added}");
     // It is one of its own all the same.
     let full = init_copy(&fixture.settings, &shared).unwrap_err();
     assert!(full.kind() == Kind::Refused && full.to_string().contains("is not empty"), "{full}");

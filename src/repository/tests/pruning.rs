@@ -233,7 +233,7 @@ fn a_pending_snapshot_keeps_its_packs() {
     let handle = fixture.open();
     let archived = store(&handle, vec![bytes("a", noise(1, 700_000))], None).unwrap();
     assert!(pruned(&fixture, &[kept]).marked.ids.is_empty());
-    let published = snapshots::publish(&handle, &archived).unwrap().id;
+    let published = snapshots::publish(&handle, &archived).unwrap().snapshot.id;
     assert!(pruned(&fixture, &[kept, published]).marked.ids.is_empty());
     whole(&fixture, published, "a", &noise(1, 700_000));
 }

@@ -55,9 +55,9 @@ fn what_was_stored_comes_out_again() {
 
     let listing = snapshots::list(&handle).unwrap();
     let [only] = listing.snapshots.as_slice() else { panic!("{listing:?}") };
-    assert_eq!((only.id, only.time, only.host.as_str()), (published.id, time(0), "box"));
+    assert_eq!((only.id, only.time, only.host.as_str()), (published.snapshot.id, time(0), "box"));
     assert_eq!((only.tags.as_slice(), only.bytes), (&["hourly".to_owned()][..], 9_700_009));
-    let contents = read::open(&handle, published.id).unwrap();
+    let contents = read::open(&handle, published.snapshot.id).unwrap();
     contents.blobs_present().unwrap();
     assert_eq!(contents.files().map(|file| file.path).collect::<Vec<_>>(), {
         let mut paths: Vec<_> = sample().into_iter().map(|entry| entry.path).collect();
@@ -73,7 +73,7 @@ fn what_was_stored_comes_out_again() {
     assert_eq!(contents.reader("absent").unwrap_err().kind(), Kind::Refused);
     let report = check::check(&handle, true, &Meter::default()).unwrap();
     assert!(report.findings.is_empty() && report.packs_read >= 2 && report.snapshots == 1, "{report:?}");
-    snapshots::delete(&handle, published.id).unwrap();
+    snapshots::delete(&handle, published.snapshot.id).unwrap();
     nothing_listed(&handle);
 }
 
@@ -163,7 +163,7 @@ fn a_reused_entry_is_not_read_and_a_fresh_one_always_is() {
     assert_eq!((archived.files_read, archived.bytes_read, archived.bytes), (2, 4, 2_000_004));
     assert!(!archived.packs_leaned_on.is_empty() && archived.bytes_stored < 100_000);
     read_back(&handle, &archived, &Meter::default()).unwrap();
-    let second = snapshots::publish(&handle, &archived).unwrap().id;
+    let second = snapshots::publish(&handle, &archived).unwrap().snapshot.id;
     let third = fixture.backup(vec![reused("data/a", 2_000_000), reused("data/b", 3), bytes("m", "3")], Some(second));
     let contents = read::open(&handle, third).unwrap();
     assert!(contents.read("data/a", u64::MAX).unwrap() == noise(1, 2_000_000));
