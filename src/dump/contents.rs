@@ -20,6 +20,14 @@ pub struct TableName {
     pub name: String,
 }
 
+impl TableName {
+    /// Whether somebody who says `name`, or `schema.name`, means this one.
+    #[must_use]
+    pub fn is_called(&self, words: &str) -> bool {
+        words == self.name || words == self.to_string()
+    }
+}
+
 impl fmt::Display for TableName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}", self.schema, self.name)
@@ -69,10 +77,15 @@ impl Contents {
         self.rows.values().sum()
     }
 
+    /// The tables whose definition or rows it holds.
+    pub fn tables(&self) -> impl Iterator<Item = &TableName> {
+        self.created.iter().chain(self.rows.keys())
+    }
+
     /// Whether it holds a definition or rows of a table of this name, in any schema.
     #[must_use]
     pub fn has_table(&self, name: &str) -> bool {
-        self.created.iter().chain(self.rows.keys()).any(|table| table.name == name)
+        self.tables().any(|table| table.name == name)
     }
 }
 

@@ -93,7 +93,12 @@ pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, policy: &
             .hint("Upgrade the server, or try it with --allow-newer: the live database stays as it is if it fails."));
     }
     if policy.partial {
-        return Ok(());
+        let unknown = policy.tables.iter().find(|words| !contents.tables().any(|table| table.is_called(words)));
+        return unknown.map_or(Ok(()), |words| {
+            Err(Error::new(Kind::Refused, format!("there is no table \"{words}\" in it"))
+                .with("state", UNTOUCHED)
+                .hint("Name it as the database does, without quotes: `cars` or `public.cars`."))
+        });
     }
     let missing = |has: &dyn Fn(&str) -> bool| ESSENTIAL.iter().find(|table| !has(table)).copied();
     let without = missing(&|table| contents.created.iter().any(|created| created.name == table));

@@ -5,6 +5,7 @@
 //! messages are those of the file, since what is left out leaves empty lines behind. An archive goes through
 //! `pg_restore`, with parallel jobs in each of its three sections.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Read, Write};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,13 +21,14 @@ use super::stored::Stored;
 use crate::database::Connector;
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
+use crate::dump::contents::TableName;
 use crate::dump::format::decompress;
 use crate::dump::judge::{HashingReader, Judgement};
 use crate::dump::rules::{self, Disposition};
 use crate::dump::scan::{Scanner, Statement, Visitor};
 use crate::dump::source::{Body, Source};
 use crate::dump::text::Flaw;
-use crate::dump::{Format, PIECE};
+use crate::dump::{Contents, Format, PIECE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
@@ -56,7 +58,7 @@ impl Loader<'_> {
     ) -> Result<()> {
         match &source.body {
             Body::Plain { .. } => self.plain(source, judgement, database).await,
-            Body::Archive(_) => self.archive(source, stored, database).await,
+            Body::Archive(_) => self.archive(source, stored, &judgement.contents, database).await,
         }
     }
 
@@ -64,12 +66,8 @@ impl Loader<'_> {
     /// waits for the disk.
     async fn options(&self, jobs: u32) -> Result<String> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), jobs).await?;
-        let sql = "SELECT current_setting('max_parallel_maintenance_workers')";
-        let workers: String = self.client.query_one(sql, &[]).await.query_context("cannot read a setting")?.get(0);
-        // With several jobs the CPUs are busy already.
-        let workers = if jobs > 1 { "0" } else { &workers };
         Ok(format!(
-            "-c synchronous_commit=off -c maintenance_work_mem={memory}kB -c max_parallel_maintenance_workers={workers} \
+            "-c synchronous_commit=off -c maintenance_work_mem={memory}kB \
              -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off"
         ))
     }
@@ -127,7 +125,13 @@ impl Loader<'_> {
         Ok(())
     }
 
-    async fn archive(&self, source: &Source, stored: Option<&Stored>, database: &str) -> Result<()> {
+    async fn archive(
+        &self,
+        source: &Source,
+        stored: Option<&Stored>,
+        contents: &Contents,
+        database: &str,
+    ) -> Result<()> {
         let jobs = if source.format == Format::Tar { 1 } else { self.policy.jobs };
         let options = self.options(jobs).await?;
         for section in ["pre-data", "data", "post-data"] {
@@ -149,8 +153,10 @@ impl Loader<'_> {
                     command.arg(flag);
                 }
             }
-            for table in &self.policy.tables {
-                command.arg(format!("--table={table}"));
+            // pg_restore takes both by themselves, and a dot would be a part of the name.
+            let wanted = |table: &&TableName| self.policy.tables.iter().any(|words| table.is_called(words));
+            for table in contents.tables().filter(wanted).collect::<BTreeSet<_>>() {
+                command.arg(format!("--table={}", table.name)).arg(format!("--schema={}", table.schema));
             }
             let mut child = command
                 .arg(path)

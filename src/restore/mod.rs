@@ -32,6 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{self, HexId, RunKind};
 use crate::progress::Meter;
 use crate::service::State;
+use crate::tables::catalog::Table;
 use check::Live;
 use load::Loader;
 use names::Role;
@@ -81,9 +82,8 @@ pub struct Policy {
 impl Policy {
     /// Whether the rows of this table are wanted. A table is named with or without its schema.
     #[must_use]
-    pub fn wants(&self, schema: &str, name: &str) -> bool {
-        let is_it = |wanted: &String| wanted == name || *wanted == format!("{schema}.{name}");
-        self.tables.is_empty() || self.tables.iter().any(is_it)
+    pub fn wants(&self, table: &Table) -> bool {
+        self.tables.is_empty() || self.tables.iter().any(|words| table.is_called(words))
     }
 }
 
@@ -157,9 +157,7 @@ impl<'a> Session<'a> {
         if let Some(stored) = stored {
             stored.complete(&mut judgement.contents);
             stored.is_of(self.live_name(), destination, policy)?;
-            for (is_warning, remark) in stored.remarks(&env.settings) {
-                if is_warning { env.reporter.warn(&remark) } else { env.reporter.info(&remark) }
-            }
+            stored.tell_remarks(env);
         }
         let live = match Live::read(self.client(), &env.connector).await? {
             Some((live, None)) => Some(live),
@@ -182,7 +180,7 @@ impl<'a> Session<'a> {
         };
         let name = names::fresh(base, Role::Staging, chrono::Utc::now(), &databases);
         // From here on there is something to clean up, whatever happens.
-        let work = self.stage(source, stored, &judgement, &tools, policy, &properties, &name, live.as_ref());
+        let work = Box::pin(self.stage(source, stored, &judgement, &tools, policy, &properties, &name, live.as_ref()));
         let verified = match env.interrupt.guard(work).await {
             Ok(verified) => verified,
             Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
@@ -310,17 +308,20 @@ impl<'a> Session<'a> {
         loader.load(source, stored, judgement, name).await?;
 
         env.reporter.step("verifying").await;
-        let client = env.connector.connect_to(name).await?;
-        client.batch_execute("ANALYZE").await.query_context("cannot gather statistics")?;
-        let verified = if policy.partial {
-            Verified::default()
-        } else {
-            verify::verify(&client, &judgement.contents, Live::expects_teslamate(live, policy)).await?
+        let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
+        // Each keeps one CPU busy.
+        let analyzing = async { other.batch_execute("ANALYZE").await.query_context("cannot gather statistics") };
+        let verifying = async {
+            if policy.partial {
+                return Ok(Verified::default());
+            }
+            verify::verify(&client, &judgement.contents, Live::expects_teslamate(live, policy)).await
         };
+        let ((), verified) = tokio::try_join!(analyzing, verifying)?;
         for remark in &verified.remarks {
             env.reporter.warn(remark);
         }
-        drop(client);
+        drop((client, other));
         if live.is_some() {
             properties.apply(self.client(), name).await?;
             let copied = Properties::read(self.client(), name).await?.unwrap_or_default();

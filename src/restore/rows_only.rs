@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::stored::Stored;
-use super::{Policy, Session};
+use super::{Destination, Policy, Session};
 use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::error::{Error, Kind, Result};
@@ -49,6 +49,8 @@ impl Session<'_> {
     pub async fn replace_rows(&self, stored: &Stored, policy: &Policy) -> Result<Replaced> {
         let started = Instant::now();
         let env = self.env;
+        stored.is_of(self.live_name(), &Destination::Live, policy)?;
+        stored.tell_remarks(env);
         let entries = wanted(stored, policy)?;
         let client = env.connector.connect().await?;
         for entry in &entries {
@@ -80,13 +82,13 @@ impl Session<'_> {
 /// The tables that are meant; a name that means none is an error.
 fn wanted<'a>(stored: &'a Stored, policy: &Policy) -> Result<Vec<&'a TableEntry>> {
     let tables = &stored.manifest.tables;
-    let is = |name: &String, table: &Table| *name == table.name || *name == format!("{}.{}", table.schema, table.name);
-    if let Some(name) = policy.tables.iter().find(|name| !tables.iter().any(|entry| is(name, &entry.table))) {
+    let is_missing = |words: &&String| !tables.iter().any(|entry| entry.table.is_called(words));
+    if let Some(name) = policy.tables.iter().find(is_missing) {
         return Err(Error::new(Kind::Refused, format!("the backup has no rows of a table \"{name}\""))
             .with("state", UNTOUCHED)
             .hint("`teslamate-backup show ID` lists its tables; a partitioned one is named by its partitions."));
     }
-    Ok(tables.iter().filter(|entry| policy.wants(&entry.table.schema, &entry.table.name)).collect())
+    Ok(tables.iter().filter(|entry| policy.wants(&entry.table)).collect())
 }
 
 async fn same_columns(client: &Client, table: &Table) -> Result<()> {
@@ -260,7 +262,7 @@ async fn advance_sequences(client: &Client, table: &str) -> Result<()> {
         let (sequence, column): (String, String) = (row.get(0), row.get(1));
         let set = format!(
             "SELECT setval($1::text::regclass, highest) FROM (SELECT max({})::bigint AS highest FROM {table}) h \
-             WHERE highest > (SELECT last_value FROM {sequence})",
+             WHERE highest > (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {sequence})",
             ident(&column)
         );
         client.execute(&set, &[&sequence]).await.query_context(format!("cannot advance sequence {sequence}"))?;

@@ -5,8 +5,6 @@
 //! server parses. A big table is loaded by all of them at once, chunk by chunk.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,16 +20,16 @@ use super::{Destination, Policy};
 use crate::backup::{session, surroundings};
 use crate::database::Connector;
 use crate::database::connect::{QueryContext, chain};
-use crate::database::ident;
 use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::dump::source::Source;
-use crate::error::{Context, Error, Kind, Result};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
 use crate::ledger::Snapshot;
 use crate::progress::Meter;
 use crate::repository::{Handle, Id, read};
-use crate::settings::Settings;
 use crate::tables::catalog::Table;
+use crate::tables::definitions;
 use crate::tables::manifest::{ChunkEntry, Manifest};
 
 /// What COPY reads must mean what it meant when it was written.
@@ -46,9 +44,6 @@ const SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgre
 
 /// Blobs that are read ahead for each connection, of 4 MiB at most.
 const AHEAD: usize = 2;
-
-/// The archive of everything but rows. Large objects are in it, so it may be long.
-const DEFINITIONS: &str = "schema.dump";
 
 /// A backup, found to be whole.
 #[derive(Debug)]
@@ -73,7 +68,7 @@ impl Stored {
         let stored = Self { noted, manifest, contents: Arc::new(contents) };
         stored.compare_files()?;
         let name = format!("backup {} of {}", id.short(), stored.noted.facts.time.format("%F %T UTC"));
-        let definitions = Source::of_archive(&name, stored.definitions(state_dir)?);
+        let definitions = Source::of_archive(&name, stored.contents.extract(definitions::PATH, state_dir)?);
         Ok((stored, definitions))
     }
 
@@ -90,17 +85,6 @@ impl Stored {
         Ok(())
     }
 
-    fn definitions(&self, state_dir: &Path) -> Result<File> {
-        let failed = || format!("cannot write a temporary file in {}", state_dir.display());
-        let mut file = tempfile::tempfile_in(state_dir).context(Kind::Store, failed())?;
-        let mut reader = self.contents.reader(DEFINITIONS)?;
-        while let Some(blob) = reader.next_blob()? {
-            file.write_all(&blob).context(Kind::Store, failed())?;
-        }
-        file.rewind().context(Kind::Store, failed())?;
-        Ok(file)
-    }
-
     /// Whether this may become the live database: a backup of another one may not, unless it is asked for.
     pub fn is_of(&self, live: &str, destination: &Destination, policy: &Policy) -> Result<()> {
         let name = self.manifest.facts.database["datname"].as_str().unwrap_or_default();
@@ -112,32 +96,27 @@ impl Stored {
             .hint("Look at it with --into NAME. If it is meant to replace this one, repeat it with --allow-other."))
     }
 
-    /// What a person wants to know before this goes live: whether the application will be able to use it. Sentences, and
-    /// whether each is a warning.
-    #[must_use]
-    pub fn remarks(&self, settings: &Settings) -> Vec<(bool, String)> {
+    /// Says what a person wants to know before this goes live: whether the application will be able to use it.
+    pub fn tell_remarks(&self, env: &Env) {
         let around = &self.manifest.surroundings;
-        let mut remarks = Vec::new();
-        match (&around.encryption_key, &settings.encryption_key) {
+        match (&around.encryption_key, &env.settings.encryption_key) {
             (Some(fingerprint), Some(key)) if fingerprint.is_of(key.expose()) => {
-                remarks.push((false, "ENCRYPTION_KEY is the one that the tokens in the backup were encrypted with".into()));
+                env.reporter.info("ENCRYPTION_KEY is the one that the tokens in the backup were encrypted with");
             }
-            (Some(_), Some(_)) => remarks.push((
-                true,
+            (Some(_), Some(_)) => env.reporter.warn(
                 "the tokens in the backup were encrypted with another ENCRYPTION_KEY: put the old key back, or sign in to \
-                 Tesla again afterwards"
-                    .into(),
-            )),
+                 Tesla again afterwards",
+            ),
             _ => {}
         }
-        let present = settings.service.executable.as_deref().and_then(surroundings::release);
+        let present = env.settings.service.executable.as_deref().and_then(surroundings::release);
         if let Some(release) = &around.release
             && present.as_ref() != Some(release)
         {
             let present = present.map_or_else(String::new, |present| format!("; the present one is {present}"));
-            remarks.push((false, format!("the backup was taken with release {release} of the application{present}")));
+            let what = format!("the backup was taken with release {release} of the application{present}");
+            env.reporter.info(&what);
         }
-        remarks
     }
 
     /// Adds to what was found in the definitions what is known of the rows.
@@ -173,7 +152,7 @@ impl Stored {
     fn tasks(&self, policy: &Policy, meter: &Meter) -> Tasks {
         let mut tasks = VecDeque::new();
         let mut total = 0;
-        for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table.schema, &entry.table.name)) {
+        for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table)) {
             let table = Arc::new(entry.table.clone());
             for chunk in &entry.chunks {
                 total += chunk.bytes;
@@ -231,9 +210,7 @@ struct Task {
 
 impl Task {
     fn statement(&self) -> String {
-        let columns: Vec<String> = self.table.columns.iter().map(|column| ident(&column.name)).collect();
-        let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-        format!("COPY {}{columns} FROM STDIN WITH (FORMAT {})", self.table.qualified(), self.table.format.word())
+        format!("COPY {} FROM STDIN WITH (FORMAT {})", self.table.copy_target(), self.table.format.word())
     }
 }
 

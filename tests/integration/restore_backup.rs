@@ -99,9 +99,37 @@ fn a_part_of_a_backup_goes_beside_the_live_database() {
     let count = |table: &str| server.query(&copy, &format!("SELECT count(*) FROM {table}"));
     assert_eq!(count("cars"), server.query(&site.database, "SELECT count(*) FROM cars"));
     assert_eq!(server.query(&copy, "SELECT to_regclass('drives') IS NULL"), "t");
+    let qualified = server.fresh_name("part_qualified");
+    site.run("teslamate-restore", &["latest", "--into", &qualified, "--table", "public.drives"]).expect(0);
+    let drives = "SELECT count(*) FROM drives";
+    assert_eq!(server.query(&qualified, drives), server.query(&site.database, drives));
+    for place in [&["--drill"][..], &["--into", "never_made"]] {
+        site.run("teslamate-restore", &[&["latest", "--table", "carz"], place].concat())
+            .expect(10)
+            .says("there is no table \"carz\" in it")
+            .says("cars");
+    }
     let empty = server.fresh_name("part_empty");
     site.run("teslamate-restore", &["latest", "--into", &empty, "--schema-only"]).expect(0);
     assert_eq!(server.query(&empty, "SELECT count(*) FROM positions"), "0");
+}
+
+#[test]
+fn a_backup_of_another_database_does_not_become_this_one() {
+    let kept = Kept::new("mine");
+    let (server, site) = (kept.server, &kept.site);
+    let other = server.teslamate("theirs");
+    server.query(&other, "UPDATE cars SET name = 'theirs'");
+    let before = server.content(&other);
+    let says = format!("the backup is of database \"{}\", not of \"{other}\"", site.database);
+    for how in [&["--yes"][..], &["--yes", "--data-only"]] {
+        let refused = [&["latest", "--dbname", &other, "--no-safety-backup"], how].concat();
+        site.run("teslamate-restore", &refused).expect(10).says(&says).says("--allow-other");
+        assert_eq!(server.content(&other), before);
+    }
+    let allowed = ["latest", "--dbname", &other, "--no-safety-backup", "--yes", "--data-only", "--allow-other"];
+    site.run("teslamate-restore", &allowed).expect(0);
+    assert_eq!(server.content(&other), server.content(&site.database));
 }
 
 #[test]
@@ -199,6 +227,11 @@ fn rows_alone_are_put_back_in_one_transaction_or_not_at_all() {
     assert_eq!(server.content(database), before);
     // The next drive gets a number that no drive has.
     server.query(database, "SELECT setval(pg_get_serial_sequence('drives', 'id'), 1)");
+    rows(&["--table", "drives", "--table", "positions", "--no-safety-backup"]).expect(0);
+    server.query(database, "INSERT INTO drives (start_date, car_id) VALUES ('2030-01-01', 1)");
+    server.query(database, "DELETE FROM drives WHERE start_date = '2030-01-01'");
+    // Neither does one that nobody has asked for a number yet.
+    server.query(database, "SELECT setval(pg_get_serial_sequence('drives', 'id'), max(id), false) FROM drives");
     rows(&["--table", "drives", "--table", "positions", "--no-safety-backup"]).expect(0);
     server.query(database, "INSERT INTO drives (start_date, car_id) VALUES ('2030-01-01', 1)");
     server.query(database, "DELETE FROM drives WHERE start_date = '2030-01-01'");

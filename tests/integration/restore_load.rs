@@ -308,6 +308,12 @@ fn a_part_can_be_loaded_beside_the_live_database_only() {
     let other = format!("{database}_beside");
     site.run("teslamate-restore", &["--into", &other, "--table", "schema_migrations", "a.dump"]).expect(0);
     assert_eq!(server.content(&other)["public.schema_migrations"], before["public.schema_migrations"]);
+    let qualified = format!("{database}_qualified");
+    site.run("teslamate-restore", &["--into", &qualified, "--table", "public.drives", "a.dump"]).expect(0);
+    assert_eq!(server.content(&qualified)["public.drives"], before["public.drives"]);
+    site.run("teslamate-restore", &["--drill", "--table", "geofence", "a.dump"])
+        .expect(10)
+        .says("no table \"geofence\"");
     let schema = format!("{database}_schema");
     site.run("teslamate-restore", &["--into", &schema, "--schema-only", "a.dump"]).expect(0);
     assert_eq!(server.query(&schema, "SELECT count(*) FROM positions"), "0");
