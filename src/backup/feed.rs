@@ -14,6 +14,7 @@ use crate::progress::Meter;
 use crate::repository::feed::{Body, Entry};
 use crate::tables::buffer::Whole;
 use crate::tables::catalog::Other;
+use crate::tables::definitions;
 use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest, Origin};
 use crate::tables::plan::{Chunk, Plan};
@@ -148,7 +149,7 @@ impl Feed {
         let failed = "cannot read a temporary file back";
         let file = self.contents.definitions.try_clone().context(Kind::Store, failed)?;
         let size = file.metadata().context(Kind::Store, failed)?.len();
-        Ok(self.entry("schema.dump", Body::File { file, size }))
+        Ok(self.entry(definitions::PATH, Body::File { file, size }))
     }
 }
 

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
 use crate::database::Connector;
@@ -28,7 +27,7 @@ use crate::database::tools::Tools;
 use crate::dump::pg_dump::PgDump;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt::Interrupt;
-use crate::ledger::{Facts as Entry, HexId, Ledger, Purpose, Snapshot as Noted};
+use crate::ledger::{self, HexId, Ledger, Purpose, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::archive::{Archived, Request, archive, differing, read_back};
 use crate::repository::{Handle, Id, check, read, snapshots};
@@ -58,9 +57,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is said of a lock that could not be had then.
 const IN_BETWEEN: &str = "locking tables that this run has locked already: somebody waits to change one";
-
-/// A manifest is a few kilobytes for each thousand chunks.
-pub const MANIFEST_LIMIT: u64 = 256 << 20;
 
 /// What a backup is taken with.
 pub struct Backup<'a> {
@@ -107,6 +103,8 @@ pub struct Taken {
     pub bytes_stored: u64,
     /// With [`Backup::full_read`]: chunks that changed although nothing showed it. There should be none.
     pub wrongly_unchanged: Vec<String>,
+    /// Backups that the ledger knows and the repository had not, when this one was begun.
+    pub missing: Vec<Noted>,
     /// Why the backup before this one could not be used, if it could not although it should.
     pub parent_fault: Option<Error>,
 }
@@ -187,7 +185,7 @@ impl Backup<'_> {
         if parent_fault.is_some() {
             decided.read_all = Some("the last backup is damaged".to_owned());
         }
-        let (begin, started) = (prepared.begin, prepared.started);
+        let begin = prepared.begin;
         let parent_id = parent.as_ref().map(|parent| parent.id);
         let audited = std::mem::take(&mut decided.audited);
         let (archived, written) = self.store(repository, prepared, decided, parent_id, meter).await?;
@@ -198,23 +196,15 @@ impl Backup<'_> {
         let archived = self.prove(ledger, repository, archived, meter).await?;
         let bytes = written.take().ok_or_else(|| Error::new(Kind::Verify, "the backup has no manifest"))?;
         let manifest = Manifest::parse(&bytes)?;
-        let (id, archived) = publish(repository, archived, meter).await?;
-        let noted = ledger.publish(&Entry {
-            id: hex(id)?,
-            time: started,
-            size: archived.bytes,
-            added: archived.bytes_stored,
-            rows: manifest.rows(),
-            duration_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
-            manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(&bytes)))?,
-            purpose: self.purpose,
-            schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
-            comment: self.comment.clone(),
-            database: Some(self.connector.database_name().to_owned()),
-        });
+        let (published, archived) = publish(repository, archived, meter).await?;
         // It is one from now on, whatever becomes of the note.
+        let noted = session::facts(&published, &manifest, &bytes).and_then(|facts| {
+            let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            ledger.publish(&ledger::Facts { added: archived.bytes_stored, duration_ms, ..facts })
+        });
         let noted = noted.map_err(|error| {
-            error.with("state", format!("backup {} is whole and in the repository; the next run notes it", id.short()))
+            let id = published.id.short();
+            error.with("state", format!("backup {id} is whole and in the repository; the next run notes it"))
         })?;
         Ok(Taken {
             noted,
@@ -224,6 +214,7 @@ impl Backup<'_> {
             bytes_stored: archived.bytes_stored,
             manifest,
             wrongly_unchanged,
+            missing: Vec::new(),
             parent_fault,
         })
     }
@@ -386,8 +377,7 @@ impl Backup<'_> {
         let work = move || {
             reading.begin("reading back", archived.bytes_read);
             let proved = read_back(&handle, &archived, &reading).and_then(|()| {
-                let findings = check::reread(&handle, &again, &reading)?;
-                match findings.first() {
+                match check::rotten(&handle, &again, &reading)? {
                     None => Ok(()),
                     Some(finding) => Err(damaged_pack(&finding.file, &finding.what)),
                 }
@@ -408,12 +398,16 @@ impl Backup<'_> {
 }
 
 /// From here on a signal is not heard any more: it takes no longer than ending would.
-async fn publish(repository: &Handle, archived: Archived, meter: &Arc<Meter>) -> Result<(Id, Archived)> {
+async fn publish(
+    repository: &Handle,
+    archived: Archived,
+    meter: &Arc<Meter>,
+) -> Result<(snapshots::Snapshot, Archived)> {
     meter.now("publishing");
     let handle = repository.clone();
     let work = move || (snapshots::publish(&handle, &archived), archived);
     let (published, archived) = crate::process::on_thread(work).await?;
-    Ok((published?.id, archived))
+    Ok((published?.snapshot, archived))
 }
 
 fn damaged_pack(file: &str, what: &str) -> Error {

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::database::{ident, version_text};
+use crate::database::version_text;
 use crate::tables::Plan;
+use crate::tables::catalog::Table;
 use crate::tables::facts::Facts;
 
 /// The page for this backup. Its commands can be typed as they stand, in the directory that `restic restore` filled.
@@ -23,13 +24,40 @@ pub fn text(facts: &Facts, plan: &Plan) -> String {
          The lines for step 4 (`sed -n 's/^    //p' RESTORE.md > RESTORE.md.sql`):\n\n",
         version_text(facts.server_version)
     );
+    let mut typed = Vec::new();
     for chunk in &plan.chunks {
         let table = &plan.tables[chunk.table];
-        let columns: Vec<String> = table.columns.iter().map(|column| ident(&column.name)).collect();
-        let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-        let path = chunk.path.replace('\'', "''");
-        let format = table.format.word();
-        let _ = writeln!(text, "    \\copy {}{columns} FROM '{path}' WITH (FORMAT {format})", table.qualified());
+        let (target, format) = (table.copy_target(), table.format.word());
+        if target.contains(LINE_BREAKS) {
+            typed.push(shell_line(table, &chunk.path));
+        } else {
+            let path = chunk.path.replace('\'', "''");
+            let _ = writeln!(text, "    \\copy {target} FROM '{path}' WITH (FORMAT {format})");
+        }
+    }
+    if !typed.is_empty() {
+        let _ = write!(
+            text,
+            "\n`\\copy` cannot name what has a line break in its name. These lines belong to step 4 too, and are for a shell \
+             (`sed -n 's/^[$] //p' RESTORE.md > RESTORE.md.sh && sh -e RESTORE.md.sh`):\n\n{}",
+            typed.concat()
+        );
     }
     text
+}
+
+const LINE_BREAKS: [char; 2] = ['\n', '\r'];
+
+/// The same for a shell, with the names of the table and its columns in one line.
+fn shell_line(table: &Table, path: &str) -> String {
+    let name = |name: &str| {
+        let escaped = name.replace('\\', r"\\").replace('"', "\"\"").replace('\n', r"\000A").replace('\r', r"\000D");
+        format!("U&\"{escaped}\"")
+    };
+    let columns: Vec<String> = table.columns.iter().map(|column| name(&column.name)).collect();
+    let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+    let target = format!("{}.{}{columns}", name(&table.schema), name(&table.name));
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let statement = format!("COPY {target} FROM STDIN WITH (FORMAT {})", table.format.word());
+    format!("$ psql -X -v ON_ERROR_STOP=1 -d restored -c {} < {}\n", quoted(&statement), quoted(path))
 }

@@ -9,7 +9,7 @@ use crate::database::lock::{self, Lock};
 use crate::database::tools::Tools;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::Purpose;
+use crate::ledger::{Purpose, Snapshot as Noted};
 use crate::repository::{Handle, Location};
 
 /// How long a locked table is waited for, unless the command line says otherwise.
@@ -67,27 +67,26 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         backup.prepare(&tools, &meter).await
     };
     let preparing = env.interrupt.guard(Box::pin(preparing));
-    let (prepared, repository) = if session.ledger.repository_id()?.is_some() {
+    let (prepared, (repository, missing)) = if session.ledger.repository_id()?.is_some() {
         // Deriving the key from the password takes as long as a small backup: both at once.
-        let (prepared, repository) = tokio::try_join!(preparing, Box::pin(open(session)))?;
-        (prepared, repository)
+        tokio::try_join!(preparing, Box::pin(open(session)))?
     } else {
         // A repository is made as a whole, or not begun.
         let prepared = preparing.await?;
         (prepared, open(session).await?)
     };
     let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
-    let taken = env.reporter.show(&meter, taking).await?;
+    let taken = Taken { missing, ..env.reporter.show(&meter, taking).await? };
     session.figures.bytes_read = Some(taken.bytes_read);
     session.figures.bytes_added = Some(taken.bytes_stored);
     session.figures.snapshot = Some(taken.noted.facts.id.clone());
     Ok(taken)
 }
 
-async fn open(session: &mut Session<'_>) -> Result<Handle> {
+async fn open(session: &mut Session<'_>) -> Result<(Handle, Vec<Noted>)> {
     let repository = session.open(Access::Add).await?;
-    session.reconcile(&repository).await?;
-    Ok(repository)
+    let missing = session.reconcile(&repository).await?;
+    Ok((repository, missing))
 }
 
 /// Where writing failed: which repository, and how much room there is.

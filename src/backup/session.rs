@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{MANIFEST_LIMIT, hex};
+use super::hex;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, Snapshot as Noted};
@@ -193,13 +193,18 @@ impl<'a> Session<'a> {
 
     /// Puts right what a run left that was killed between the repository and the ledger: a backup that was published but
     /// not noted is noted, one that was given up but not removed is removed, and what never became a backup is swept.
+    /// Gives the backups that the ledger knows and the repository has not.
     ///
     /// # Errors
     /// [`Kind::Store`] if something cannot be listed or removed.
-    pub async fn reconcile(&mut self, handle: &Handle) -> Result<()> {
+    pub async fn reconcile(&mut self, handle: &Handle) -> Result<Vec<Noted>> {
         let known = self.ledger.list_all()?;
         let latest = self.ledger.latest()?.map(|noted| noted.facts.time);
-        for found in self.listed(handle).await?.snapshots {
+        let listing = self.listed(handle).await?;
+        // One that cannot be read is there: what is wrong with it, a check tells.
+        let there = listing.snapshots.iter().map(|found| found.id).chain(listing.unreadable.iter().map(|(id, _)| *id));
+        let there: BTreeSet<String> = there.map(|id| id.to_string()).collect();
+        for found in listing.snapshots {
             let id = hex(found.id)?;
             match known.iter().find(|noted| noted.facts.id == id) {
                 Some(noted) if noted.deleted_at.is_some() => {
@@ -225,7 +230,10 @@ impl<'a> Session<'a> {
         for id in swept.snapshots {
             self.env.reporter.info(&format!("removed {}, which never became a backup", id.short()));
         }
-        Ok(())
+        Ok(known
+            .into_iter()
+            .filter(|noted| noted.deleted_at.is_none() && !there.contains(noted.facts.id.as_str()))
+            .collect())
     }
 
     fn is_ours(&self, found: &snapshots::Snapshot) -> bool {
@@ -235,24 +243,9 @@ impl<'a> Session<'a> {
     /// What the ledger wants to know of a backup, from the repository alone.
     pub async fn describe(&self, handle: &Handle, found: &snapshots::Snapshot) -> Result<Facts> {
         let (handle, snapshot) = (handle.clone(), found.id);
-        let bytes = self.on_thread(move || read::open(&handle, snapshot)?.read(manifest::PATH, MANIFEST_LIMIT)).await?;
-        let manifest = Manifest::parse(&bytes)?;
-        let took = manifest.finished.signed_duration_since(manifest.started).num_milliseconds();
-        let tagged = |purpose: Purpose| found.tags.iter().any(|tag| tag == purpose.word());
-        let purpose = [Purpose::BeforeMigration, Purpose::Safety].into_iter().find(|purpose| tagged(*purpose));
-        Ok(Facts {
-            id: hex(found.id)?,
-            time: found.time,
-            size: found.bytes,
-            added: found.bytes_added,
-            rows: manifest.rows(),
-            duration_ms: u64::try_from(took).unwrap_or(0),
-            manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(&bytes)))?,
-            purpose: purpose.unwrap_or(Purpose::Regular),
-            schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
-            comment: found.description.clone(),
-            database: Some(found.label.clone()),
-        })
+        let bytes =
+            self.on_thread(move || read::open(&handle, snapshot)?.read(manifest::PATH, manifest::LIMIT)).await?;
+        facts(found, &Manifest::parse(&bytes)?, &bytes)
     }
 
     /// Where the ledger knows no backup and the repository holds some, it was lost, or is another machine's.
@@ -302,12 +295,36 @@ impl<'a> Session<'a> {
     }
 }
 
+/// What the repository tells of a backup, as the ledger has it. Whoever took the backup knows better how long that took,
+/// and what it added.
+///
+/// # Errors
+/// None, unless the id is none.
+pub fn facts(found: &snapshots::Snapshot, manifest: &Manifest, bytes: &[u8]) -> Result<Facts> {
+    let took = manifest.finished.signed_duration_since(manifest.started).num_milliseconds();
+    let tagged = |purpose: Purpose| found.tags.iter().any(|tag| tag == purpose.word());
+    let purpose = [Purpose::BeforeMigration, Purpose::Safety].into_iter().find(|purpose| tagged(*purpose));
+    Ok(Facts {
+        id: hex(found.id)?,
+        time: found.time,
+        size: found.bytes,
+        added: found.bytes_added,
+        rows: manifest.rows(),
+        duration_ms: u64::try_from(took).unwrap_or(0),
+        manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(bytes)))?,
+        purpose: purpose.unwrap_or(Purpose::Regular),
+        schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
+        comment: found.description.clone(),
+        database: Some(found.label.clone()),
+    })
+}
+
 /// The manifest of a backup, compared with what the ledger knows of it.
 ///
 /// # Errors
 /// [`Kind::Verify`] if it is damaged or another one.
 pub fn manifest(contents: &read::Contents, noted: &Noted) -> Result<Manifest> {
-    let bytes = contents.read(manifest::PATH, MANIFEST_LIMIT)?;
+    let bytes = contents.read(manifest::PATH, manifest::LIMIT)?;
     if crate::dump::hex(Sha256::new_with_prefix(&bytes)) != noted.facts.manifest_sha256.as_str() {
         let id = contents.snapshot().id.short();
         return Err(Error::new(Kind::Verify, format!("the manifest of backup {id} is not the one that was noted")));

@@ -16,7 +16,7 @@ mod section;
 mod sink;
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::Seek;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -33,18 +33,13 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::process::{self, on_thread};
 use crate::progress::Meter;
 use crate::repository::{Handle, Id, read};
+use crate::tables::definitions;
 use crate::tables::manifest::{self, Manifest};
 use section::Place;
 use sink::Sink;
 
 /// What is true after a failure.
 pub const NOTHING_LEFT: &str = "no file was left, the repository was only read";
-
-/// A manifest is a few kilobytes for each thousand chunks.
-const MANIFEST_LIMIT: u64 = 256 << 20;
-
-/// The archive of definitions in a backup.
-const DEFINITIONS: &str = "schema.dump";
 
 /// What an export works with.
 pub struct Exporter<'a> {
@@ -133,7 +128,7 @@ impl Backup {
     fn open(handle: &Handle, id: Id, temporary: &Path) -> Result<Self> {
         let contents = read::open(handle, id)?;
         contents.blobs_present()?;
-        let manifest = Manifest::parse(&contents.read(manifest::PATH, MANIFEST_LIMIT)?)?;
+        let manifest = Manifest::parse(&contents.read(manifest::PATH, manifest::LIMIT)?)?;
         if manifest.facts.database["encoding"] == "SQL_ASCII" {
             return Err(Error::new(
                 Kind::Refused,
@@ -142,11 +137,7 @@ impl Backup {
             .hint("RESTORE.md in the backup says how to restore it with restic, pg_restore and psql."));
         }
         let left_out = compare(&contents, &manifest)?;
-        let mut definitions = tempfile::tempfile_in(temporary).context(Kind::Store, "cannot make a temporary file")?;
-        let mut reader = contents.reader(DEFINITIONS)?;
-        while let Some(blob) = reader.next_blob()? {
-            definitions.write_all(&blob).context(Kind::Store, "cannot write a temporary file")?;
-        }
+        let definitions = contents.extract(definitions::PATH, temporary)?;
         Ok(Self { contents, manifest, definitions, left_out })
     }
 
@@ -173,7 +164,7 @@ impl Backup {
             Err(error) if error.kind() == Kind::Store => Err(error),
             _ if !output.status.success() => {
                 let words = String::from_utf8_lossy(&output.stderr);
-                Err(explain_pg_restore(&words, tools).with("archive", format!("{DEFINITIONS} in the backup")))
+                Err(explain_pg_restore(&words, tools).with("archive", format!("{} in the backup", definitions::PATH)))
             }
             copied => copied,
         }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::Backup;
 use super::sink::Sink;
-use crate::database::ident;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 use crate::repository::read::FileReader;
@@ -50,7 +49,7 @@ pub(super) fn write(backup: &Backup, mut sink: Sink) -> Result<Sink> {
 }
 
 fn table(backup: &Backup, entry: &TableEntry, sink: &mut Sink) -> Result<()> {
-    sink.write(statement(&entry.table).as_bytes())?;
+    sink.write(format!("COPY {} FROM stdin;\n", entry.table.copy_target()).as_bytes())?;
     for chunk in &entry.chunks {
         let rows = match entry.table.format {
             CopyFormat::Text => text(backup, chunk, sink)?,
@@ -62,13 +61,6 @@ fn table(backup: &Backup, entry: &TableEntry, sink: &mut Sink) -> Result<()> {
         }
     }
     sink.write(b"\\.\n\n\n")
-}
-
-/// `COPY "public"."cars" ("id", "name") FROM stdin;`. Without columns there is no list: an empty one is no SQL.
-fn statement(table: &Table) -> String {
-    let columns: Vec<String> = table.columns.iter().map(|column| ident(&column.name)).collect();
-    let list = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
-    format!("COPY {}{list} FROM stdin;\n", table.qualified())
 }
 
 fn binary(backup: &Backup, table: &Table, chunk: &ChunkEntry, sink: &mut Sink) -> Result<u64> {

@@ -65,7 +65,7 @@ fn opened(manifest: &Manifest, files: &[(&str, &str)]) -> Result<Vec<String>> {
     let mut entries: BTreeMap<&str, Vec<u8>> =
         files.iter().map(|(path, content)| (*path, content.as_bytes().to_vec())).collect();
     entries.insert(manifest::PATH, manifest.to_bytes()?);
-    entries.insert(DEFINITIONS, b"PGDMP".to_vec());
+    entries.insert(definitions::PATH, b"PGDMP".to_vec());
     let mut entries: Vec<_> = entries.into_iter().map(|(path, content)| bytes(path, content)).collect();
     entries.sort_by(|left, right| left.path.split('/').cmp(right.path.split('/')));
     let id = fixture.backup(entries, None);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
 
-/// A chunk of more bytes goes into a file. The usual one of 512 blocks (4 MiB of heap) stays far below it.
+/// A chunk of more bytes goes into a file. The usual one of 128 blocks (1 MiB of heap) stays far below it.
 pub const MEMORY_LIMIT: usize = 24 << 20;
 
 /// Bytes that are being collected.

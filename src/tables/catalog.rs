@@ -65,6 +65,27 @@ impl Table {
     pub fn qualified(&self) -> String {
         format!("{}.{}", ident(&self.schema), ident(&self.name))
     }
+
+    /// Whether somebody who says `name`, or `schema.name`, means this one.
+    #[must_use]
+    pub fn is_called(&self, words: &str) -> bool {
+        words == self.name || words == format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `"id", "name"`
+    #[must_use]
+    pub fn column_list(&self) -> String {
+        self.columns.iter().map(|column| ident(&column.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What COPY ... FROM names: `"schema"."name" ("id", "name")`. Without columns there is no list: an empty one is no SQL.
+    #[must_use]
+    pub fn copy_target(&self) -> String {
+        if self.columns.is_empty() {
+            return self.qualified();
+        }
+        format!("{} ({})", self.qualified(), self.column_list())
+    }
 }
 
 /// A relation whose rows are not copied, and why.

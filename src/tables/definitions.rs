@@ -17,6 +17,9 @@ use crate::dump::pg_dump::{PgDump, collect};
 use crate::error::{Context, Kind, Result};
 use crate::progress::Meter;
 
+/// The path of the archive in a backup.
+pub const PATH: &str = "schema.dump";
+
 /// Writes the archive into a temporary file and reads it back. The text is the SHA-256 of the definitions in it, and of
 /// what they do not show.
 ///

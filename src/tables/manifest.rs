@@ -20,6 +20,9 @@ pub const FORMAT: u32 = 1;
 /// The path of the manifest in a backup.
 pub const PATH: &str = "manifest.json";
 
+/// The most bytes that are read of one: it has a few kilobytes for each thousand chunks.
+pub const LIMIT: u64 = 256 << 20;
+
 /// A backup, described.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {

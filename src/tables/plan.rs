@@ -6,7 +6,6 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Table;
-use crate::database::ident;
 
 /// A range of a table's blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +55,6 @@ impl Plan {
     #[must_use]
     pub fn statement(&self, chunk: &Chunk) -> String {
         let table = &self.tables[chunk.table];
-        let columns: Vec<String> = table.columns.iter().map(|column| ident(&column.name)).collect();
         let range = if table.is_heap {
             format!(" WHERE ctid >= '({},0)' AND ctid < '({},0)'", chunk.blocks.start, chunk.blocks.end)
         } else {
@@ -64,7 +62,7 @@ impl Plan {
         };
         format!(
             "COPY (SELECT {} FROM ONLY {}{range}) TO STDOUT (FORMAT {})",
-            columns.join(", "),
+            table.column_list(),
             table.qualified(),
             table.format.word()
         )

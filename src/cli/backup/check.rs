@@ -3,6 +3,7 @@
 use chrono::Utc;
 use serde_json::json;
 
+use super::end_with_report;
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
@@ -31,16 +32,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, Some(RunKind::Check))?;
     let result = check(args, &env, &mut session).await;
     session.figures.bytes_read = result.as_ref().ok().map(|checked| checked.bytes);
-    let report = result.map(|checked| describe(&checked, args.read_data));
-    // Damage is this run's result, and its failure too.
-    let failure = report.as_ref().ok().and_then(|report| report.failure.clone());
-    match failure {
-        Some(error) => {
-            let _ = session.end::<()>(Err(error));
-            report
-        }
-        None => session.end(report),
-    }
+    end_with_report(session, result.map(|checked| describe(&checked, args.read_data)))
 }
 
 async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Checked> {

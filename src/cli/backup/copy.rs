@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::end_with_report;
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
@@ -20,14 +21,7 @@ pub struct Copy {}
 pub async fn run(env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, Some(RunKind::Copy))?;
     let result = copy_all(&env, &mut session).await;
-    let failure = result.as_ref().ok().and_then(|report| report.failure.clone());
-    match failure {
-        Some(error) => {
-            let _ = session.end::<()>(Err(error));
-            result
-        }
-        None => session.end(result),
-    }
+    end_with_report(session, result)
 }
 
 async fn copy_all(env: &Env, session: &mut Session<'_>) -> Result<Report> {

@@ -11,7 +11,7 @@ use crate::cli::Env;
 use crate::cli::report::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{HexId, RunKind, RunStatus, Snapshot};
-use crate::repository::prune::{Pruned, prune};
+use crate::repository::prune::{Packs, Pruned, prune};
 use crate::repository::{Handle, Id, snapshots};
 use crate::retention::{self, Decision};
 
@@ -87,7 +87,8 @@ fn refuse_after_failure(session: &Session<'_>) -> Result<()> {
         .with("started", run.started.format("%F %T UTC"))
         .with("error", run.error.as_deref().unwrap_or_default())
         .with("state", "every backup is as it was")
-        .hint("Take one with `teslamate-backup`.")),
+        .hint("Take one with `teslamate-backup`.")
+        .hint("If backups fail since the disk is full: teslamate-backup forget --force")),
         _ => Ok(()),
     }
 }
@@ -176,8 +177,7 @@ fn describe(decisions: &[Decision<'_>]) -> Report {
 }
 
 fn add_pruned(report: &mut Report, pruned: &Pruned) {
-    let count =
-        |packs: &crate::repository::prune::Packs| format!("{} packs ({})", packs.ids.len(), report::bytes(packs.bytes));
+    let count = |packs: &Packs| format!("{} packs ({})", packs.ids.len(), report::bytes(packs.bytes));
     report.text = format!(
         "{}\ndeleted {}, marked {} to be deleted in a day or later, rewrote {}",
         report.text,
@@ -185,7 +185,7 @@ fn add_pruned(report: &mut Report, pruned: &Pruned) {
         count(&pruned.marked),
         count(&pruned.repacked)
     );
-    let figures = |packs: &crate::repository::prune::Packs| json!({ "packs": packs.ids.len(), "bytes": packs.bytes });
+    let figures = |packs: &Packs| json!({ "packs": packs.ids.len(), "bytes": packs.bytes });
     report.json["pruned"] = json!({
         "deleted": figures(&pruned.deleted),
         "marked": figures(&pruned.marked),
@@ -216,17 +216,23 @@ async fn confirm(args: &Delete, env: &Env, what: &str) -> Result<()> {
     }
 }
 
-/// A backup that is in the repository and not in the ledger: another database's, or one that a rebuild left alone.
-async fn remove_unknown(args: &Delete, env: &Env, session: &mut Session<'_>, digits: &str) -> Result<Report> {
+/// A backup that is in the repository and not in the ledger: another database's, or one that a rebuild left alone. If
+/// these digits name none either, it is as the ledger said.
+async fn remove_unknown(
+    args: &Delete,
+    env: &Env,
+    session: &mut Session<'_>,
+    digits: &str,
+    refusal: Error,
+) -> Result<Report> {
     let known = session.ledger.list_all()?;
-    let meant = session.meant(digits);
     let handle = session.open(Access::Remove).await?;
     let is_unknown = |found: &snapshots::Snapshot| {
         let id = found.id.to_string();
         digits.len() >= 4 && found.id.starts_with(digits) && !known.iter().any(|noted| noted.facts.id.as_str() == id)
     };
     let found: Vec<_> = session.listed(&handle).await?.snapshots.into_iter().filter(is_unknown).collect();
-    let [found] = found.as_slice() else { return meant.map(|_| Report::default()) };
+    let [found] = found.as_slice() else { return Err(refusal) };
     let what = format!("{} of \"{}\" on {}, not in the ledger", found.id.short(), found.label, found.host);
     confirm(args, env, &what).await?;
     let id = found.id;
@@ -237,9 +243,10 @@ async fn remove_unknown(args: &Delete, env: &Env, session: &mut Session<'_>, dig
 async fn remove(args: &Delete, env: &Env, session: &mut Session<'_>) -> Result<Report> {
     let state = "every backup is as it was";
     if let [id] = args.ids.as_slice()
-        && session.meant(id).is_err_and(|error| error.kind() == Kind::Refused)
+        && let Err(refusal) = session.meant(id)
+        && refusal.kind() == Kind::Refused
     {
-        return remove_unknown(args, env, session, id).await;
+        return remove_unknown(args, env, session, id, refusal).await;
     }
     let going = args.ids.iter().map(|id| session.meant(id)).collect::<Result<Vec<_>>>()?;
     if let Some(pinned) = going.iter().find(|noted| noted.pinned) {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::end_with_report;
 use crate::backup::hex;
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
@@ -53,8 +54,6 @@ async fn make(env: &Env, session: &mut Session<'_>) -> Result<Report> {
     if is_absent {
         // Where there was one before, a new one in its place would hide that it is gone.
         session.ledger.check_repository(None)?;
-    }
-    if is_absent {
         session.init().await?;
     }
     let handle = session.open(Access::Add).await?;
@@ -100,7 +99,7 @@ pub async fn rebuild(args: &Anew, env: Env) -> Result<Report> {
     args.set_aside(&env)?;
     let mut session = Session::begin(&env, Some(RunKind::Rebuild))?;
     let result = fill(&env, &mut session).await;
-    session.end(result)
+    end_with_report(session, result)
 }
 
 async fn fill(env: &Env, session: &mut Session<'_>) -> Result<Report> {

@@ -19,6 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::report::Report;
 use super::{Common, Env, Needs};
+use crate::backup::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::host::Opens;
 
@@ -152,6 +153,17 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             None => file::run(&args.file, lock_wait, env).await,
         },
         (None, None) => take::run(&args.take, lock_wait, env).await,
+    }
+}
+
+/// Notes how a run ended whose report may itself be a failure: then that is how it ended.
+fn end_with_report(session: Session<'_>, result: Result<Report>) -> Result<Report> {
+    match result.as_ref().ok().and_then(|report| report.failure.clone()) {
+        Some(error) => {
+            let _ = session.end::<()>(Err(error));
+            result
+        }
+        None => session.end(result),
     }
 }
 

@@ -29,16 +29,15 @@ pub async fn run(args: &Args, lock_wait: Duration, env: Env) -> Result<Report> {
     let wanted =
         Wanted { full_read: args.full_read, lock_wait, purpose: Purpose::Regular, comment: args.comment.clone() };
     let mut session = Session::begin(&env, Some(RunKind::Backup))?;
-    let before = session.missing().await;
     let result = take(&env, &mut session, &wanted).await;
     let taken = session.end(result)?;
     let mut report = describe(&env, &taken);
-    report.failure = failure(&taken, before.unwrap_or_default().first().map(|noted| noted.facts.id.short().to_owned()));
+    report.failure = failure(&taken);
     Ok(report)
 }
 
 /// What is wrong although this backup is there.
-fn failure(taken: &Taken, missing: Option<String>) -> Option<Error> {
+fn failure(taken: &Taken) -> Option<Error> {
     let state = format!("backup {} was taken and is whole", taken.noted.facts.id.short());
     if !taken.wrongly_unchanged.is_empty() {
         let what = "change detection would have missed changes: backups since the last --full-read may hold old rows";
@@ -57,7 +56,8 @@ fn failure(taken: &Taken, missing: Option<String>) -> Option<Error> {
                 .hint("See which backups are concerned with `teslamate-backup check --read-data`."),
         );
     }
-    missing.map(|id| {
+    taken.missing.first().map(|lost| {
+        let id = lost.facts.id.short();
         Error::new(Kind::Verify, format!("backup {id} is missing from the repository"))
             .with("state", state)
             .hint("`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up.")
