@@ -1,0 +1,52 @@
+# The application's own unit: guarded migrations, and no start while a restore is at work.
+{
+  lib,
+  # Reaches only a module that names it, and the parts below take it from here.
+  pkgs,
+  ...
+}@args:
+let
+  context = import ./context.nix args;
+  credentials = import ./credentials.nix args;
+  inherit (context) cfg unitName;
+
+  secrets = credentials.forUnit { prefix = "glovebox-"; };
+  directory = context.directoryOf cfg.repository.location;
+  # The backup before a migration may have to go somewhere else.
+  network = lib.optional (directory == null) "network-online.target";
+in
+{
+  config = lib.mkIf (cfg.enable && context.hasApplication) {
+    systemd.services.${unitName} = lib.mkMerge [
+      {
+        # `teslamate-restore` makes the file while it puts a database in place of the live one. Masking a unit at run
+        # time does nothing on NixOS, where units are links in /etc.
+        unitConfig.ConditionPathExists = [ "!/run/glovebox/${unitName}.service.hold" ];
+      }
+      (lib.mkIf cfg.migrations.enable {
+        after = network;
+        wants = network;
+        path = context.programsFor [ cfg.repository.location ];
+        inherit (secrets) environment;
+        serviceConfig = {
+          # In place of the application's own call, which is why it is forced.
+          ExecStartPre = lib.mkForce [
+            "${cfg.package}/bin/teslamate-migrate --config ${context.configPath}"
+          ];
+          LoadCredential = secrets.load;
+          # Without the password of the repository there is no backup, and no migration; with none pending, the
+          # application starts all the same.
+          SetCredential = secrets.empty;
+          # Not StateDirectory=, which would give the directory to the account of this unit, and put a second name into
+          # the application's own $STATE_DIRECTORY.
+          ReadWritePaths = [ "-${context.stateDir}" ] ++ lib.optional (directory != null) "-${directory}";
+          # The status of a step before the start, too.
+          NotifyAccess = lib.mkDefault "exec";
+          # A migration that is killed half-way leaves more trouble than one that takes an hour; what cannot be
+          # reached, `teslamate-migrate` stops waiting for by itself.
+          TimeoutStartSec = lib.mkDefault "infinity";
+        };
+      })
+    ];
+  };
+}

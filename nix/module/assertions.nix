@@ -1,0 +1,174 @@
+# Combinations that cannot work, each with the way out.
+{
+  config,
+  lib,
+  # Reaches only a module that names it, and the parts below take it from here.
+  pkgs,
+  ...
+}@args:
+let
+  context = import ./context.nix args;
+  settings = import ./settings.nix args;
+  inherit (context) cfg;
+
+  option = name: "services.glovebox.${name}";
+
+  # Files with secrets, by option.
+  secretFiles =
+    [
+      {
+        name = "secretsFile";
+        value = cfg.secretsFile;
+      }
+    ]
+    ++ repositorySecrets "repository" cfg.repository
+    ++ lib.concatLists (lib.imap1 (number: repositorySecrets "copies, number ${toString number}: ") cfg.copies);
+  repositorySecrets =
+    prefix: entry:
+    let
+      path = name: if prefix == "repository" then "repository.${name}" else "${prefix}${name}";
+    in
+    [
+      {
+        name = path "passwordFile";
+        value = entry.passwordFile;
+      }
+      {
+        name = path "environmentFile";
+        value = entry.environmentFile;
+      }
+    ];
+
+  # A path of the language would be copied to the store as soon as something used it.
+  inStore = value: builtins.isPath value || lib.hasPrefix "${builtins.storeDir}/" (toString value);
+
+  # The parts of `settings` by the names of docs/settings.md.
+  given = lib.concatLists (
+    lib.mapAttrsToList (
+      name: value:
+      if builtins.isAttrs value then map (key: "${name}.${key}") (lib.attrNames value) else [ name ]
+    ) cfg.settings
+  );
+  isSettable = key: lib.elem key settings.free;
+  judge =
+    key:
+    if settings.options ? ${key} then
+      "${option "settings.${key}"}: this has an option of its own. Set ${option settings.options.${key}} instead."
+    else if lib.elem key settings.secrets then
+      "${option "settings.${key}"}: a secret must not be in config.toml, which everybody can read. Put it into the file of ${option "secretsFile"}."
+    else if lib.elem key settings.fixed then
+      "${option "settings.${key}"}: the units may write to ${context.stateDir} only, so this cannot be changed."
+    else
+      "${option "settings.${key}"}: there is no such setting. These there are: ${lib.concatStringsSep ", " settings.free}.";
+
+  timersOn = lib.filterAttrs (_: timer: timer.enable) cfg.timers;
+  needsRepository = timersOn != { } || cfg.copies != [ ] || (cfg.migrations.enable && cfg.migrations.requireBackup);
+
+  locations =
+    lib.optional context.hasRepository {
+      name = "repository.location";
+      value = cfg.repository.location;
+    }
+    ++ lib.imap1 (number: copy: {
+      name = "copies, number ${toString number}: location";
+      value = copy.location;
+    }) cfg.copies;
+
+  server = config.services.postgresql.package.version;
+  # TeslaMate refuses the others: https://docs.teslamate.org/docs/installation/docker
+  serverIsNewEnough =
+    lib.versionAtLeast server "18"
+    || (lib.versionAtLeast server "17.3" && lib.versionOlder server "18")
+    || (lib.versionAtLeast server "16.7" && lib.versionOlder server "17");
+
+  application = config.systemd.services.${context.unitName} or { serviceConfig = { }; };
+  applicationUser = application.serviceConfig.User or "root";
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = needsRepository -> context.hasRepository;
+        message = ''
+          ${option "repository.passwordFile"} is not set, and without a password there is no repository.
+
+          Make one with `openssl rand -base64 32`, keep a copy away from this machine, and name the file. To use Glovebox for
+          dumps into files alone, switch its timers and migrations off.'';
+      }
+      {
+        assertion =
+          cfg.retention.keepLast
+          + cfg.retention.keepHourly
+          + cfg.retention.keepDaily
+          + cfg.retention.keepWeekly
+          + cfg.retention.keepMonthly
+          + cfg.retention.keepYearly > 0;
+        message = ''
+          ${option "retention"} keeps nothing: every number is 0.
+
+          Set at least one, or switch `forget` off with ${option "timers.forget.enable"} = false, which keeps every backup.'';
+      }
+      {
+        assertion = context.serverIsOurs && context.teslamate != null -> serverIsNewEnough;
+        message = ''
+          PostgreSQL ${server} is too old for TeslaMate, which needs 16.7, 17.3, 18 or newer.
+
+          Back up first (`teslamate-backup FILE`, with this module switched off), then set services.postgresql.package to
+          pkgs.postgresql_17 or newer; the new server begins empty: `teslamate-restore FILE` fills it.'';
+      }
+      {
+        assertion = cfg.migrations.enable -> applicationUser == "root" || applicationUser == cfg.database.osUser;
+        message = ''
+          ${cfg.service.unit} runs as ${applicationUser}, Glovebox as ${cfg.database.osUser}, and a migration needs the
+          repository and the state directory, which belong to the latter.
+
+          Set ${option "database.osUser"} to "${applicationUser}", or ${option "migrations.enable"} to false.'';
+      }
+      {
+        assertion = cfg.migrations.enable -> application.serviceConfig ? ExecStart;
+        message = ''
+          ${option "migrations.enable"} is set, but this configuration has no unit ${cfg.service.unit} to guard.
+
+          Name the application's unit in ${option "service.unit"}, or switch migrations off.'';
+      }
+      {
+        assertion = cfg.migrations.enable -> cfg.service.executable != null;
+        message = ''
+          ${option "service.executable"} is not set, and migrations are run by the application's own program.
+
+          Name it, or switch ${option "migrations.enable"} off.'';
+      }
+    ]
+    ++ map (
+      { name, value }:
+      {
+        assertion = value == null || !inStore value;
+        message = ''
+          ${option name} is a file in the Nix store, where everybody on this machine can read it, or would be copied there.
+
+          Put the secret outside the store, below /run/secrets or /etc for example with mode 0400, and give its path as a
+          string in quotes. sops-nix and agenix make such files.'';
+      }
+    ) secretFiles
+    ++ lib.imap1 (number: copy: {
+      assertion = copy.passwordFile != null;
+      message = "${option "copies"}, number ${toString number} (${copy.location}): passwordFile is not set. It may be the repository's own.";
+    }) cfg.copies
+    ++ map (
+      { name, value }:
+      {
+        assertion = context.schemeOf value != null || lib.hasPrefix "/" (lib.removePrefix "local:" value);
+        message = ''
+          ${option name} is "${value}", which is neither an absolute path nor begins with sftp:, s3:, rest: or rclone:.'';
+      }
+    ) locations
+    ++ lib.optional (context.hasRepository && cfg.copies != [ ]) {
+      assertion = !lib.elem cfg.repository.location (map (copy: copy.location) cfg.copies);
+      message = "${option "copies"} has the repository itself, ${cfg.repository.location}: a copy has to lie elsewhere.";
+    }
+    ++ map (key: {
+      assertion = isSettable key;
+      message = judge key;
+    }) (lib.filter (key: !isSettable key) given);
+  };
+}

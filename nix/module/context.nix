@@ -1,0 +1,86 @@
+# What the parts of the module derive from the options. A function of a module's arguments, not a module.
+{
+  config,
+  lib,
+  options,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.glovebox;
+
+  # TeslaMate's own module, where it is imported and switched on.
+  teslamate =
+    if (options.services or { }) ? teslamate && config.services.teslamate.enable then
+      config.services.teslamate
+    else
+      null;
+
+  # The two ways in which TeslaMate's module connects: over the socket where it sets the server up itself and the role
+  # is named like its account, else over TCP.
+  overSocket =
+    teslamate != null && (teslamate.postgres.enable_server or false) && teslamate.postgres.user == "teslamate";
+
+  isLoopback =
+    host:
+    host == null
+    || lib.hasPrefix "/" host
+    || lib.elem host [
+      "localhost"
+      "127.0.0.1"
+      "::1"
+    ];
+
+  unitName = lib.removeSuffix ".service" cfg.service.unit;
+
+  schemeOf =
+    location:
+    lib.findFirst (scheme: lib.hasPrefix "${scheme}:" location) null [
+      "sftp"
+      "s3"
+      "rest"
+      "rclone"
+    ];
+in
+{
+  inherit
+    cfg
+    teslamate
+    overSocket
+    schemeOf
+    ;
+
+  # Without ".service", as NixOS names units.
+  inherit unitName;
+
+  stateDir = "/var/lib/glovebox";
+
+  # Whether the database is reached without leaving this machine, and without TCP at all.
+  databaseIsHere = isLoopback cfg.database.host;
+  databaseBySocket =
+    (cfg.database.host == null || lib.hasPrefix "/" cfg.database.host)
+    || cfg.database.socketDir != null;
+
+  # Whether this configuration also sets the server up.
+  serverIsOurs = isLoopback cfg.database.host && config.services.postgresql.enable;
+
+  # The unit of the application belongs to this configuration if its module is here, or if its start is ours to guard.
+  hasApplication = teslamate != null || cfg.migrations.enable;
+
+  # A repository is needed by everything but dumps into files.
+  hasRepository = cfg.repository.passwordFile != null;
+
+  directoryOf =
+    location: if schemeOf location == null then lib.removePrefix "local:" location else null;
+
+  # The programs that reach such places.
+  programsFor =
+    locations:
+    let
+      schemes = map schemeOf locations;
+    in
+    lib.optional (lib.elem "sftp" schemes) pkgs.openssh
+    ++ lib.optional (lib.elem "rclone" schemes) pkgs.rclone;
+
+  configPath = "/etc/glovebox/config.toml";
+}

@@ -1,0 +1,115 @@
+# config.toml: which settings there are, and what the options make of them. A function of a module's arguments.
+{
+  lib,
+  ...
+}@args:
+let
+  context = import ./context.nix args;
+  inherit (context) cfg;
+  toml = import ./toml.nix { inherit lib; };
+
+  repository =
+    entry:
+    {
+      inherit (entry) location;
+      password_file = toString entry.passwordFile;
+    }
+    // lib.optionalAttrs (entry.environmentFile != null) {
+      environment_file = toString entry.environmentFile;
+    }
+    // lib.optionalAttrs (entry.options != { }) { inherit (entry) options; };
+
+  fromOptions = {
+    database = {
+      inherit (cfg.database)
+        name
+        user
+        host
+        port
+        ;
+      socket_dir = cfg.database.socketDir;
+      os_user = cfg.database.osUser;
+      tools = "${cfg.database.package}/bin";
+    };
+    secrets_file = if cfg.secretsFile == null then null else toString cfg.secretsFile;
+    service = {
+      inherit (cfg.service) unit executable;
+    };
+    retention = {
+      keep_last = cfg.retention.keepLast;
+      keep_hourly = cfg.retention.keepHourly;
+      keep_daily = cfg.retention.keepDaily;
+      keep_weekly = cfg.retention.keepWeekly;
+      keep_monthly = cfg.retention.keepMonthly;
+      keep_yearly = cfg.retention.keepYearly;
+    };
+    # Named, because `$STATE_DIRECTORY` of the application's unit is the application's own.
+    state_dir = context.stateDir;
+  }
+  // lib.optionalAttrs context.hasRepository { repository = repository cfg.repository; }
+  // lib.optionalAttrs (cfg.copies != [ ]) { copies = map repository cfg.copies; }
+  // lib.optionalAttrs (cfg.extraFiles != [ ]) { backup.extra_files = map toString cfg.extraFiles; }
+  # Only what differs from the programs' own defaults.
+  // lib.optionalAttrs (cfg.migrations.enable && migrations != { }) { inherit migrations; };
+
+  migrations =
+    lib.optionalAttrs (cfg.migrations.onFailure != "stop") { on_failure = cfg.migrations.onFailure; }
+    // lib.optionalAttrs (!cfg.migrations.requireBackup) { require_backup = false; };
+in
+{
+  inherit repository;
+
+  # The settings that `services.glovebox.settings` may hold.
+  free = [
+    "backup.chunk_blocks"
+    "backup.compression"
+    "backup.jobs"
+    "database.ssl"
+    "database.ssl_ca_cert_file"
+    "restore.keep_previous"
+    "service.start"
+    "service.stop"
+  ];
+
+  # The ones that have an option of their own, below `services.glovebox`.
+  options = {
+    "backup.extra_files" = "extraFiles";
+    "copies" = "copies";
+    "database.host" = "database.host";
+    "database.name" = "database.name";
+    "database.os_user" = "database.osUser";
+    "database.port" = "database.port";
+    "database.socket_dir" = "database.socketDir";
+    "database.tools" = "database.package";
+    "database.user" = "database.user";
+    "migrations.on_failure" = "migrations.onFailure";
+    "migrations.require_backup" = "migrations.requireBackup";
+    "repository.environment_file" = "repository.environmentFile";
+    "repository.location" = "repository.location";
+    "repository.options" = "repository.options";
+    "repository.password_file" = "repository.passwordFile";
+    "retention.keep_daily" = "retention.keepDaily";
+    "retention.keep_hourly" = "retention.keepHourly";
+    "retention.keep_last" = "retention.keepLast";
+    "retention.keep_monthly" = "retention.keepMonthly";
+    "retention.keep_weekly" = "retention.keepWeekly";
+    "retention.keep_yearly" = "retention.keepYearly";
+    "secrets_file" = "secretsFile";
+    "service.executable" = "service.executable";
+    "service.unit" = "service.unit";
+  };
+
+  # Never in a file that everybody can read.
+  secrets = [
+    "database.password"
+    "encryption_key"
+    "release_cookie"
+  ];
+
+  # The module's own: the units are given exactly this directory.
+  fixed = [ "state_dir" ];
+
+  text = ''
+    # Written by services.glovebox of this machine's NixOS configuration. It holds no secrets.
+    ${toml (lib.recursiveUpdate fromOptions cfg.settings)}'';
+}

@@ -1,0 +1,253 @@
+# The configurations that are evaluated. `config` is what a user writes; a case with `fails` must be refused, and its
+# snapshot holds the messages.
+let
+  minimal = {
+    services.glovebox = {
+      enable = true;
+      secretsFile = "/run/secrets/teslamate.env";
+      repository.passwordFile = "/run/secrets/glovebox";
+    };
+  };
+  # With TeslaMate's module, secretsFile is known.
+  beside = teslamate: glovebox: {
+    teslamate = true;
+    config.services = {
+      teslamate = {
+        enable = true;
+        secretsFile = "/run/secrets/teslamate.env";
+      }
+      // teslamate;
+      glovebox = {
+        enable = true;
+        repository.passwordFile = "/run/secrets/glovebox";
+      }
+      // glovebox;
+    };
+  };
+  refused = config: {
+    fails = true;
+    config.services = {
+      glovebox = minimal.services.glovebox // config;
+    };
+  };
+in
+{
+  # The three options, on a machine where TeslaMate's module sets up everything.
+  minimal = beside { postgres.enable_server = true; } { };
+
+  # TeslaMate runs some other way, in a container for example.
+  without-teslamate-module = {
+    config = minimal;
+  };
+
+  # The program is there, and off.
+  disabled = {
+    teslamate = true;
+    config = { };
+  };
+
+  # TCP on this machine, as TeslaMate's module does it by default.
+  loopback = beside { } { };
+
+  remote-database = beside {
+    postgres = {
+      host = "db.example.org";
+      port = 5433;
+    };
+  } { settings.database.ssl = true; };
+
+  other-names = {
+    config.services = {
+      postgresql.enable = true;
+      glovebox = minimal.services.glovebox // {
+        database = {
+          name = "cars";
+          user = "cars_app";
+          osUser = "postgres";
+          createOsUser = false;
+          port = 5434;
+          socketDir = "/run/postgresql-cars";
+        };
+        service.unit = "cars.service";
+      };
+    };
+  };
+
+  s3 = beside { postgres.enable_server = true; } {
+    repository = {
+      location = "s3:https://s3.example.org/papers/teslamate";
+      passwordFile = "/run/secrets/glovebox";
+      environmentFile = "/run/secrets/s3.env";
+      options = {
+        region = "eu-central-1";
+        timeout = "5m";
+      };
+    };
+  };
+
+  sftp = beside { postgres.enable_server = true; } {
+    repository = {
+      location = "sftp:backup@nas.example.org:/100%/teslamate";
+      passwordFile = "/run/secrets/glovebox";
+      options = {
+        identity_file = "/run/secrets/nas-key";
+        known_hosts_file = "/etc/ssh/ssh_known_hosts";
+      };
+    };
+  };
+
+  two-copies = beside { postgres.enable_server = true; } {
+    onFailure = [ "notify@%n.service" ];
+    copies = [
+      {
+        location = "/mnt/usb/teslamate";
+        passwordFile = "/run/secrets/glovebox";
+      }
+      {
+        location = "rclone:drive:teslamate";
+        passwordFile = "/run/secrets/glovebox-drive";
+        environmentFile = "/run/secrets/rclone.env";
+        options.timeout = "1h";
+      }
+    ];
+  };
+
+  everything-off = beside { postgres.enable_server = true; } {
+    repository = { };
+    migrations.enable = false;
+    timers = {
+      backup.enable = false;
+      forget.enable = false;
+      check.enable = false;
+      drill.enable = false;
+    };
+  };
+
+  everything-set = beside { postgres.enable_server = true; } {
+    repository = {
+      location = "/home/backup/teslamate";
+      passwordFile = "/run/secrets/glovebox";
+    };
+    extraFiles = [ "/etc/teslamate/settings.env" ];
+    migrations = {
+      onFailure = "restore";
+      requireBackup = false;
+    };
+    retention = {
+      keepLast = 1;
+      keepHourly = 2;
+      keepDaily = 3;
+      keepWeekly = 4;
+      keepMonthly = 5;
+      keepYearly = 6;
+    };
+    timers = {
+      backup.timerConfig.OnCalendar = "*:0/15";
+      check.timerConfig = {
+        OnCalendar = [
+          "Mon 05:00"
+          "Thu 05:00"
+        ];
+        RandomizedDelaySec = 0;
+      };
+      drill.enable = false;
+    };
+    settings = {
+      backup = {
+        jobs = 2;
+        compression = 9;
+      };
+      restore.keep_previous = 2;
+      service = {
+        stop = [
+          "/usr/bin/env"
+          "true"
+        ];
+        start = [ "/usr/bin/env" "true" ];
+      };
+    };
+  };
+
+  # Units that other modules set up stay as they are where ours has no say.
+  application-with-other-settings =
+    let
+      base = beside { postgres.enable_server = true; } { };
+    in
+    base
+    // {
+      config = base.config // {
+        systemd.services.teslamate = {
+          unitConfig.ConditionPathExists = [ "/etc/teslamate" ];
+          serviceConfig = {
+            LoadCredential = [ "own:/run/secrets/own" ];
+            TimeoutStartSec = "10min";
+          };
+        };
+      };
+    };
+
+  # Every assertion once.
+
+  refused-no-password = {
+    fails = true;
+    config.services.glovebox.enable = true;
+  };
+
+  refused-password-in-store = refused {
+    repository.passwordFile = "/nix/store/00000000000000000000000000000000-password";
+  };
+
+  refused-secrets-as-path = refused { secretsFile = ./cases.nix; };
+
+  refused-copy = refused {
+    copies = [
+      {
+        location = "/var/backup/glovebox";
+        passwordFile = "/nix/store/00000000000000000000000000000000-password";
+      }
+      { location = "relative/place"; }
+    ];
+  };
+
+  refused-retention = refused {
+    retention = {
+      keepLast = 0;
+      keepHourly = 0;
+      keepDaily = 0;
+      keepWeekly = 0;
+      keepMonthly = 0;
+      keepYearly = 0;
+    };
+  };
+
+  refused-settings = refused {
+    settings = {
+      backup.jbos = 2;
+      database = {
+        password = "secret";
+        name = "cars";
+      };
+      retention.keep_daily = 3;
+      state_dir = "/srv";
+      weather = "fine";
+    };
+  };
+
+  refused-old-postgresql = beside { postgres.enable_server = true; } { } // {
+    fails = true;
+    postgresql = "16.6";
+  };
+
+  refused-young-but-unfinished-postgresql = beside { postgres.enable_server = true; } { } // {
+    fails = true;
+    postgresql = "17.2";
+  };
+
+  refused-other-account = beside { } { database.osUser = "postgres"; } // {
+    fails = true;
+  };
+
+  refused-no-application = refused {
+    migrations.enable = true;
+  };
+}

@@ -1,0 +1,78 @@
+# What flake.nix offers, as a list: it is called with stand-ins for nixpkgs, because neither a network nor a builder is
+# there to make anything of it. The scripts of the VM tests come out too, so that a mistake in one shows without a VM.
+{ lib }:
+let
+  # Whatever a function of ours asks of nixpkgs is a name.
+  callPackage = file: _: "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
+  system = name: {
+    inherit callPackage lib;
+    diffutils = "";
+    nix = "";
+    nixfmt = "";
+    nixfmt-tree = "nixfmt-tree";
+    path = "/nixpkgs";
+    runCommand = name: _: _: name;
+    systemd = "";
+    testers.runNixOSTest = test: test.name;
+  };
+  self = {
+    outPath = "/glovebox";
+    nixosModules.default = { };
+  };
+  outputs = (import ../../flake.nix).outputs {
+    inherit self;
+    nixpkgs = {
+      inherit lib;
+      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] system;
+    };
+  };
+  overlay = outputs.overlays.default { inherit callPackage; } { };
+
+  leaves =
+    path: value:
+    if builtins.isAttrs value then
+      lib.concatLists (lib.mapAttrsToList (name: leaves "${path}.${name}") value)
+    else
+      [ "${path}: ${if builtins.isPath value then baseNameOf value else value}\n" ];
+
+  script =
+    test:
+    let
+      body = test.testScript;
+    in
+    if builtins.isFunction body then
+      body { nodes.machine.system.build.toplevel = "/run/current-system"; }
+    else
+      body;
+  vmTests = [
+    "backup-by-timer"
+    "migrations"
+    "restore"
+    "without-teslamate-module"
+  ];
+in
+{
+  "outputs.txt" = lib.concatStrings (
+    lib.concatLists (
+      lib.mapAttrsToList leaves (
+        {
+          inherit (outputs)
+            checks
+            devShells
+            formatter
+            nixosModules
+            packages
+            ;
+        }
+        // {
+          overlays.default = overlay;
+        }
+      )
+    )
+  );
+}
+// lib.listToAttrs (
+  map (
+    name: lib.nameValuePair "vm-${name}.py" (script (import (../vm-tests + "/${name}.nix") { inherit self; }))
+  ) vmTests
+)

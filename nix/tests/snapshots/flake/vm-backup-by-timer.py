@@ -1,0 +1,21 @@
+machine.wait_for_unit("teslamate.service")
+
+with subtest("the timer takes a backup"):
+    machine.wait_until_succeeds("teslamate-backup --json list | grep -q '\"id\"'", timeout=180)
+
+with subtest("root and the database's user need no argument"):
+    machine.succeed("teslamate-backup list")
+    machine.succeed("runuser -u teslamate -- teslamate-backup list")
+
+machine.succeed("systemctl stop glovebox-backup.timer")
+for unit in ["backup", "forget", "check", "drill"]:
+    with subtest(f"glovebox-{unit} works in its sandbox, which is rated at 2.0 or better"):
+        machine.wait_until_fails("systemctl is-active glovebox-backup.service")
+        machine.succeed(f"systemctl start --wait glovebox-{unit}.service")
+        machine.succeed(f"systemd-analyze security --threshold=20 glovebox-{unit}.service")
+
+with subtest("the programs in PATH are ours"):
+    machine.succeed("teslamate-backup --version | grep -q '^teslamate-backup'")
+
+with subtest("nobody else reads a secret or a backup"):
+    machine.fail("runuser -u nobody -- ls /var/backup/glovebox /var/lib/glovebox")
