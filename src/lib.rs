@@ -9,6 +9,7 @@
 //! | [`mod@export`] | writes a backup out of the repository as one SQL dump, without a server |
 //! | [`dump`] | writes one dump file, and judges one: whole or not, what is in it |
 //! | [`restore`] | the recipe: check, stage, load, verify, swap, keep the previous |
+//! | [`migrate`] | the recipe: wait, compare, back up, have the application migrate, compare again |
 //! | [`repository`] | the encrypted store of backups: open, archive, read, check; knows no database |
 //! | [`tables`] | reads a database's rows in chunks, all from one moment |
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
@@ -35,6 +36,7 @@ pub mod export;
 pub mod host;
 pub mod interrupt;
 pub mod ledger;
+pub mod migrate;
 pub mod privilege;
 pub mod process;
 pub mod progress;

@@ -11,6 +11,14 @@ use tokio::process::Command;
 
 use crate::error::{Context, Kind, Result};
 
+/// Whether there is no process of this number. Another account's may be hidden (`ProtectProc=invisible`): that is not
+/// gone, and a signal that may not be sent shows it.
+#[must_use]
+pub fn is_gone(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return true };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH)
+}
+
 /// A command that is killed when this process ends, however it ends.
 ///
 /// The environment is empty but for a plain `PATH` (Debian's client programs are scripts) and the C locale, so that

@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod close;
 pub mod delete;
+pub mod migrate;
 pub mod records;
 pub mod report;
 pub mod restore;
@@ -60,6 +61,10 @@ pub struct Common {
 pub struct Needs {
     /// Files to open.
     pub opens: Opens,
+    /// It is a step of another program's start.
+    pub is_step: bool,
+    /// Nothing is opened but the configuration file, which is looked at.
+    pub config_alone: bool,
     /// Standard output carries data: the report goes to standard error.
     pub stdout_is_data: bool,
     /// A repository is opened: its password is read with the caller's rights.
@@ -136,6 +141,17 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn start<W: AsyncFnOnce(Env) -> Result<Report>>(self, work: W) -> Result<Ended> {
+        if self.needs.is_step {
+            notify::is_step();
+        }
+        if self.needs.config_alone {
+            let inputs = Inputs::of_file(self.common.config.as_deref())?;
+            let settings = Settings::resolve(&inputs)?;
+            for warning in &settings.warnings {
+                self.reporter.warn(warning);
+            }
+            return Ok(Ended::Here(sound(&inputs, &settings)));
+        }
         if privilege::is_worker() {
             let (link, inputs, opened) = privilege::enter_worker()?;
             return self.work_as_worker(link, &inputs, opened, work);
@@ -243,6 +259,19 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .build()
         .context(Kind::Refused, "cannot start the runtime")
+}
+
+/// What a look at a configuration file found, where it found no mistake.
+fn sound(inputs: &Inputs, settings: &Settings) -> Report {
+    let file = inputs.config.as_ref().map_or_else(String::new, |text| text.path.display().to_string());
+    // A location may hold a password.
+    let location = |repository: &settings::Repository| {
+        Location::parse(&repository.location).map_or_else(|_| "unknown".to_owned(), |location| location.to_string())
+    };
+    let repository = settings.repository.as_ref().map_or_else(|| "none".to_owned(), location);
+    let name = &settings.database.name;
+    let text = format!("{file} is sound: database \"{name}\", repository {repository}");
+    Report::new(text, serde_json::json!({ "file": file, "database": name, "repository": repository }))
 }
 
 /// Makes the directory of a repository that there never was, where only the caller may: the work finds it empty.

@@ -8,13 +8,12 @@ use serde_json::json;
 use super::report::{self, Report};
 use super::{Common, Env, Needs};
 use crate::backup;
-use crate::backup::session::Access;
 use crate::dump::Source;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Opened, Opens};
-use crate::ledger::{RunKind, Snapshot};
+use crate::ledger::RunKind;
 use crate::restore::rows_only::Replaced;
-use crate::restore::stored::Stored;
+use crate::restore::stored::{Stored, called};
 use crate::restore::{Destination, Policy, Restored, Session};
 
 /// Load a backup beside the live database, verify it, then swap it in with about a second of downtime
@@ -62,6 +61,9 @@ pub struct Args {
     /// Only rows: in the live database, in one transaction, in the place of those that are there (backups only)
     #[arg(long, conflicts_with_all = ["into", "drill", "undo", "schema_only"])]
     pub data_only: bool,
+    /// Do not run the application's migrations that came since
+    #[arg(long)]
+    pub as_it_was: bool,
     /// Leave out who owns what: everything belongs to the role that restores
     #[arg(long)]
     pub no_owner: bool,
@@ -125,10 +127,8 @@ impl Args {
     }
 
     fn policy(&self, env: &Env) -> Policy {
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let default = u32::try_from(cpus).unwrap_or(1).min(8);
         Policy {
-            jobs: self.jobs.unwrap_or(default),
+            jobs: self.jobs.unwrap_or_else(Policy::default_jobs),
             trust_dump: self.trust_dump,
             allow_newer: self.allow_newer,
             allow_other: self.allow_other,
@@ -138,6 +138,7 @@ impl Args {
             tables: self.tables.clone(),
             no_safety_backup: self.no_safety_backup,
             partial: self.is_partial(),
+            as_it_was: self.as_it_was,
             unit: env.settings.service.unit.clone(),
         }
     }
@@ -195,7 +196,7 @@ async fn restore(
         confirm(&env, args.yes, &warning).await?;
     }
     let taken = if let (Some(wanted), Some(noted)) = (wanted, &mut noted) {
-        open_backup(&env, noted, wanted).await.map(|(stored, source)| (Some(stored), source))
+        Stored::from_repository(&env, noted, wanted).await.map(|(stored, source)| (Some(stored), source))
     } else {
         let extra = std::mem::take(&mut env.opened.extra);
         let opened = std::mem::replace(&mut env.opened, Opened { extra, ..Opened::default() });
@@ -226,18 +227,6 @@ async fn restore(
     Ok(describe(&env, &source, stored.as_ref(), destination, &restored))
 }
 
-async fn open_backup(
-    env: &Env,
-    noted: &mut backup::session::Session<'_>,
-    wanted: Snapshot,
-) -> Result<(Stored, Source)> {
-    noted.figures.snapshot = Some(wanted.facts.id.clone());
-    let handle = noted.open(Access::Read).await?;
-    env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
-    let state_dir = env.settings.state_dir.clone();
-    noted.on_thread(move || Stored::open(&handle, wanted, &state_dir)).await
-}
-
 fn describe_rows(env: &Env, stored: &Stored, replaced: &Replaced) -> Report {
     let rows: Vec<Vec<String>> =
         replaced.tables.iter().map(|(table, rows)| vec![table.clone(), report::count(*rows)]).collect();
@@ -258,10 +247,6 @@ fn describe_rows(env: &Env, stored: &Stored, replaced: &Replaced) -> Report {
         "seconds": replaced.duration.as_secs_f64(),
     });
     Report::new(lines.join("\n"), json)
-}
-
-fn called(noted: &Snapshot) -> String {
-    format!("backup {} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC"))
 }
 
 async fn undo(args: &Args, env: &Env) -> Result<Report> {
@@ -331,6 +316,9 @@ fn describe(
         Destination::Drill => ("drill", format!("{} can be restored; nothing was changed", source.name)),
     };
     lines.push(sentence);
+    if !restored.migrated.is_empty() {
+        lines.push(format!("before that, the application ran {}", crate::migrate::names(&restored.migrated)));
+    }
     if let Some(id) = &restored.safety_backup {
         lines.push(format!("before that, the live database was backed up as {}", id.short()));
     }
@@ -354,6 +342,7 @@ fn describe(
         "rows": verified.rows.values().sum::<u64>(),
         "checks": verified.checks,
         "remarks": verified.remarks,
+        "migrated": restored.migrated,
         "previous": restored.previous,
         "dropped": restored.dropped,
         "seconds": restored.duration.as_secs_f64(),

@@ -436,5 +436,7 @@ impl<T> QueryContext<T> for std::result::Result<T, tokio_postgres::Error> {
     }
 }
 
+mod wait;
+
 #[cfg(test)]
 mod tests;

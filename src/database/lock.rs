@@ -11,7 +11,6 @@
 //!
 //! A restore excludes everything; a drive can be closed while a long backup runs.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -19,6 +18,7 @@ use tokio_postgres::Client;
 use super::Connector;
 use super::connect::QueryContext;
 use crate::error::{Error, Kind, Result};
+use crate::process;
 
 /// How long the session of a process that is gone is waited for.
 const GHOST_WAIT: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ impl Holder {
     /// A session outlives a process that was killed until the server has done what it was at; that is waited for.
     fn is_at_work(&self, connector: &Connector) -> bool {
         let pid = self.application_name.rsplit_once(" pid ").map(|(_, pid)| pid);
-        let gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+        let gone = |pid: &str| pid.parse::<u32>().is_ok_and(process::is_gone);
         !(connector.is_local() && pid.is_some_and(gone))
     }
 }

@@ -17,7 +17,7 @@ use super::Format;
 use super::format::{self, Compression};
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::Opened;
-use crate::process::on_thread;
+use crate::process::{self, on_thread};
 
 /// A dump, open.
 #[derive(Debug)]
@@ -183,8 +183,7 @@ fn sweep(state_dir: &Path) {
     for entry in std::fs::read_dir(state_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(COPY_PREFIX)) else { continue };
-        if pid.parse::<u32>().is_ok_and(|pid| pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists())
-        {
+        if pid.parse::<u32>().is_ok_and(|pid| pid != std::process::id() && process::is_gone(pid)) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

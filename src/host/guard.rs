@@ -5,6 +5,7 @@
 //! directory belongs to an unprivileged account, and root starts nothing that it names.
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -16,6 +17,9 @@ use crate::settings::Settings;
 
 /// The note's name in the state directory.
 const NOTE: &str = "service-stopped";
+
+/// Where a service's hold file is. What is below `/run` is gone after a boot.
+const HOLD_DIR: &str = "/run/glovebox";
 
 /// Its name while it is written.
 const TEMPORARY_NOTE: &str = ".service-stopped.partial";
@@ -40,8 +44,10 @@ impl ServiceGuard {
         self.unit.state().await
     }
 
-    /// Stops the service if it runs. If it does not stop, it is started again.
+    /// Stops the service if it runs, and keeps it from being started until [`ServiceGuard::start`]. If it does not stop, it
+    /// is started again.
     pub async fn stop(&mut self) -> Result<()> {
+        self.hold();
         if self.unit.state().await? != State::Active {
             return Ok(());
         }
@@ -62,6 +68,7 @@ impl ServiceGuard {
 
     /// Starts the service if it was running before [`ServiceGuard::stop`].
     pub async fn start(&mut self) -> Result<()> {
+        self.release();
         if !self.stopped {
             return Ok(());
         }
@@ -82,6 +89,7 @@ impl ServiceGuard {
     pub async fn recover(&mut self) -> Result<bool> {
         // Killed while it was written: the service was not stopped yet.
         let _ = std::fs::remove_file(self.state_dir.join(TEMPORARY_NOTE));
+        self.release();
         let Ok(note) = std::fs::read_to_string(self.state_dir.join(NOTE)) else { return Ok(false) };
         if note.trim() != self.unit.name() {
             return Ok(false);
@@ -89,6 +97,22 @@ impl ServiceGuard {
         self.stopped = true;
         self.start().await?;
         Ok(true)
+    }
+
+    /// The application must not come up while its database is being exchanged, whoever starts it: its unit has
+    /// `ConditionPathExists=!` with this path. Masking would not do, since NixOS has its units where a mask does not reach.
+    fn hold_path(&self) -> PathBuf {
+        PathBuf::from(HOLD_DIR).join(format!("{}.hold", self.unit.name()))
+    }
+
+    /// Where only root may write; anybody else stops the service in another way, and has nothing to hold it with.
+    fn hold(&self) {
+        let _ = std::fs::DirBuilder::new().mode(0o755).create(HOLD_DIR);
+        let _ = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(self.hold_path());
+    }
+
+    fn release(&self) {
+        let _ = std::fs::remove_file(self.hold_path());
     }
 
     fn write_note(&self) -> Result<()> {

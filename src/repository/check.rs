@@ -66,13 +66,40 @@ type Needs = BTreeMap<Id, BTreeSet<Id>>;
 /// The snapshots that could be read.
 type Snapshots = BTreeMap<Id, SnapshotFile>;
 
+/// Which packs a check reads every byte of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// None: the structure alone is looked at.
+    None,
+    /// All that an index or the directory names.
+    All,
+    /// These of them.
+    Some(BTreeSet<Id>),
+}
+
+/// The packs that there are.
+///
+/// # Errors
+/// [`Kind::Store`] if they cannot be listed.
+pub fn packs(handle: &Handle) -> Result<BTreeSet<Id>> {
+    Ok(handle.vault.list(FileType::Pack)?.into_keys().collect())
+}
+
 /// Checks everything but the content of packs; with `read_data`, that too.
 ///
-/// With `read_data` the sizes of all packs are `meter`'s total, and what was read is added to it.
+/// # Errors
+/// As [`check_reading`].
+pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> {
+    check_reading(handle, if read_data { &Reads::All } else { &Reads::None }, meter)
+}
+
+/// Checks everything but the content of packs, and the content of these.
+///
+/// Their sizes are `meter`'s total, and what was read is added to it.
 ///
 /// # Errors
 /// [`Kind::Store`] if the files cannot be listed. Damage is no error but a [`Finding`].
-pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> {
+pub fn check_reading(handle: &Handle, reads: &Reads, meter: &Meter) -> Result<Report> {
     let mut report = Report::default();
     let vault = &handle.vault;
     for id in vault.list(FileType::Key)?.into_keys() {
@@ -101,9 +128,15 @@ pub fn check(handle: &Handle, read_data: bool, meter: &Meter) -> Result<Report> 
     let needs = check_snapshots(handle, &snapshots, &index, &mut report);
     let present = vault.list(FileType::Pack)?;
     check_packs(&index, &needs, &present, &mut report);
-    if read_data {
-        let all: BTreeSet<Id> = index.packs.keys().chain(present.keys()).copied().collect();
-        report.packs_read = reread_into(handle, &index, &all, &present, &needs, meter, &mut report);
+    let all = index.packs.keys().chain(present.keys()).copied();
+    let read: BTreeSet<Id> = match reads {
+        Reads::None => BTreeSet::new(),
+        Reads::All => all.collect(),
+        // One that was pruned meanwhile is no loss.
+        Reads::Some(chosen) => all.filter(|id| chosen.contains(id)).collect(),
+    };
+    if !read.is_empty() {
+        report.packs_read = reread_into(handle, &index, &read, &present, &needs, meter, &mut report);
         meter.check()?;
     }
     // Threads of the library's check panic where trees are damaged: it is asked only where none is known to be.

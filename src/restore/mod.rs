@@ -4,7 +4,9 @@
 //! transaction. This file is the recipe, [`Session::restore`]; the steps stand beside it. Not here: reading and
 //! judging dumps (`dump/`), and the service (`host/guard.rs`).
 
+pub mod back;
 pub mod check;
+pub mod forward;
 pub mod load;
 pub mod names;
 pub mod properties;
@@ -30,6 +32,7 @@ use crate::dump::source::{Body, Source};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{self, HexId, RunKind};
+use crate::migrate::compare::Migration;
 use crate::progress::Meter;
 use crate::service::State;
 use crate::tables::catalog::Table;
@@ -75,11 +78,20 @@ pub struct Policy {
     pub no_safety_backup: bool,
     /// The result is not meant to be whole.
     pub partial: bool,
+    /// Migrations of the application that came since are not run.
+    pub as_it_was: bool,
     /// The service's unit.
     pub unit: String,
 }
 
 impl Policy {
+    /// Parallel jobs where nobody says how many: one per CPU, at most 8.
+    #[must_use]
+    pub fn default_jobs() -> u32 {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        u32::try_from(cpus).unwrap_or(1).min(8)
+    }
+
     /// Whether the rows of this table are wanted. A table is named with or without its schema.
     #[must_use]
     pub fn wants(&self, table: &Table) -> bool {
@@ -92,6 +104,8 @@ impl Policy {
 pub struct Restored {
     /// What was verified.
     pub verified: Verified,
+    /// Migrations of the application that were run since.
+    pub migrated: Vec<Migration>,
     /// The backup of the live database that was taken first.
     pub safety_backup: Option<HexId>,
     /// The name of the database that was replaced.
@@ -112,26 +126,34 @@ pub struct Session<'a> {
     lock: Lock,
     /// The server's version, as `server_version_num` counts.
     server: u32,
+    /// The service is stopped and started around the swap.
+    with_service: bool,
 }
 
 impl<'a> Session<'a> {
     /// Takes the lock and cleans up after a run that was killed: its staging databases, its stopped service.
     pub async fn begin(env: &'a Env) -> Result<Self> {
-        // A server that is starting up is waited for: a signal must be heard meanwhile.
-        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
-        let server = server_version(lock.client()).await?;
-        let session = Self { env, lock, server };
-        for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
-            env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
-        }
+        let session = Self::begin_before_service(env).await?;
         if env.host.recover_service().await? {
             let unit = &env.settings.service.unit;
             env.reporter.info(&format!("started {unit}, which a run that was killed had left stopped"));
         }
+        Ok(Self { with_service: true, ..session })
+    }
+
+    /// The same for a part of the service's own start: it is not running, and waits for this to end.
+    pub async fn begin_before_service(env: &'a Env) -> Result<Self> {
+        // A server that is starting up is waited for: a signal must be heard meanwhile.
+        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
+        let server = server_version(lock.client()).await?;
+        let session = Self { env, lock, server, with_service: false };
+        for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
+            env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
+        }
         Ok(session)
     }
 
-    fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         self.lock.client()
     }
 
@@ -168,6 +190,7 @@ impl<'a> Session<'a> {
             None => None,
         };
         let properties = self.check(&judgement, live.as_ref(), source, destination, policy).await?;
+        let release = forward::release(env, &judgement.contents, destination, policy)?;
 
         let safety_backup = match (destination, &live) {
             (Destination::Live, Some(_)) => self.back_up_first(policy).await?,
@@ -185,9 +208,17 @@ impl<'a> Session<'a> {
             Ok(verified) => verified,
             Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
         };
+        let migrated = match &release {
+            None => Vec::new(),
+            Some(release) => match Box::pin(forward::bring(env, release, &name)).await {
+                Ok(migrated) => migrated,
+                Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
+            },
+        };
         let load = started.elapsed();
         let mut restored = Restored {
             verified,
+            migrated,
             safety_backup,
             previous: None,
             dropped: Vec::new(),
@@ -395,6 +426,11 @@ impl<'a> Session<'a> {
         let env = self.env;
         // Opened before the service is stopped: a connection takes time, and can fail.
         let ender = env.connector.connect_maintenance().await?;
+        if !self.with_service {
+            let started = Instant::now();
+            swap.run(self.client(), &ender).await?;
+            return Ok(started.elapsed());
+        }
         let unit = &env.settings.service.unit;
         match env.host.service_state().await? {
             State::Active => env.reporter.step(&format!("stopping {unit}")).await,

@@ -32,6 +32,12 @@ use crate::tables::catalog::Table;
 use crate::tables::definitions;
 use crate::tables::manifest::{ChunkEntry, Manifest};
 
+/// A backup as people tell it from others.
+#[must_use]
+pub fn called(noted: &Snapshot) -> String {
+    format!("backup {} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC"))
+}
+
 /// What COPY reads must mean what it meant when it was written.
 const FORMATS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; \
      SET LOCAL lc_monetary = 'C'; SET LOCAL client_encoding = 'UTF8'";
@@ -67,9 +73,25 @@ impl Stored {
         let manifest = session::manifest(&contents, &noted)?;
         let stored = Self { noted, manifest, contents: Arc::new(contents) };
         stored.compare_files()?;
-        let name = format!("backup {} of {}", id.short(), stored.noted.facts.time.format("%F %T UTC"));
+        let name = called(&stored.noted);
         let definitions = Source::of_archive(&name, stored.contents.extract(definitions::PATH, state_dir)?);
         Ok((stored, definitions))
+    }
+
+    /// The same with the ledger's leave: the run of the command is noted there with this backup.
+    ///
+    /// # Errors
+    /// What opening the repository says, too.
+    pub async fn from_repository(
+        env: &Env,
+        noted: &mut session::Session<'_>,
+        wanted: Snapshot,
+    ) -> Result<(Self, Source)> {
+        noted.figures.snapshot = Some(wanted.facts.id.clone());
+        let handle = noted.open(session::Access::Read).await?;
+        env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
+        let state_dir = env.settings.state_dir.clone();
+        noted.on_thread(move || Self::open(&handle, wanted, &state_dir)).await
     }
 
     /// Whether the files are those that the manifest names, with the bytes that it says.

@@ -2,14 +2,25 @@
 //!
 //! Source: `sd_notify(3)`. Without `$NOTIFY_SOCKET` every call does nothing. A failing message never fails the work.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use sd_notify::NotifyState;
 
 /// How long the service manager is asked to wait for the next sign of life.
 const EXTENSION: std::time::Duration = std::time::Duration::from_mins(2);
 
+/// Whether the unit is another program's.
+static IS_STEP: AtomicBool = AtomicBool::new(false);
+
+/// This process is a step of another program's start (`ExecStartPre`): READY and STOPPING would be taken for that
+/// program's. A unit that says that it is stopping before it has begun is stopped as soon as it runs.
+pub fn is_step() {
+    IS_STEP.store(true, Ordering::Relaxed);
+}
+
 /// The work has begun.
 pub fn ready() {
-    send(&[NotifyState::Ready]);
+    send_own(NotifyState::Ready);
 }
 
 /// What is being done right now. Also a sign of life for the watchdog, and more time for a slow start.
@@ -20,7 +31,13 @@ pub fn status(text: &str) {
 
 /// The end has begun.
 pub fn stopping() {
-    send(&[NotifyState::Stopping]);
+    send_own(NotifyState::Stopping);
+}
+
+fn send_own(state: NotifyState<'_>) {
+    if !IS_STEP.load(Ordering::Relaxed) {
+        send(&[state]);
+    }
 }
 
 fn send(states: &[NotifyState<'_>]) {

@@ -81,6 +81,15 @@ impl Inputs {
         Ok(inputs)
     }
 
+    /// The configuration file alone, for a look at it where nothing else is to be had, as while a system is built.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if it cannot be read.
+    pub fn of_file(config: Option<&Path>) -> Result<Self> {
+        let path = config.unwrap_or(Path::new(DEFAULT_CONFIG));
+        Ok(Self { config: Some(read(path, "configuration file")?), ..Self::default() })
+    }
+
     /// Reads the credentials of every repository's storage: the account that does the work may have no right to.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub enum Form {
     Secret,
     /// A whole number.
     Number,
+    /// `true` or `false`.
+    Flag,
     /// `true`, `false` or `noverify`.
     Ssl,
     /// An array of strings; a JSON array in the environment.
@@ -73,6 +75,9 @@ pub const KEYS: &[Key] = &[
     key("backup.chunk_blocks", "GLOVEBOX_BACKUP_CHUNK_BLOCKS", Form::Number),
     key("backup.compression", "GLOVEBOX_BACKUP_COMPRESSION", Form::Number),
     key("backup.extra_files", "GLOVEBOX_BACKUP_EXTRA_FILES", Form::List),
+    key("migrations.on_failure", "GLOVEBOX_MIGRATIONS_ON_FAILURE", Form::Text),
+    key("migrations.require_backup", "GLOVEBOX_MIGRATIONS_REQUIRE_BACKUP", Form::Flag),
+    key("migrations.wait", "GLOVEBOX_MIGRATIONS_WAIT", Form::Number),
     key("restore.keep_previous", "GLOVEBOX_RESTORE_KEEP_PREVIOUS", Form::Number),
     key("state_dir", "GLOVEBOX_STATE_DIR", Form::Text),
 ];

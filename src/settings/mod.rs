@@ -46,6 +46,8 @@ pub struct Settings {
     pub backup: Backup,
     /// How many databases that a restore replaced are kept.
     pub keep_previous: u32,
+    /// What is done about the application's migrations.
+    pub migrations: Migrations,
     /// Where runs leave what must survive them (absolute).
     pub state_dir: PathBuf,
     /// `TeslaMate`'s key for the tokens at rest.
@@ -177,6 +179,26 @@ pub struct Backup {
     pub compression: u32,
     /// Further files that belong to the installation.
     pub extra_files: Vec<PathBuf>,
+}
+
+/// What is done about the application's migrations before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrations {
+    /// What is done after one that failed.
+    pub on_failure: OnFailure,
+    /// Without a backup there is no migration.
+    pub require_backup: bool,
+    /// How long the server is waited for, in seconds.
+    pub wait: u32,
+}
+
+/// What is done after a migration that failed. The application is not started in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nothing: somebody looks at it.
+    Stop,
+    /// The backup from before is restored.
+    Restore,
 }
 
 #[cfg(test)]

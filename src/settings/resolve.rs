@@ -8,7 +8,10 @@ use toml::Value;
 
 use super::inputs::Text;
 use super::keys::{self, COPY_KEYS, Form, KEYS, Key};
-use super::{Address, Backup, Database, Inputs, Layer, Repository, Retention, Secret, Service, Settings, Ssl, secrets};
+use super::{
+    Address, Backup, Database, Inputs, Layer, Migrations, OnFailure, Repository, Retention, Secret, Service, Settings,
+    Ssl, secrets,
+};
 use crate::error::{Error, Kind, Result};
 
 impl Settings {
@@ -237,6 +240,19 @@ impl Resolver {
         }
     }
 
+    fn flag(&mut self, path: &'static str, default: bool) -> bool {
+        let value = match self.values.get(path).map(|(_, value)| value) {
+            None => return default,
+            Some(Value::Boolean(value)) => Some(*value),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        value.unwrap_or_else(|| {
+            self.mistake(path, "true or false");
+            default
+        })
+    }
+
     fn list(&mut self, path: &'static str) -> Option<Vec<String>> {
         let items = self.values.get(path)?.1.as_array().cloned().unwrap_or_default();
         let texts: Vec<String> = items.iter().filter_map(Value::as_str).map(str::to_owned).collect();
@@ -266,6 +282,11 @@ impl Resolver {
                 chunk_blocks: self.number("backup.chunk_blocks", 128, 16..=131_072),
                 compression: self.number("backup.compression", 3, 1..=22),
                 extra_files: self.extra_files(),
+            },
+            migrations: Migrations {
+                on_failure: self.on_failure(),
+                require_backup: self.flag("migrations.require_backup", true),
+                wait: self.number("migrations.wait", 300, 0..=86_400),
             },
             keep_previous: self.number("restore.keep_previous", 1, 1..=100),
             state_dir: self.state_dir(inputs),
@@ -314,6 +335,17 @@ impl Resolver {
             ssl,
             os_user: self.text("database.os_user"),
             tools: self.path("database.tools"),
+        }
+    }
+
+    fn on_failure(&mut self) -> OnFailure {
+        match self.text("migrations.on_failure").as_deref() {
+            None | Some("stop") => OnFailure::Stop,
+            Some("restore") => OnFailure::Restore,
+            Some(_) => {
+                self.mistake("migrations.on_failure", "\"stop\" or \"restore\"");
+                OnFailure::Stop
+            }
         }
     }
 
@@ -448,7 +480,7 @@ fn string_map(value: &Value) -> Option<BTreeMap<String, String>> {
 fn from_variable(key: &Key, text: &str) -> std::result::Result<Value, &'static str> {
     let json = |wanted| serde_json::from_str::<Value>(text).map_err(|_| wanted);
     match key.form {
-        Form::Text | Form::Secret | Form::Number | Form::Ssl => Ok(Value::String(text.to_owned())),
+        Form::Text | Form::Secret | Form::Number | Form::Flag | Form::Ssl => Ok(Value::String(text.to_owned())),
         Form::List => json("a JSON array of strings"),
         Form::Map => json("a JSON object of strings"),
         Form::Tables => json("a JSON array of objects"),

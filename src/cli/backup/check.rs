@@ -1,16 +1,20 @@
 //! `teslamate-backup check`: is the repository whole, and does it hold what the ledger knows.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
 use chrono::Utc;
 use serde_json::json;
 
 use super::end_with_report;
+use crate::backup::hex;
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{RunKind, Snapshot};
-use crate::repository::Id;
-use crate::repository::check::{self as checking, Finding};
+use crate::ledger::{HexId, RunKind, Snapshot};
+use crate::repository::check::{self as checking, Finding, Reads};
+use crate::repository::{Handle, Id};
 
 /// How thoroughly.
 #[derive(clap::Args, Debug)]
@@ -18,6 +22,9 @@ pub struct Args {
     /// Read every byte, also of packs that no backup needs
     #[arg(long)]
     pub read_data: bool,
+    /// Read every byte of one in N packs, those that were read longest ago: N such checks read all
+    #[arg(long, value_name = "N", conflicts_with = "read_data", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub read_part: Option<u32>,
 }
 
 struct Checked {
@@ -32,7 +39,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, Some(RunKind::Check))?;
     let result = check(args, &env, &mut session).await;
     session.figures.bytes_read = result.as_ref().ok().map(|checked| checked.bytes);
-    end_with_report(session, result.map(|checked| describe(&checked, args.read_data)))
+    end_with_report(session, result.map(|checked| describe(&checked, args.read_data || args.read_part.is_some())))
 }
 
 async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Checked> {
@@ -42,11 +49,22 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     }
     let missing = session.missing().await?;
     env.reporter.step("checking the repository").await;
-    let (meter, read_data) = (session.meter.clone(), args.read_data);
-    let checked = handle.clone();
-    let found = session.on_thread(move || checking::check(&checked, read_data, &meter)).await?;
+    let reads = match args.read_part {
+        Some(share) => Reads::Some(longest_ago(session, &handle, share).await?),
+        None if args.read_data => Reads::All,
+        None => Reads::None,
+    };
+    let (meter, checked) = (session.meter.clone(), handle.clone());
+    let (found, reads) = session
+        .on_thread(move || checking::check_reading(&checked, &reads, &meter).map(|found| (found, reads)))
+        .await?;
     let known = session.ledger.list()?;
-    if read_data {
+    if let Reads::Some(packs) = &reads {
+        let damaged = |id: &Id| found.findings.iter().any(|finding| finding.file.ends_with(&id.to_string()));
+        let read: Vec<HexId> = packs.iter().filter(|id| !damaged(id)).map(|id| hex(*id)).collect::<Result<_>>()?;
+        session.ledger.note_read_back(&read, Utc::now())?;
+    }
+    if reads == Reads::All {
         let now = Utc::now();
         let damaged = |noted: &Snapshot| {
             let id = noted.facts.id.as_str();
@@ -64,6 +82,15 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     }
     let bytes = session.meter.bytes.load(std::sync::atomic::Ordering::Relaxed);
     Ok(Checked { found, missing, known: known.len(), bytes })
+}
+
+/// One in so many packs.
+async fn longest_ago(session: &Session<'_>, handle: &Handle, share: u32) -> Result<BTreeSet<Id>> {
+    let handle = handle.clone();
+    let all = session.on_thread(move || checking::packs(&handle)).await?;
+    let all: Vec<HexId> = all.into_iter().map(hex).collect::<Result<_>>()?;
+    let share = usize::try_from(share).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+    session.ledger.oldest_read_back(&all, share)?.iter().map(|id| id.as_str().parse()).collect()
 }
 
 fn describe(checked: &Checked, read_data: bool) -> Report {

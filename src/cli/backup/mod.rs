@@ -80,12 +80,14 @@ pub enum Command {
     Unpin(pin::Args),
     /// Fill a ledger that was lost from the repository
     Rebuild(init::Anew),
+    /// Look whether the configuration file is sound; no other file is opened
+    CheckConfig,
 }
 
 impl Command {
     /// Whether it opens the repository with its password.
     fn opens_repository(&self) -> bool {
-        !matches!(self, Self::List(_) | Self::Pin(_) | Self::Unpin(_))
+        !matches!(self, Self::List(_) | Self::Pin(_) | Self::Unpin(_) | Self::CheckConfig)
     }
 }
 
@@ -100,6 +102,7 @@ impl Args {
                 repository: true,
                 ..Needs::default()
             },
+            (Some(Command::CheckConfig), _) => Needs { config_alone: true, ..Needs::default() },
             (Some(command), _) => Needs {
                 repository: command.opens_repository(),
                 storage: matches!(command, Command::List(_)),
@@ -143,6 +146,8 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             Command::Pin(args) => pin::run(args, true, &env),
             Command::Unpin(args) => pin::run(args, false, &env),
             Command::Rebuild(args) => init::rebuild(args, env).await,
+            // `cli::run` has done it.
+            Command::CheckConfig => Ok(Report::default()),
         },
         (None, Some(file)) => match looks_like_a_slip(file) {
             Some(name) => {

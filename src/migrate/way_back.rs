@@ -1,0 +1,59 @@
+//! After a migration that failed: what there is to do, or the doing of it.
+
+use super::{Migrated, compare::Comparison, memory};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::restore::back::put_back;
+use crate::settings::OnFailure;
+
+/// Adds to the failure how to get back; with `migrations.on_failure = "restore"` that is done here, and said.
+pub async fn take(env: &Env, migrated: &Migrated, error: Error) -> Error {
+    // A signal is no verdict on the migrations: the next start goes on.
+    if matches!(error.kind(), Kind::Signal(_)) {
+        return error.with("state", "the migrations were cut short; the next start goes on with them");
+    }
+    memory::note(env, &migrated.release, &error, migrated.backup.as_ref());
+    let Some(id) = &migrated.backup else {
+        return error
+            .escalate(Kind::Attention)
+            .with("state", "there is no backup from before; the application is not started")
+            .hint("What failed is above. What was migrated so far is shown by `teslamate-migrate status`.");
+    };
+    let short = id.short();
+    let by_hand = |error: Error, state: &str| {
+        error
+            .escalate(Kind::Attention)
+            .with("backup", format!("{short}, from before the migrations"))
+            .with("state", state)
+            .hint(format!("Start the release from before, after going back: teslamate-restore {short}"))
+    };
+    if env.settings.migrations.on_failure == OnFailure::Stop {
+        return by_hand(error, "the database is what the migrations left; the application is not started");
+    }
+    env.reporter.error(&format!("going back to backup {short}: {}", error.message()));
+    match back(env, migrated, id.as_str()).await {
+        Ok(pending) => error
+            .with("backup", format!("{short}, from before the migrations"))
+            .with("state", format!("the database is what it was before ({pending}); the application is not started"))
+            .hint(
+                "Start the release from before; `teslamate-migrate rehearse` tries the new one's migrations on a copy.",
+            ),
+        Err(second) => {
+            let second = second.to_string();
+            by_hand(error, "going back failed as well; the application is not started").with("going back", second)
+        }
+    }
+}
+
+/// Restores, and looks at the result as at any start.
+async fn back(env: &Env, migrated: &Migrated, id: &str) -> Result<String> {
+    put_back(env, id).await?;
+    let client = env.connector.connect().await?;
+    let after = Comparison::read(&client, &migrated.release).await?;
+    if after == migrated.before {
+        return Ok(super::names(&after.pending) + " pending again");
+    }
+    Err(Error::new(Kind::Verify, "after going back, other migrations are recorded than before")
+        .with("before", super::names(&migrated.before.applied))
+        .with("now", super::names(&after.applied)))
+}

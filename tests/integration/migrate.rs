@@ -1,0 +1,264 @@
+//! Migrations, through `teslamate-migrate` and restores. Only TeslaMate's own executable is a stand-in: its migrations are
+//! files of SQL that it runs as Ecto runs its own, each in a transaction with its row in `schema_migrations`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::support::repository::section;
+use super::support::server::fixture;
+use super::support::{Outcome, Server, Site};
+
+/// The first of the migrations that come after the fixture's.
+const FIRST: i64 = 20_300_101_000_000;
+
+struct Installed {
+    server: &'static Server,
+    site: Site,
+}
+
+/// An installation with a release that has all migrations of the database, and these, as SQL.
+fn installed(hint: &str, more: &[(&str, &str)], settings: &str) -> Installed {
+    let server = Server::shared();
+    let site = Site::new(server, &server.teslamate(hint));
+    let installed = Installed { server, site };
+    let site = &installed.site;
+    let migrations = installed.migrations();
+    fs::create_dir_all(&migrations).unwrap();
+    for directory in ["release/bin", "release/releases"] {
+        fs::create_dir_all(site.path(directory)).unwrap();
+    }
+    // One that does not ask for a newer server than that of the tests.
+    fs::write(site.path("release/releases/start_erl.data"), "14.2 1.33.0").unwrap();
+    for version in server.query(&site.database, "SELECT version FROM schema_migrations").lines() {
+        fs::write(migrations.join(format!("{version}_known.exs")), "").unwrap();
+    }
+    for (number, (name, sql)) in (0..).zip(more) {
+        fs::write(migrations.join(format!("{}_{name}.exs", FIRST + number)), sql).unwrap();
+    }
+    let executable = site.path("release/bin/teslamate");
+    fs::copy(fixture("release"), &executable).unwrap();
+    let repository = if settings.contains("without repository") { String::new() } else { section(site) };
+    let more = format!("service.executable = {:?}\n", executable.display().to_string());
+    site.configure(&format!("port = {}\n{settings}\n{repository}", server.port()), &more);
+    installed
+}
+
+impl Installed {
+    fn migrations(&self) -> PathBuf {
+        self.site.path("release/lib/teslamate-1.33.0/priv/repo/migrations")
+    }
+
+    fn migrate(&self, arguments: &[&str]) -> Outcome {
+        self.site.command("teslamate-migrate").env("ENCRYPTION_KEY", "c4nary").args(arguments).outcome()
+    }
+
+    /// How the application was called.
+    fn called(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.site.path("release/called")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn newest(&self) -> i64 {
+        self.server.query(&self.site.database, "SELECT max(version) FROM schema_migrations").parse().unwrap()
+    }
+}
+
+#[test]
+fn where_nothing_is_pending_the_application_is_not_even_asked() {
+    let installed = installed("none", &[], "");
+    let before = installed.server.content(&installed.site.database);
+    assert!(installed.migrate(&[]).expect(0).text().contains("nothing to do"));
+    assert!(installed.called().is_empty() && !installed.site.repository().exists());
+    assert_eq!(installed.server.content(&installed.site.database), before);
+    // Nor does a password matter that cannot be read.
+    fs::remove_file(installed.site.path("password")).unwrap();
+    if !nix::unistd::geteuid().is_root() {
+        installed.migrate(&["run"]).expect(0);
+    }
+}
+
+#[test]
+fn what_is_pending_is_run_after_a_backup_and_reported() {
+    let installed = installed(
+        "pending",
+        &[("add_table", "CREATE TABLE later (id int);"), ("fill", "INSERT INTO later VALUES (1);")],
+        "",
+    );
+    let (server, database) = (installed.server, &installed.site.database);
+    let status = installed.migrate(&["status", "--json"]).expect(0).json();
+    assert_eq!(status["pending"][0]["name"], "add_table");
+    let done = installed.migrate(&["--json"]).expect(0).json();
+    assert_eq!(done["run"][0], serde_json::json!({ "version": FIRST, "name": "add_table", "seconds": 0.3 }));
+    assert_eq!(done["run"].as_array().unwrap().len(), 2);
+    assert_eq!(server.query(database, "SELECT count(*) FROM later"), "1");
+    let listed = installed.site.run("teslamate-backup", &["list", "--json"]).expect(0).json();
+    assert_eq!(listed["backups"][0]["id"], done["backup"]);
+    assert_eq!(listed["backups"][0]["purpose"], "before-migration");
+    assert!(listed["backups"][0]["comment"].as_str().unwrap().contains(&format!("{FIRST} add_table")), "{listed}");
+    assert_eq!(installed.called(), [format!("{database} eval TeslaMate.Release.migrate")]);
+    let history = installed.migrate(&["history", "--json"]).expect(0).json();
+    let last = history["migrations"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((last["version"].as_i64(), last["name"].as_str()), (Some(FIRST + 1), Some("fill")));
+    assert!(history["seconds_since_last"].as_i64().unwrap() < 600, "{history}");
+    assert!(installed.migrate(&["run"]).expect(0).text().contains("nothing to do"));
+}
+
+#[test]
+fn a_migration_that_fails_leaves_the_way_back_in_its_message() {
+    let failing = [("add_table", "CREATE TABLE later (id int);"), ("wrong", "SELECT no_such_column FROM cars;")];
+    let installed = installed("failing", &failing, "");
+    let failed = installed.migrate(&[]).expect(15);
+    let backup = installed.site.backups().remove(0);
+    for words in ["no_such_column", "** (Postgrex.Error)", &format!("teslamate-restore {}", &backup[..8])] {
+        assert!(failed.stderr.contains(words), "{}", failed.stderr);
+    }
+    assert!(!failed.stderr.contains("c4nary"), "{}", failed.stderr);
+    assert_eq!(installed.newest(), FIRST);
+    // A service manager that tries again gets no second backup.
+    installed.migrate(&[]).expect(10).says("not tried again").says("run --again");
+    assert_eq!((installed.called().len(), installed.site.backups().len()), (1, 1));
+    installed.migrate(&["run", "--again"]).expect(15);
+    assert_eq!(installed.site.backups().len(), 2);
+    // What the message says works, with the release from before.
+    for name in ["add_table", "wrong"] {
+        let number = i64::from(name == "wrong");
+        fs::remove_file(installed.migrations().join(format!("{}_{name}.exs", FIRST + number))).unwrap();
+    }
+    installed.migrate(&[]).expect(10).says("newer than the application").says(&FIRST.to_string());
+    installed.site.run("teslamate-restore", &[&backup, "--yes"]).expect(0);
+    installed.migrate(&[]).expect(0);
+}
+
+#[test]
+fn a_migration_that_fails_is_gone_back_from_where_that_is_asked_for() {
+    let failing = [("add_table", "CREATE TABLE later (id int);"), ("wrong", "SELECT no_such_column FROM cars;")];
+    let installed = installed("back", &failing, "[migrations]\non_failure = \"restore\"\n");
+    let before = installed.server.content(&installed.site.database);
+    let failed = installed.migrate(&[]);
+    assert_ne!(failed.code, Some(0));
+    let failed = failed.says("no_such_column").says("is what it was before").says("pending again");
+    assert_eq!(installed.server.content(&installed.site.database), before, "{}", failed.stderr);
+}
+
+#[test]
+fn without_a_backup_there_is_no_migration_unless_that_is_allowed() {
+    let pending = [("add_table", "CREATE TABLE later (id int);")];
+    let installed = installed("nobackup", &pending, "# without repository\n");
+    installed
+        .migrate(&[])
+        .expect(2)
+        .says("no repository is configured")
+        .says("require_backup = false")
+        .says("no migration was run");
+    assert!(installed.called().is_empty());
+    installed.site.configure(
+        &format!("port = {}\n[migrations]\nrequire_backup = false\n", installed.server.port()),
+        &format!("service.executable = {:?}\n", installed.site.path("release/bin/teslamate").display().to_string()),
+    );
+    installed.migrate(&[]).expect(0).says("without a backup");
+    assert_eq!(installed.newest(), FIRST);
+}
+
+#[test]
+fn r80_a_server_that_is_not_up_is_waited_for_and_one_that_says_no_is_not() {
+    let installed = installed("silent", &[], "[migrations]\nwait = 2\n");
+    let started = std::time::Instant::now();
+    let silent = installed.site.command("teslamate-migrate").env("DATABASE_PORT", "1").outcome();
+    silent.expect(12).says("no server listens").says("2 s");
+    assert!(started.elapsed().as_secs() >= 2);
+    let refused = installed.site.command("teslamate-migrate").env("DATABASE_USER", "nobody_of_this_name").outcome();
+    refused.expect(12).says("there is no role");
+    installed.migrate(&["wait"]).expect(0);
+}
+
+#[test]
+fn migrations_are_rehearsed_on_a_copy_that_goes_away() {
+    let pending = [("add_table", "CREATE TABLE later (id int);")];
+    let installed = installed("rehearse", &pending, "");
+    let (server, database) = (installed.server, &installed.site.database);
+    let before = server.content(database);
+    let done = installed.migrate(&["rehearse", "--json"]).expect(0).json();
+    assert_eq!(done["run"][0]["name"], "add_table");
+    assert_eq!(server.content(database), before);
+    let copies = format!("SELECT count(*) FROM pg_database WHERE datname LIKE '{database}\\_%'");
+    assert_eq!(server.query("postgres", &copies), "0");
+    assert!(installed.called()[0].starts_with(&format!("{database}_")), "{:?}", installed.called());
+    fs::write(installed.migrations().join(format!("{FIRST}_add_table.exs")), "SELECT no_such_column FROM cars;")
+        .unwrap();
+    installed.migrate(&["rehearse"]).expect(14).says("fail on a copy").says("no_such_column").says("were not touched");
+    assert_eq!(server.query("postgres", &copies), "0");
+}
+
+#[test]
+fn migrations_are_undone_after_a_backup() {
+    let installed = installed("undo", &[("add_table", "CREATE TABLE later (id int);")], "");
+    let (server, database) = (installed.server, &installed.site.database);
+    installed.migrate(&["rollback", &FIRST.to_string(), "--yes"]).expect(10).says("is not applied");
+    installed.migrate(&["rollback", "7", "--yes"]).expect(10).says("unknown to the release");
+    installed.migrate(&[]).expect(0);
+    // With the application beside it, the tables would change beneath it.
+    installed.migrate(&["rollback", &FIRST.to_string(), "--yes"]).expect(10).says("is running").says("systemctl stop");
+    fs::write(installed.site.systemctl.dir().join("state"), "inactive").unwrap();
+    installed.migrate(&["rollback", &FIRST.to_string()]).expect(2).says("--yes");
+    let done = installed.migrate(&["rollback", &FIRST.to_string(), "--yes", "--json"]).expect(0).json();
+    assert_eq!(done["undone"][0], FIRST);
+    assert_eq!(installed.site.backups().len(), 2);
+    assert_eq!(server.query(database, "SELECT to_regclass('later') IS NULL"), "t");
+}
+
+#[test]
+fn r56_a_backup_of_an_older_release_is_migrated_before_it_goes_live() {
+    let installed = installed("older", &[("add_table", "CREATE TABLE later (id int);")], "");
+    let (server, database) = (installed.server, &installed.site.database);
+    installed.site.run("teslamate-backup", &[]).expect(0);
+    installed.site.run("teslamate-backup", &["old.sql"]).expect(0);
+    installed.migrate(&[]).expect(0);
+    for source in [&installed.site.backups()[0][..], "old.sql"] {
+        installed.site.run("teslamate-restore", &[source, "--yes"]).expect(0);
+        assert_eq!(installed.newest(), FIRST, "{source}");
+        assert!(
+            installed.called().last().unwrap().starts_with(&format!("{database}_restore_")),
+            "{:?}",
+            installed.called()
+        );
+    }
+    // One that the present release cannot take further never replaces anything.
+    fs::write(installed.migrations().join(format!("{}_wrong.exs", FIRST + 1)), "SELECT no_such_column FROM cars;")
+        .unwrap();
+    let before = server.content(database);
+    installed
+        .site
+        .run("teslamate-restore", &["old.sql", "--yes"])
+        .expect(14)
+        .says("no_such_column")
+        .says("are as they were");
+    assert_eq!(server.content(database), before);
+    // Nor does one of a newer release.
+    installed.site.run("teslamate-backup", &["new.sql"]).expect(0);
+    for number in 0..2 {
+        let name = if number == 0 { "add_table" } else { "wrong" };
+        fs::remove_file(installed.migrations().join(format!("{}_{name}.exs", FIRST + number))).unwrap();
+    }
+    installed.site.run("teslamate-restore", &["new.sql", "--yes"]).expect(10).says("newer release");
+    assert_eq!(server.content(database), before);
+}
+
+#[test]
+fn a_migration_waits_for_a_backup_that_is_under_way() {
+    let installed = installed("waits", &[("add_table", "CREATE TABLE later (id int);")], "");
+    let (server, database) = (installed.server, &installed.site.database);
+    // A backup that waits for a table holds its lock meanwhile.
+    let held = server.hold(database, "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
+    std::thread::scope(|scope| {
+        let backup = scope.spawn(|| installed.site.run("teslamate-backup", &[]).expect(0));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let migrating = scope.spawn(|| installed.migrate(&[]).expect(0));
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert!(installed.called().is_empty());
+        drop(held);
+        backup.join().unwrap();
+        migrating.join().unwrap();
+    });
+    assert_eq!(installed.newest(), FIRST);
+    assert_eq!(installed.site.backups().len(), 2);
+}
