@@ -30,8 +30,12 @@ mod connections;
 mod delete;
 mod docs;
 mod export;
+mod host;
 mod maintenance_cli;
 mod maintenance_rpc;
+#[cfg(feature = "man")]
+mod manuals;
+mod migrate;
 mod privileges;
 mod repository_backup;
 mod repository_cli;

@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use glovebox::settings::secrets;
-use tempfile::TempDir;
+
+use super::support::host::{Host, is_left_out};
 
 /// Generated files of each of the three kinds.
 const FILES_PER_KIND: usize = 150;
@@ -222,69 +222,33 @@ fn our_reading(file: &[u8]) -> Reading {
     (!parsed.refused).then(|| parsed.assignments.iter().map(bytes).collect())
 }
 
-/// A booted host, gone when dropped.
-struct Host {
-    script: PathBuf,
-    dir: TempDir,
-}
-
-impl Host {
-    /// The host with `shared` at `/cases`.
-    fn start(shared: &Path) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/host");
-        let host = Self { script, dir: tempfile::tempdir().unwrap() };
-        let mut start = host.command("start");
-        start.args(["--owner", &std::process::id().to_string()]).arg(format!("--bind={}:/cases", shared.display()));
-        let done = start.output().unwrap();
-        assert!(
-            done.status.success(),
-            "no systemd host: {}provide it, as root, with: tests/host/build (or leave this out with TEST_SKIP_HOST=1)",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        host
+/// What systemd made of each file. The failed units are told apart from broken ones by their result.
+fn readings(host: &Host, cases: &Path, files: &[Vec<u8>]) -> Vec<Reading> {
+    for (number, file) in files.iter().enumerate() {
+        fs::write(cases.join(number.to_string()), file).unwrap();
     }
-
-    fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.script);
-        command.arg(verb).arg(self.dir.path()).stdin(Stdio::null());
-        command
-    }
-
-    /// What systemd made of each file. The failed units are told apart from broken ones by their result.
-    fn readings(&self, cases: &Path, files: &[Vec<u8>]) -> Vec<Reading> {
-        for (number, file) in files.iter().enumerate() {
-            fs::write(cases.join(number.to_string()), file).unwrap();
+    let unit = "[Service]\nType=oneshot\nEnvironmentFile=/cases/%i\nExecStart=/usr/bin/env -0\n\
+        StandardOutput=truncate:/cases/%i.read\nStandardError=null\n";
+    fs::write(cases.join("reader@.service"), unit).unwrap();
+    // `start` fails if one unit does, as those of refused files must: the result of each is asked for below.
+    let script = format!(
+        "cp /cases/reader@.service /run/systemd/system/ && systemctl daemon-reload
+        systemctl start reader@{{0..{last}}}.service
+        systemctl show --property=Result reader@{{0..{last}}}.service",
+        last = files.len() - 1
+    );
+    let shown = host.run(&script);
+    let results: Vec<_> = std::str::from_utf8(&shown.stdout).unwrap().split_whitespace().collect();
+    assert_eq!(results.len(), files.len(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let read = |(number, result): (usize, &&str)| {
+        let output = fs::read(cases.join(format!("{number}.read")));
+        match (*result, output) {
+            ("Result=success", Ok(environment)) => Some(variables(&environment)),
+            ("Result=resources", Err(_)) => None,
+            (result, output) => panic!("{result}, {output:?} for {}", files[number].escape_ascii()),
         }
-        let unit = "[Service]\nType=oneshot\nEnvironmentFile=/cases/%i\nExecStart=/usr/bin/env -0\n\
-            StandardOutput=truncate:/cases/%i.read\nStandardError=null\n";
-        fs::write(cases.join("reader@.service"), unit).unwrap();
-        // `start` fails if one unit does, as those of refused files must: the result of each is asked for below.
-        let script = format!(
-            "cp /cases/reader@.service /run/systemd/system/ && systemctl daemon-reload
-            systemctl start reader@{{0..{last}}}.service
-            systemctl show --property=Result reader@{{0..{last}}}.service",
-            last = files.len() - 1
-        );
-        let shown = self.command("exec").args(["bash", "-c", &script]).output().unwrap();
-        let results: Vec<_> = std::str::from_utf8(&shown.stdout).unwrap().split_whitespace().collect();
-        assert_eq!(results.len(), files.len(), "{}", String::from_utf8_lossy(&shown.stderr));
-        let read = |(number, result): (usize, &&str)| {
-            let output = fs::read(cases.join(format!("{number}.read")));
-            match (*result, output) {
-                ("Result=success", Ok(environment)) => Some(variables(&environment)),
-                ("Result=resources", Err(_)) => None,
-                (result, output) => panic!("{result}, {output:?} for {}", files[number].escape_ascii()),
-            }
-        };
-        results.iter().enumerate().map(read).collect()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // Nothing in it is kept, so a power cut is as good as a shutdown, and faster.
-        let _ = self.command("kill").status();
-    }
+    };
+    results.iter().enumerate().map(read).collect()
 }
 
 /// The output of `env -0`.
@@ -307,8 +271,7 @@ fn seed() -> u64 {
 
 #[test]
 fn every_secrets_file_is_read_as_systemd_reads_it() {
-    if std::env::var_os("TEST_SKIP_HOST").is_some_and(|value| value == "1") {
-        eprintln!("SKIPPED: secrets files against systemd (TEST_SKIP_HOST=1)");
+    if is_left_out("secrets files against systemd") {
         return;
     }
     let seed = seed();
@@ -332,8 +295,8 @@ fn every_secrets_file_is_read_as_systemd_reads_it() {
     }
 
     let cases = tempfile::tempdir().unwrap();
-    let host = Host::start(cases.path());
-    let readings = host.readings(cases.path(), &files);
+    let host = Host::start(&[format!("--bind={}:/cases", cases.path().display())]);
+    let readings = readings(&host, cases.path(), &files);
     drop(host);
 
     // What systemd sets by itself, which the empty file of the corpus shows, counts only where a file sets it too.

@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod cases;
 pub mod dumps;
+pub mod host;
 #[cfg(feature = "network")]
 pub mod network;
 pub mod probe;

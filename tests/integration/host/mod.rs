@@ -1,0 +1,206 @@
+//! On a real systemd, with the units that the NixOS module evaluates to. Only TeslaMate's own executable is a stand-in.
+
+mod machine;
+mod power;
+
+use std::time::Duration;
+
+use machine::{FIRST, Machine, SECRET, until};
+
+use super::support::host::is_left_out;
+
+#[test]
+fn a_timer_backs_up_and_every_unit_works_under_its_hardening() {
+    if is_left_out("timers and units") {
+        return;
+    }
+    let machine = Machine::new();
+    machine.host.sh(
+        "mkdir -p /etc/systemd/system/glovebox-backup.timer.d
+        printf '[Timer]\\nOnCalendar=\\nOnCalendar=*:*:0/3\\nRandomizedDelaySec=0\\nAccuracySec=100ms\\n' >/etc/systemd/system/glovebox-backup.timer.d/soon.conf
+        systemctl daemon-reload
+        systemctl start glovebox-backup.timer",
+    );
+    until("a timer takes a backup", || {
+        !machine.journal("glovebox-backup.service").is_empty() && !machine.backups().is_empty()
+    });
+    machine.host.sh("systemctl stop glovebox-backup.timer");
+    until("the unit has ended", || machine.show("glovebox-backup.service", "ActiveState") == "inactive");
+    let journal = machine.journal("glovebox-backup.service");
+    assert!(journal.iter().any(|(priority, line)| *priority == 6 && line.contains("backing up")), "{journal:#?}");
+    assert!(journal.iter().all(|(_, line)| !line.starts_with('<')), "{journal:#?}");
+
+    for unit in ["backup", "forget", "check", "drill"] {
+        machine.start(&format!("glovebox-{unit}.service"));
+        let security =
+            machine.host.sh(&format!("systemd-analyze security --no-pager glovebox-{unit}.service | tail -n 1"));
+        let score: f64 =
+            security.split(": ").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse().ok()).expect(&security);
+        assert!(score <= 2.0, "glovebox-{unit}: {security}");
+    }
+    // A failure is an error in the journal, and the unit's.
+    machine.host.sh("mv /var/backup/glovebox /var/backup/elsewhere; mkdir -m 700 /var/backup/glovebox; chown teslamate /var/backup/glovebox");
+    assert!(!machine.host.run("systemctl start glovebox-backup.service").status.success());
+    let journal = machine.journal("glovebox-backup.service");
+    assert!(
+        journal.iter().any(|(priority, line)| *priority == 3 && line.contains("expected repository")),
+        "{journal:#?}"
+    );
+    machine
+        .host
+        .sh("rmdir /var/backup/glovebox; mv /var/backup/elsewhere /var/backup/glovebox; systemctl reset-failed");
+
+    secrets_are_nobodys(&machine);
+    two_at_once_wait_for_each_other(&machine);
+    one_that_is_stopped_ends_cleanly(&machine);
+}
+
+fn secrets_are_nobodys(machine: &Machine) {
+    // While a unit runs, its secrets are files that only it has; here, of one that waits for a table.
+    machine.host.sh(
+        "systemd-run -q --unit=holder -p User=teslamate psql -X -q -c 'BEGIN; LOCK TABLE cars; SELECT pg_sleep(8)' teslamate
+        sleep 1
+        systemctl start --no-block glovebox-backup.service",
+    );
+    until("the unit runs", || machine.show("glovebox-backup.service", "ActiveState") == "activating");
+    let found = machine.host.sh(
+        "useradd --system stranger 2>/dev/null || true
+        su stranger -s /bin/bash -c 'cat /run/credentials/glovebox-backup.service/* /etc/secrets/* /var/lib/glovebox/* /var/backup/glovebox/* 2>/dev/null | head -c 100; true'
+        cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -F -f /root/patterns || true
+        pid=$(systemctl show --value --property=MainPID glovebox-backup.service)
+        tr '\\0' '\\n' </proc/$pid/environ | grep -F -f /root/patterns || true",
+    );
+    assert_eq!(found, "");
+    until("the unit has ended", || machine.show("glovebox-backup.service", "ActiveState") == "inactive");
+    assert_eq!(
+        machine.show("glovebox-backup.service", "Result"),
+        "success",
+        "{:#?}",
+        machine.journal("glovebox-backup.service")
+    );
+    let left = machine.host.sh(
+        "grep -rlF -f /root/patterns /var/lib/glovebox /etc/systemd /etc/glovebox /run/systemd /tmp /var/tmp 2>/dev/null || true
+        journalctl -q | grep -F -f /root/patterns || true",
+    );
+    assert_eq!(left, "");
+}
+
+fn two_at_once_wait_for_each_other(machine: &Machine) {
+    machine.host.sh("for unit in backup check drill; do
+            mkdir -p /etc/systemd/system/glovebox-$unit.service.d
+            printf '[Service]\\nRestartSec=1\\n' >/etc/systemd/system/glovebox-$unit.service.d/soon.conf
+        done
+        systemctl daemon-reload
+        systemctl start --no-block glovebox-backup.service glovebox-check.service glovebox-drill.service");
+    for unit in ["backup", "check", "drill"] {
+        let unit = format!("glovebox-{unit}.service");
+        until("all have ended", || {
+            machine.show(&unit, "ActiveState") == "inactive" && machine.show(&unit, "Job").is_empty()
+        });
+        assert_eq!(machine.show(&unit, "Result"), "success", "{:#?}", machine.journal(&unit));
+    }
+}
+
+fn one_that_is_stopped_ends_cleanly(machine: &Machine) {
+    let before = machine.backups();
+    machine.host.sh(
+        "systemd-run -q --unit=holder2 -p User=teslamate psql -X -q -c 'BEGIN; LOCK TABLE cars; SELECT pg_sleep(30)' teslamate
+        sleep 1
+        systemctl start --no-block glovebox-backup.service",
+    );
+    until("the unit runs", || machine.show("glovebox-backup.service", "ActiveState") == "activating");
+    // As systemd does at a time limit.
+    machine.host.sh("sleep 1; systemctl stop glovebox-backup.service; systemctl stop holder2.service || true; systemctl reset-failed");
+    assert_eq!(machine.backups(), before);
+    machine.start("glovebox-backup.service");
+    assert_eq!(machine.backups().len(), before.len() + 1);
+    machine.start("glovebox-check.service");
+}
+
+#[test]
+fn the_service_starts_behind_its_migrations_and_is_back_after_a_restore() {
+    if is_left_out("the service and its migrations") {
+        return;
+    }
+    let machine = Machine::new();
+    let service = "teslamate.service";
+    // Nothing is pending.
+    machine.start(service);
+    assert!(
+        machine.journal(service).iter().any(|(_, line)| line.contains("nothing to do")),
+        "{:#?}",
+        machine.journal(service)
+    );
+    assert!(machine.backups().is_empty());
+    until("the application writes", || machine.query("SELECT count(*) > 5000 FROM positions") == "t");
+
+    // A new release.
+    machine.host.sh("systemctl stop teslamate");
+    machine.release_gains(0, "add_table", "CREATE TABLE later (id int);");
+    machine.start(service);
+    assert_eq!(machine.query("SELECT count(*) FROM later"), "0");
+    assert_eq!(machine.backups().len(), 1);
+
+    // A drill, and a restore, of what runs.
+    let main = machine.show(service, "MainPID");
+    machine.start("glovebox-drill.service");
+    assert_eq!(machine.show(service, "MainPID"), main);
+    let refused = machine.host.run("su nobody -s /bin/bash -c 'teslamate-restore latest --yes'");
+    assert!(!refused.status.success() && !refused.stderr.is_empty());
+    assert_eq!(machine.show(service, "MainPID"), main);
+    machine.start("glovebox-backup.service");
+    let downtime = downtime_of(&machine, "teslamate-restore latest --yes --json >/tmp/restored.json");
+    assert_ne!(machine.show(service, "MainPID"), main);
+    assert_eq!(machine.show(service, "ActiveState"), "active");
+    assert!(downtime < Duration::from_secs(20), "{downtime:?}");
+    assert!(!machine.host.run("test -e /run/glovebox/teslamate.service.hold").status.success());
+    until("the application writes", || {
+        let count = || machine.query("SELECT count(*) FROM positions").parse::<u64>().unwrap();
+        let before = count();
+        std::thread::sleep(Duration::from_millis(600));
+        count() > before
+    });
+
+    // While the database is being exchanged, nobody starts the application.
+    machine.host.sh("systemctl stop teslamate; mkdir -p /run/glovebox; touch /run/glovebox/teslamate.service.hold; systemctl start teslamate");
+    assert_eq!(machine.show(service, "ActiveState"), "inactive");
+    machine.host.sh("rm /run/glovebox/teslamate.service.hold");
+
+    // A release whose migration fails.
+    machine.release_gains(1, "wrong", "SELECT no_such_column FROM cars;");
+    assert!(!machine.host.run("systemctl start teslamate").status.success());
+    machine.host.sh("systemctl stop teslamate; systemctl reset-failed");
+    let journal = machine.journal(service);
+    let said = |words: &str| journal.iter().any(|(_, line)| line.contains(words));
+    // Started again and again, it was tried once.
+    assert_eq!(machine.host.sh("grep -c 'teslamate eval' /opt/teslamate/called"), "2");
+    assert!(said("no_such_column") && said("teslamate-restore "), "{journal:#?}");
+    assert!(!said(SECRET), "{journal:#?}");
+    machine.release_loses(1);
+    machine.start(service);
+
+    // The release from before the table.
+    machine.host.sh("systemctl stop teslamate");
+    machine.release_loses(0);
+    assert!(!machine.host.run("systemctl start teslamate").status.success());
+    machine.host.sh("systemctl stop teslamate; systemctl reset-failed");
+    let journal = machine.journal(service);
+    assert!(journal.iter().any(|(_, line)| line.contains("newer than the application")), "{journal:#?}");
+    assert_eq!(machine.query(&format!("SELECT count(*) FROM schema_migrations WHERE version = {FIRST}")), "1");
+}
+
+/// How long a client that connects again and again gets no answer while this runs.
+fn downtime_of(machine: &Machine, command: &str) -> Duration {
+    let text = machine.host.sh(&format!(
+        "su teslamate -s /bin/bash -c 'while [ ! -e /tmp/stop ]; do psql -XqAt -c \"SELECT extract(epoch FROM clock_timestamp())\" teslamate 2>/dev/null; sleep 0.02; done' >/tmp/answers &
+        sleep 0.5
+        {command}
+        sleep 0.5; touch /tmp/stop; wait; rm /tmp/stop
+        cat /tmp/answers"
+    ));
+    let times: Vec<f64> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    assert!(times.len() > 10, "{text}");
+    let longest = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    eprintln!("the longest time without an answer: {longest:.2} s");
+    Duration::from_secs_f64(longest)
+}
