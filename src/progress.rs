@@ -57,6 +57,12 @@ impl Meter {
         self.stopped.store(signal, Ordering::Relaxed);
     }
 
+    /// Something that is another as soon as anything was done.
+    fn place(&self) -> (u64, String) {
+        let counts = [&self.bytes, &self.rows, &self.chunks_read, &self.chunks_reused];
+        (counts.iter().map(|count| count.load(Ordering::Relaxed)).fold(0, u64::wrapping_add), self.what())
+    }
+
     /// Fails once the work was asked to end ([`Kind::Signal`](crate::error::Kind::Signal)).
     pub fn check(&self) -> Result<()> {
         match self.stopped.load(Ordering::Relaxed) {
@@ -171,7 +177,7 @@ impl Reporter {
     pub async fn step(&self, text: &str) {
         self.info(text);
         if let Some(host) = &self.host {
-            host.status(text).await;
+            host.status(text, true).await;
         }
     }
 
@@ -232,7 +238,7 @@ impl Reporter {
     pub async fn show<T>(&self, meter: &Meter, work: impl Future<Output = T>) -> T {
         let started = Instant::now();
         let mut told = Instant::now();
-        let mut signed = Instant::now();
+        let (mut signed, mut last) = (Instant::now(), meter.place());
         if self.reader == Reader::Terminal && self.least >= Priority::Info {
             *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(terminal_bar());
         }
@@ -249,7 +255,11 @@ impl Reporter {
                     }
                     if let Some(host) = self.host.as_ref().filter(|_| signed.elapsed() >= Duration::from_secs(2)) {
                         signed = Instant::now();
-                        host.status(&sentence(meter, started)).await;
+                        let place = meter.place();
+                        // What hangs must not be given more time for ever.
+                        let moves = place != last;
+                        last = place;
+                        host.status(&sentence(meter, started), moves).await;
                     }
                 }
             }

@@ -76,9 +76,9 @@ impl Host {
     }
 
     /// Tells the service manager what is being done.
-    pub async fn status(&self, text: &str) {
+    pub async fn status(&self, text: &str, moves: bool) {
         // A message to the service manager never fails the work.
-        let _ = self.call(Request::Status(text.to_owned())).await;
+        let _ = self.call(Request::Status { text: text.to_owned(), moves }).await;
     }
 
     /// Asks on the terminal; `None` where there is none.

@@ -66,8 +66,13 @@ pub enum Request {
     ServiceStart,
     /// Start the service again if a run that was killed had stopped it; answers whether there was one.
     ServiceRecover,
-    /// Tell the service manager what is being done.
-    Status(String),
+    /// Tell the service manager what is being done, and whether anything was since the last time.
+    Status {
+        /// A sentence.
+        text: String,
+        /// Whether it is a sign of progress.
+        moves: bool,
+    },
     /// Show a question on the terminal and read one line.
     Ask(String),
 }
@@ -132,8 +137,8 @@ impl HostState {
             Request::ServiceStop => self.service.stop().await.map(|()| Answer::Done),
             Request::ServiceStart => self.service.start().await.map(|()| Answer::Done),
             Request::ServiceRecover => self.service.recover().await.map(Answer::Recovered),
-            Request::Status(text) => {
-                notify::status(&text);
+            Request::Status { text, moves } => {
+                notify::status(&text, moves);
                 Ok(Answer::Done)
             }
             // On a thread, so that a signal is heard while the question is on the terminal.

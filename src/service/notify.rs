@@ -23,8 +23,11 @@ pub fn ready() {
     send_own(NotifyState::Ready);
 }
 
-/// What is being done right now. Also a sign of life for the watchdog, and more time for a slow start.
-pub fn status(text: &str) {
+/// What is being done right now. If it `moves`, also a sign of life for the watchdog, and more time for a slow start.
+pub fn status(text: &str, moves: bool) {
+    if !moves {
+        return send(&[NotifyState::Status(text)]);
+    }
     let micros = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
     send(&[NotifyState::Status(text), NotifyState::ExtendTimeoutUsec(micros), NotifyState::Watchdog]);
 }

@@ -51,6 +51,7 @@ fn a_timer_backs_up_and_every_unit_works_under_its_hardening() {
         .sh("rmdir /var/backup/glovebox; mv /var/backup/elsewhere /var/backup/glovebox; systemctl reset-failed");
 
     secrets_are_nobodys(&machine);
+    a_role_of_another_name_is_let_in(&machine);
     two_at_once_wait_for_each_other(&machine);
     one_that_is_stopped_ends_cleanly(&machine);
 }
@@ -83,6 +84,49 @@ fn secrets_are_nobodys(machine: &Machine) {
         journalctl -q | grep -F -f /root/patterns || true",
     );
     assert_eq!(left, "");
+}
+
+/// Peer authentication, where the database's user is not named like the account.
+fn a_role_of_another_name_is_let_in(machine: &Machine) {
+    let as_other = "DATABASE_USER=owner_of_tm teslamate-backup 2>&1";
+    let refused =
+        machine.host.run(&format!("su postgres -c \"psql -qc 'CREATE ROLE owner_of_tm SUPERUSER LOGIN'\"; {as_other}"));
+    let words = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(words.contains("OS user \"teslamate\" is not role \"owner_of_tm\""), "{words}");
+    machine.host.sh("cd /etc/postgresql/17/main
+        sed -i '1i local all owner_of_tm peer map=glovebox' pg_hba.conf
+        echo 'glovebox teslamate owner_of_tm' >>pg_ident.conf
+        systemctl reload postgresql@17-main");
+    until("the server has read its files", || machine.host.run(as_other).status.success());
+}
+
+#[test]
+fn a_run_that_hangs_is_ended_at_its_time_limit_and_leaves_nothing() {
+    if is_left_out("time limits") {
+        return;
+    }
+    let machine = Machine::new();
+    machine.start("glovebox-backup.service");
+    let before = machine.backups();
+    // Nothing that it could wait for and give up: the server takes the order for a checkpoint and never carries it out.
+    machine.host.sh("mkdir -p /etc/systemd/system/glovebox-backup.service.d
+        printf '[Service]\\nTimeoutStartSec=5\\n' >/etc/systemd/system/glovebox-backup.service.d/limit.conf
+        systemctl daemon-reload
+        pkill -STOP -f 'postgres: 17/main: [c]heckpointer'
+        systemctl start --no-block glovebox-backup.service");
+    let mut waited = 0;
+    while machine.show("glovebox-backup.service", "ActiveState") == "activating" {
+        waited += 1;
+        assert!(waited < 240, "it was never ended: {:#?}", machine.journal("glovebox-backup.service"));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(machine.show("glovebox-backup.service", "Result"), "timeout");
+    let journal = machine.journal("glovebox-backup.service");
+    assert!(journal.iter().any(|(_, line)| line.contains("stopped by SIGTERM")), "{journal:#?}");
+    machine.host.sh("pkill -CONT -f 'postgres: 17/main: [c]heckpointer'; systemctl reset-failed");
+    assert_eq!(machine.backups(), before);
+    machine.start("glovebox-backup.service");
+    machine.start("glovebox-check.service");
 }
 
 fn two_at_once_wait_for_each_other(machine: &Machine) {
