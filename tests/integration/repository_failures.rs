@@ -235,7 +235,9 @@ fn r42_killed_anywhere_a_backup_leaves_nothing_that_is_listed() {
         if round % 10 == 9 {
             // The next one finds what was finished but not noted, and removes what was not finished.
             site.run("teslamate-backup", &[]).expect(0);
-            let snapshots = names(&site, "snapshots");
+            let mut snapshots = names(&site, "snapshots");
+            // What was killed while it wrote a file left one without a name, which goes when it is a day old.
+            snapshots.retain(|name| !name.ends_with("-tmp-"));
             assert_eq!(snapshots, site.backups().into_iter().collect::<BTreeSet<_>>(), "round {round}");
             let runs = site.run("teslamate-backup", &["list", "--runs", "--json"]).expect(0).json();
             let runs = runs["runs"].as_array().unwrap();

@@ -328,6 +328,7 @@ fn the_defaults_of_the_page_are_the_programs() {
         ("backup.jobs", backup.jobs),
         ("backup.chunk_blocks", backup.chunk_blocks),
         ("backup.compression", backup.compression),
+        ("migrations.wait", settings.migrations.wait),
         ("restore.keep_previous", settings.keep_previous),
     ]);
     assert_eq!(numbers.len(), KEYS.iter().filter(|key| key.form == Form::Number).count(), "a number is missing here");
