@@ -73,8 +73,9 @@ impl Args {
             // As the service's own account the password is read when it is needed: where nothing is pending, a password that
             // cannot be read must not keep the application from being started.
             repository: takes_backup && nix::unistd::geteuid().is_root(),
+            storage: takes_backup,
             takes_backup,
-            is_step: matches!(self.command, None | Some(Command::Run { .. })),
+            is_step: matches!(self.command, None | Some(Command::Run { .. } | Command::Wait)),
             ..Needs::default()
         }
     }

@@ -165,11 +165,13 @@ impl Run<'_> {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let mut inputs = Inputs::gather(self.common.config.as_deref(), command_line, environment)?;
         let mut settings = Settings::resolve(&inputs)?;
+        // A step of the application's start reads what it can: most starts need none of it.
+        let needed = |read: Result<()>| if self.needs.is_step { Ok(()) } else { read };
         if self.needs.repository {
-            inputs.read_passwords(&settings)?;
+            needed(inputs.read_passwords(&settings))?;
         }
         if self.needs.repository || self.needs.storage {
-            inputs.read_environment_files(&settings)?;
+            needed(inputs.read_environment_files(&settings))?;
             settings = Settings::resolve(&inputs)?;
         }
         for warning in &settings.warnings {

@@ -54,6 +54,20 @@ impl Lock {
         Ok(Self { client })
     }
 
+    /// Lets others change rows, and back up, while no second restore may begin: for a restore that has done its swap.
+    ///
+    /// # Errors
+    /// [`Kind::Source`] if the session is gone.
+    pub async fn share_swap(&self, connector: &Connector) -> Result<()> {
+        let key = format!("glovebox:swap:{}", connector.database_name());
+        // A session is never in its own way.
+        for function in ["pg_advisory_lock_shared", "pg_advisory_unlock"] {
+            let sql = format!("SELECT {function}(hashtextextended($1, 0))");
+            self.client.query_one(&sql, &[&key]).await.query_context("cannot let others go on")?;
+        }
+        Ok(())
+    }
+
     /// The session on the maintenance database that holds the lock.
     #[must_use]
     pub fn client(&self) -> &Client {

@@ -30,13 +30,15 @@ pub struct ServiceGuard {
     unit: Unit,
     state_dir: PathBuf,
     stopped: bool,
+    /// Whether the hold file is this run's.
+    holds: bool,
 }
 
 impl ServiceGuard {
     /// For the unit of these settings.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        Self { unit: Unit::new(&settings.service), state_dir: settings.state_dir.clone(), stopped: false }
+        Self { unit: Unit::new(&settings.service), state_dir: settings.state_dir.clone(), stopped: false, holds: false }
     }
 
     /// Whether the service runs.
@@ -49,6 +51,8 @@ impl ServiceGuard {
     pub async fn stop(&mut self) -> Result<()> {
         self.hold();
         if self.unit.state().await? != State::Active {
+            // Stopped by an earlier run, and did not start again on what that one left: it is to run on what this one does.
+            self.stopped = self.has_note();
             return Ok(());
         }
         self.write_note()?;
@@ -89,9 +93,9 @@ impl ServiceGuard {
     pub async fn recover(&mut self) -> Result<bool> {
         // Killed while it was written: the service was not stopped yet.
         let _ = std::fs::remove_file(self.state_dir.join(TEMPORARY_NOTE));
-        self.release();
-        let Ok(note) = std::fs::read_to_string(self.state_dir.join(NOTE)) else { return Ok(false) };
-        if note.trim() != self.unit.name() {
+        // Whoever calls this holds the lock, so nobody else is exchanging the database.
+        let _ = std::fs::remove_file(self.hold_path());
+        if !self.has_note() {
             return Ok(false);
         }
         self.stopped = true;
@@ -106,13 +110,21 @@ impl ServiceGuard {
     }
 
     /// Where only root may write; anybody else stops the service in another way, and has nothing to hold it with.
-    fn hold(&self) {
+    fn hold(&mut self) {
+        self.holds = true;
         let _ = std::fs::DirBuilder::new().mode(0o755).create(HOLD_DIR);
         let _ = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(self.hold_path());
     }
 
-    fn release(&self) {
-        let _ = std::fs::remove_file(self.hold_path());
+    /// Only what this run holds: another one may be exchanging the database right now.
+    fn release(&mut self) {
+        if std::mem::take(&mut self.holds) {
+            let _ = std::fs::remove_file(self.hold_path());
+        }
+    }
+
+    fn has_note(&self) -> bool {
+        std::fs::read_to_string(self.state_dir.join(NOTE)).is_ok_and(|note| note.trim() == self.unit.name())
     }
 
     fn write_note(&self) -> Result<()> {

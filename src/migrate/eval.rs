@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -56,6 +57,10 @@ pub async fn eval(env: &Env, executable: &Path, expression: &str, database: &str
         .args(["eval", expression])
         .envs(inherited())
         .envs(settings(env, database))
+        .env_remove(match env.settings.database.address {
+            Address::Socket(_) => "DATABASE_HOST",
+            Address::Tcp(_) => "DATABASE_SOCKET_DIR",
+        })
         .current_dir("/")
         // A group of its own, so that all of it can be ended: the script, and the runtime that it starts.
         .process_group(0)
@@ -121,6 +126,8 @@ async fn listen(child: &mut Child, env: &Env, meter: &Arc<Meter>) -> Result<Ende
         {
             said.durations.insert(version, took);
         }
+        // Whoever has something to say is at work.
+        meter.rows.fetch_add(1, Ordering::Relaxed);
         env.reporter.debug(&line);
         if last.len() == SHOWN {
             last.pop_front();
@@ -152,8 +159,16 @@ fn seconds(rest: &str) -> Option<Duration> {
 
 /// Our own environment without what is meant for this process alone.
 fn inherited() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
-    let own =
-        ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "MAINPID"];
+    let own = [
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "GLOVEBOX_WORKER",
+        "MAINPID",
+    ];
     std::env::vars_os().filter(|(name, _)| !own.iter().any(|own| name == own)).collect()
 }
 
@@ -171,9 +186,12 @@ fn settings(env: &Env, database: &str) -> Vec<(&'static str, String)> {
         Address::Tcp(host) => variables.push(("DATABASE_HOST", host.clone())),
     }
     match &of.ssl {
-        Ssl::Disable => {}
+        Ssl::Disable => variables.push(("DATABASE_SSL", "false".to_owned())),
         Ssl::NoVerify => variables.push(("DATABASE_SSL", "noverify".to_owned())),
-        Ssl::Verify { .. } => variables.push(("DATABASE_SSL", "true".to_owned())),
+        Ssl::Verify { ca } => {
+            variables.push(("DATABASE_SSL", "true".to_owned()));
+            variables.extend(ca.as_ref().map(|ca| ("DATABASE_SSL_CA_CERT_FILE", ca.display().to_string())));
+        }
     }
     let secrets = [
         ("DATABASE_PASS", of.password.as_ref()),

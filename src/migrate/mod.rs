@@ -15,6 +15,7 @@ pub mod way_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -27,6 +28,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{self, HexId, RunKind};
 use crate::progress::Meter;
+use crate::service::State;
 use compare::{Comparison, Migration};
 use release::Release;
 
@@ -90,40 +92,67 @@ pub async fn run(env: &Env, again: bool) -> Result<Migrated> {
     let before = Comparison::read(&client, &release).await?;
     before.refuse_newer(&release)?;
     let mut migrated = Migrated { release, before, run: Vec::new(), backup: None, duration: Duration::ZERO };
-    if !migrated.before.pending.is_empty() {
-        if !again {
-            memory::refuse_again(env, &migrated.release)?;
-        }
-        let lock = lock(env).await?;
-        // Somebody else may have run them meanwhile.
-        migrated.before = Comparison::read(&client, &migrated.release).await?;
+    if migrated.before.pending.is_empty() {
+        memory::forget(env);
+    } else {
         drop(client);
-        if !migrated.before.pending.is_empty() {
-            let comment = format!("before {}", names(&migrated.before.pending));
-            migrated.backup = back_up(env, &migrated.before, &comment, &lock).await?;
-            let worked = carry_out(env, &migrated).await;
-            drop(lock);
-            migrated.run = match worked {
-                Ok(run) => {
-                    memory::forget(env);
-                    run
-                }
-                Err(error) => return Err(Box::pin(way_back::take(env, &migrated, error)).await),
-            };
-        }
+        run_pending(env, &mut migrated, again).await?;
     }
     migrated.duration = started.elapsed();
     Ok(migrated)
 }
 
+async fn run_pending(env: &Env, migrated: &mut Migrated, again: bool) -> Result<()> {
+    refuse_beside_the_application(env).await?;
+    let lock = lock(env).await?;
+    // While the lock was waited for, somebody else may have run them, or put another database here.
+    let client = env.connector.connect().await?;
+    migrated.before = Comparison::read(&client, &migrated.release).await?;
+    migrated.before.refuse_newer(&migrated.release)?;
+    if migrated.before.pending.is_empty() {
+        return Ok(());
+    }
+    if !again {
+        memory::refuse_again(env, &migrated.release)?;
+    }
+    let invalid = invalid_indexes(&client).await?;
+    drop(client);
+    let comment = format!("before {}", names(&migrated.before.pending));
+    migrated.backup = back_up(env, &migrated.before, &comment, &lock).await?;
+    match carry_out(env, migrated, &invalid).await {
+        Ok(run) => {
+            migrated.run = run;
+            memory::forget(env);
+            Ok(())
+        }
+        Err(error) => Err(Box::pin(way_back::take(env, migrated, lock, error)).await),
+    }
+}
+
+/// Migrations by hand, while the application runs: it would meet tables that it does not know. As a step of its start
+/// this process is in its control group.
+async fn refuse_beside_the_application(env: &Env) -> Result<()> {
+    let unit = &env.settings.service.unit;
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let is_its_step = own.lines().any(|line| line.split('/').any(|part| part == unit));
+    if is_its_step || env.host.service_state().await? != State::Active {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, format!("{unit} is running, and would meet tables that it does not know"))
+        .with("state", "nothing was changed")
+        .hint(format!("systemctl stop {unit}; then again; or systemctl restart {unit}, which migrates by itself")))
+}
+
 /// The lock that backups take: tables are not changed while one reads them.
 async fn lock(env: &Env) -> Result<Lock> {
-    let meter = Meter::new("waiting for a backup to end");
+    let meter = Meter::new("waiting for another run to end");
     let waiting = async {
         let give_up = Instant::now() + BUSY_WAIT;
         loop {
             match Lock::take(&env.connector, Purpose::Backup).await {
                 Err(error) if error.kind() == Kind::Busy && Instant::now() < give_up => {
+                    // It ends by itself: as good as progress.
+                    meter.rows.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(PAUSE).await;
                 }
                 taken => return taken,
@@ -152,10 +181,9 @@ async fn back_up(env: &Env, comparison: &Comparison, comment: &str, lock: &Lock)
             Ok(None)
         }
         Err(error) => Err(error
-            .with("while", "taking a backup before the migrations")
-            .with("which was", comment)
+            .with("while", format!("taking a backup {comment}"))
             .with("state", "no migration was run, the application is not started")
-            .hint("Put the cause right and start the application again.")
+            .hint("Put the cause right and begin again.")
             .hint("To go on without a backup: `migrations.require_backup = false` (services.glovebox.migrations.requireBackup).")),
     }
 }
@@ -173,15 +201,19 @@ async fn backup(env: &Env, comment: &str, lock: &Lock) -> Result<HexId> {
 }
 
 /// Has the application run them, and looks whether they are recorded.
-async fn carry_out(env: &Env, migrated: &Migrated) -> Result<Vec<(Migration, Option<Duration>)>> {
+async fn carry_out(env: &Env, migrated: &Migrated, invalid: &[String]) -> Result<Vec<(Migration, Option<Duration>)>> {
     let database = env.connector.database_name();
     let pending = &migrated.before.pending;
     env.reporter.step(&format!("running {}", names(pending))).await;
     let said = apply(env, &migrated.release, database).await?;
-    let client = env.connector.connect().await?;
+    let client = wait(env).await?;
     let after = Comparison::read(&client, &migrated.release).await?;
     recorded(&after)?;
-    invalid_indexes(&client).await?;
+    let now = invalid_indexes(&client).await?;
+    for index in now.iter().filter(|index| !invalid.contains(index)) {
+        env.reporter
+            .warn(&format!("the migrations left an index that is not valid: REINDEX INDEX CONCURRENTLY {index}"));
+    }
     Ok(after
         .applied
         .into_iter()
@@ -213,14 +245,10 @@ fn recorded(after: &Comparison) -> Result<()> {
 }
 
 /// A `CREATE INDEX CONCURRENTLY` that was cut off leaves one that nobody uses and everybody maintains.
-async fn invalid_indexes(client: &Client) -> Result<()> {
+async fn invalid_indexes(client: &Client) -> Result<Vec<String>> {
     let sql = "SELECT indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index WHERE NOT indisvalid ORDER BY 1";
     let rows = client.query(sql, &[]).await.query_context("cannot look at the indexes")?;
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Err(Error::new(Kind::Verify, "the migrations left indexes that are not valid").with("indexes", names.join(", ")))
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// `3 migrations: 20190330150000 create_cars, …`

@@ -72,6 +72,7 @@ pub async fn rehearse(env: &Env, jobs: u32) -> Result<Option<Rehearsed>> {
     let result = match Box::pin(restoring).await {
         Ok(_) => {
             let copying = started.elapsed();
+            staging::mark_again(session.client(), &copy, env.connector.database_name()).await?;
             let tried = try_on(env, &release, &copy, &before).await;
             let dropped = staging::drop_database(session.client(), &copy).await;
             match (tried, dropped) {

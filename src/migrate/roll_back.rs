@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::compare::{Comparison, Migration};
 use super::release::Release;
-use super::{back_up, eval, lock, names, release};
+use super::{back_up, eval, lock, names, refuse_beside_the_application, release};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
 use crate::progress::Meter;
-use crate::service::State;
 
 /// What is true before anything is done.
 pub const UNTOUCHED: &str = "nothing was changed";
@@ -52,15 +51,7 @@ pub async fn plan(env: &Env, version: i64) -> Result<Planned> {
             .hint("`teslamate-migrate history` shows what is applied."));
     }
     let undone = comparison.applied.iter().filter(|migration| migration.version >= version).cloned().collect();
-    let unit = &env.settings.service.unit;
-    if env.host.service_state().await? == State::Active {
-        return Err(Error::new(
-            Kind::Refused,
-            format!("{unit} is running, and would meet tables that it does not know"),
-        )
-        .with("state", UNTOUCHED)
-        .hint(format!("systemctl stop {unit}")));
-    }
+    refuse_beside_the_application(env).await?;
     Ok(Planned { release, version, comparison, undone })
 }
 
@@ -71,6 +62,7 @@ pub async fn plan(env: &Env, version: i64) -> Result<Planned> {
 pub async fn carry_out(env: &Env, planned: Planned) -> Result<RolledBack> {
     let started = Instant::now();
     let lock = lock(env).await?;
+    refuse_beside_the_application(env).await?;
     let Planned { release, version, comparison, undone } = planned;
     let backup = back_up(env, &comparison, &format!("before undoing {}", names(&undone)), &lock).await?;
     let meter = Meter::new("undoing migrations");
@@ -91,6 +83,9 @@ pub async fn carry_out(env: &Env, planned: Planned) -> Result<RolledBack> {
     let worked = worked.await;
     drop(lock);
     worked.map_err(|error: Error| match &backup {
+        _ if matches!(error.kind(), Kind::Signal(_)) => {
+            error.with("state", "the undoing was cut short: see what `status` says")
+        }
         Some(id) => error
             .escalate(Kind::Attention)
             .with("backup", format!("{}, from before", id.short()))

@@ -1,16 +1,27 @@
 //! After a migration that failed: what there is to do, or the doing of it.
 
 use super::{Migrated, compare::Comparison, memory};
+use crate::database::lock::Lock;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::restore::back::put_back;
 use crate::settings::OnFailure;
 
 /// Adds to the failure how to get back; with `migrations.on_failure = "restore"` that is done here, and said.
-pub async fn take(env: &Env, migrated: &Migrated, error: Error) -> Error {
-    // A signal is no verdict on the migrations: the next start goes on.
-    if matches!(error.kind(), Kind::Signal(_)) {
-        return error.with("state", "the migrations were cut short; the next start goes on with them");
+///
+/// The lock is held until what failed is remembered, and then for as long as nothing else needs it.
+pub async fn take(env: &Env, migrated: &Migrated, lock: Lock, error: Error) -> Error {
+    let named = migrated.backup.as_ref().map_or_else(String::new, |id| format!("{}, from before", id.short()));
+    match error.kind() {
+        // A signal is no verdict on the migrations: the next start goes on.
+        Kind::Signal(_) => {
+            return error
+                .with("backup", named)
+                .with("state", "the migrations were cut short; the next start goes on with them");
+        }
+        // The application was never begun with.
+        Kind::Refused => return error.with("backup", named),
+        _ => {}
     }
     memory::note(env, &migrated.release, &error, migrated.backup.as_ref());
     let Some(id) = &migrated.backup else {
@@ -30,14 +41,21 @@ pub async fn take(env: &Env, migrated: &Migrated, error: Error) -> Error {
     if env.settings.migrations.on_failure == OnFailure::Stop {
         return by_hand(error, "the database is what the migrations left; the application is not started");
     }
+    // A restore needs all of it.
+    drop(lock);
     env.reporter.error(&format!("going back to backup {short}: {}", error.message()));
     match back(env, migrated, id.as_str()).await {
         Ok(pending) => error
+            .escalate(Kind::Attention)
             .with("backup", format!("{short}, from before the migrations"))
             .with("state", format!("the database is what it was before ({pending}); the application is not started"))
             .hint(
                 "Start the release from before; `teslamate-migrate rehearse` tries the new one's migrations on a copy.",
             ),
+        Err(second) if matches!(second.kind(), Kind::Signal(_)) => second
+            .with("backup", format!("{short}, from before the migrations"))
+            .with("state", "going back was cut short; the application is not started")
+            .hint(format!("teslamate-restore {short}")),
         Err(second) => {
             let second = second.to_string();
             by_hand(error, "going back failed as well; the application is not started").with("going back", second)

@@ -134,9 +134,17 @@ impl<'a> Session<'a> {
     /// Takes the lock and cleans up after a run that was killed: its staging databases, its stopped service.
     pub async fn begin(env: &'a Env) -> Result<Self> {
         let session = Self::begin_before_service(env).await?;
-        if env.host.recover_service().await? {
-            let unit = &env.settings.service.unit;
-            env.reporter.info(&format!("started {unit}, which a run that was killed had left stopped"));
+        let unit = &env.settings.service.unit;
+        match env.host.recover_service().await {
+            Ok(false) => {}
+            Ok(true) => {
+                env.reporter.info(&format!("started {unit}, which a run that was killed had left stopped"));
+            }
+            // It may not start because of the database that it has: then a restore, or an undo, is what helps.
+            Err(error) => {
+                env.reporter
+                    .warn(&format!("{unit}, which an earlier run left stopped, does not start: {}", error.message()));
+            }
         }
         Ok(Self { with_service: true, ..session })
     }
@@ -442,6 +450,10 @@ impl<'a> Session<'a> {
         env.reporter.debug("swapping");
         let swapped = swap.run(self.client(), &ender).await;
         env.reporter.debug("swapped");
+        // The application may have migrations to run before it starts, which wait for this lock otherwise.
+        if let Err(error) = self.lock.share_swap(&env.connector).await {
+            env.reporter.warn(error.message());
+        }
         let back = env.host.start_service().await;
         let downtime = started.elapsed();
         match (swapped, back) {

@@ -28,6 +28,11 @@ pub async fn create(client: &Client, live: &str, name: &str, properties: &Proper
         .await
         .query_context("cannot make a new database")
         .map_err(|error| error.with("state", "the live database was not touched"))?;
+    mark_again(client, name, live).await
+}
+
+/// Marks a database that was given its name as one that goes: if this run is killed, the next one drops it.
+pub async fn mark_again(client: &Client, name: &str, live: &str) -> Result<()> {
     let comment = format!("COMMENT ON DATABASE {} IS {}", ident(name), literal(&mark(live)));
     client.batch_execute(&comment).await.query_context("cannot mark the new database")
 }

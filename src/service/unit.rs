@@ -16,8 +16,8 @@ use crate::{process, settings};
 /// How long a service may take to stop; systemd's own default limit is 90 s.
 const STOP_LIMIT: Duration = Duration::from_secs(150);
 
-/// How long a service may take to become active.
-const START_LIMIT: Duration = Duration::from_secs(90);
+/// How long a service may take to become active. Its migrations may be a part of that.
+const START_LIMIT: Duration = Duration::from_mins(30);
 
 /// Whether the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

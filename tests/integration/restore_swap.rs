@@ -70,6 +70,9 @@ fn r75_a_service_that_does_not_start_is_an_alarm_with_the_command() {
     assert!(outcome.stderr.contains("systemctl start teslamate.service"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("teslamate-restore --undo"), "{}", outcome.stderr);
     assert_eq!(drives(server, &database), "t", "the swap took place, and the message says so");
+    // The way back works although the application does not start on what is there.
+    site.run("teslamate-restore", &["--undo", "--yes"]).expect(15).says("does not start again");
+    assert_eq!(drives(server, &database), "f", "what was live before is live again");
     // The next run of a restore command tries again.
     fs::remove_file(site.systemctl.dir().join("fail-start")).unwrap();
     site.run("teslamate-restore", &["--drill", "a.dump"]).expect(0).says("had left stopped");

@@ -39,7 +39,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, Some(RunKind::Check))?;
     let result = check(args, &env, &mut session).await;
     session.figures.bytes_read = result.as_ref().ok().map(|checked| checked.bytes);
-    end_with_report(session, result.map(|checked| describe(&checked, args.read_data || args.read_part.is_some())))
+    end_with_report(session, result.map(|checked| describe(&checked, args)))
 }
 
 async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Checked> {
@@ -93,11 +93,11 @@ async fn longest_ago(session: &Session<'_>, handle: &Handle, share: u32) -> Resu
     session.ledger.oldest_read_back(&all, share)?.iter().map(|id| id.as_str().parse()).collect()
 }
 
-fn describe(checked: &Checked, read_data: bool) -> Report {
+fn describe(checked: &Checked, args: &Args) -> Report {
     let Checked { found, missing, known, bytes } = checked;
     let mut lines: Vec<String> = found.findings.iter().map(sentence).collect();
     lines.extend(missing.iter().map(|noted| format!("backup {} is missing", noted.facts.id.short())));
-    let looked = if read_data {
+    let looked = if args.read_data || args.read_part.is_some() {
         format!("{} in {} packs were read", report::bytes(*bytes), found.packs_read)
     } else {
         "the structure was looked at; --read-data reads every byte".to_owned()
@@ -125,7 +125,8 @@ fn describe(checked: &Checked, read_data: bool) -> Report {
         "damaged": damaged,
         "findings": findings,
         "missing": missing.iter().map(|noted| noted.facts.id.as_str()).collect::<Vec<_>>(),
-        "read_data": read_data,
+        "read_data": args.read_data,
+        "read_part": args.read_part,
         "packs_read": found.packs_read,
         "bytes_read": bytes,
     });

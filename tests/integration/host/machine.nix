@@ -12,6 +12,7 @@
       enable = true;
       repository.passwordFile = "/etc/secrets/glovebox";
       settings.backup.chunk_blocks = 16;
+      onFailure = [ "told.service" ];
     };
   };
 }
