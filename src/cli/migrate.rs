@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::migrate::compare::{Comparison, Migration};
 use crate::migrate::rehearse::rehearse;
 use crate::migrate::{self, Migrated, roll_back};
+use crate::restore::Policy;
 
 /// Run the application's pending migrations, after a backup, before the service starts
 #[derive(Debug, Parser)]
@@ -112,7 +113,10 @@ fn table(run: &[(Migration, Option<Duration>)]) -> String {
 }
 
 fn documents(run: &[(Migration, Option<Duration>)]) -> Vec<Value> {
-    let document = |(migration, took): &(Migration, Option<Duration>)| json!({ "version": migration.version, "name": migration.name, "seconds": took.map(|took| took.as_secs_f64()) });
+    let document = |(migration, took): &(Migration, Option<Duration>)| {
+        let seconds = took.map(|took| took.as_secs_f64());
+        json!({ "version": migration.version, "name": migration.name, "seconds": seconds })
+    };
     run.iter().map(document).collect()
 }
 
@@ -198,8 +202,7 @@ async fn history(env: &Env) -> Result<Report> {
 }
 
 async fn rehearsed(env: &Env, jobs: Option<u32>) -> Result<Report> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
-    let jobs = jobs.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(1));
+    let jobs = jobs.unwrap_or_else(Policy::default_jobs);
     let Some(done) = Box::pin(rehearse(env, jobs)).await? else {
         return Ok(Report::new("nothing is pending: nothing to rehearse".to_owned(), json!({ "run": [] })));
     };

@@ -208,7 +208,7 @@ async fn carry_out(env: &Env, migrated: &Migrated, invalid: &[String]) -> Result
     let said = apply(env, &migrated.release, database).await?;
     let client = wait(env).await?;
     let after = Comparison::read(&client, &migrated.release).await?;
-    recorded(&after)?;
+    all_recorded(&after, Kind::Attention)?;
     let now = invalid_indexes(&client).await?;
     for index in now.iter().filter(|index| !invalid.contains(index)) {
         env.reporter
@@ -235,12 +235,15 @@ pub async fn apply(env: &Env, release: &Release, database: &str) -> Result<BTree
     Ok(env.reporter.show(&meter, Box::pin(working)).await?.durations)
 }
 
-/// An application that says it is done, and is not.
-fn recorded(after: &Comparison) -> Result<()> {
+/// An application that says it is done, and is not: a failure of this kind.
+///
+/// # Errors
+/// Then.
+pub fn all_recorded(after: &Comparison, kind: Kind) -> Result<()> {
     if after.pending.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Attention, "the application ended without an error, but not all migrations are recorded")
+    Err(Error::new(kind, "the application ended without an error, but not all migrations are recorded")
         .with("still pending", names(&after.pending)))
 }
 

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::compare::{Comparison, Migration};
-use super::{apply, names, release, requirement};
+use super::release::Release;
+use super::{all_recorded, apply, names, release, requirement};
 use crate::backup;
 use crate::backup::run::{LOCK_WAIT, Wanted};
 use crate::database::connect::server_version;
 use crate::env::Env;
-use crate::error::{Error, Kind, Result};
-use crate::ledger::{HexId, Purpose, RunKind};
+use crate::error::{Kind, Result};
+use crate::ledger::{HexId, Purpose, RunKind, Snapshot};
 use crate::restore::names::{Role, fresh};
 use crate::restore::stored::Stored;
 use crate::restore::{Destination, Policy, Session, staging};
@@ -58,37 +59,43 @@ pub async fn rehearse(env: &Env, jobs: u32) -> Result<Option<Rehearsed>> {
 
     let mut noted = backup::session::Session::begin(env, Some(RunKind::Drill))?;
     let id = taken.noted.facts.id.clone();
-    let opened = Box::pin(Stored::from_repository(env, &mut noted, taken.noted)).await;
-    let (stored, source) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return noted.end(Err(error.or_state(UNTOUCHED))),
-    };
+    let tried = Box::pin(on_a_copy(env, &mut noted, taken.noted, &release, &before, jobs)).await;
+    let tried = noted.end(tried.map_err(|error| error.or_state(UNTOUCHED)));
+    tried.map(|(run, migrating, copied)| Some(Rehearsed { backup: id, run, copying: copied - started, migrating }))
+}
+
+/// Makes the copy, tries them on it, and drops it; also when the copy was made.
+async fn on_a_copy(
+    env: &Env,
+    noted: &mut backup::session::Session<'_>,
+    wanted: Snapshot,
+    release: &Release,
+    before: &Comparison,
+    jobs: u32,
+) -> Result<(Vec<(Migration, Option<Duration>)>, Duration, Instant)> {
+    let (stored, source) = Stored::from_repository(env, noted, wanted).await?;
     let session = Session::begin(env).await?;
     let databases = staging::databases(session.client()).await?;
     let copy = fresh(env.connector.database_name(), Role::Staging, chrono::Utc::now(), &databases);
     let policy = Policy { jobs, no_safety_backup: true, as_it_was: true, ..Policy::default() };
     let beside = Destination::Beside(copy.clone());
-    let restoring = session.restore(&source, Some(&stored), &beside, &policy);
-    let result = match Box::pin(restoring).await {
-        Ok(_) => {
-            let copying = started.elapsed();
-            staging::mark_again(session.client(), &copy, env.connector.database_name()).await?;
-            let tried = try_on(env, &release, &copy, &before).await;
-            let dropped = staging::drop_database(session.client(), &copy).await;
-            match (tried, dropped) {
-                (Ok((run, migrating)), Ok(())) => Ok(Some(Rehearsed { backup: id, run, copying, migrating })),
-                (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
-                (Err(error), Err(second)) => Err(error.with("left", format!("\"{copy}\": {}", second.message()))),
-            }
-        }
-        Err(error) => Err(error),
+    Box::pin(session.restore(&source, Some(&stored), &beside, &policy)).await?;
+    let copied = Instant::now();
+    let tried = async {
+        staging::mark_again(session.client(), &copy, env.connector.database_name()).await?;
+        try_on(env, release, &copy, before).await
     };
-    noted.end(result.map_err(|error| error.or_state(UNTOUCHED)))
+    let tried = Box::pin(tried).await;
+    match (tried, staging::drop_database(session.client(), &copy).await) {
+        (Ok((run, migrating)), Ok(())) => Ok((run, migrating, copied)),
+        (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
+        (Err(error), Err(second)) => Err(error.with("left", format!("\"{copy}\": {}", second.message()))),
+    }
 }
 
 type Tried = (Vec<(Migration, Option<Duration>)>, Duration);
 
-async fn try_on(env: &Env, release: &super::release::Release, copy: &str, before: &Comparison) -> Result<Tried> {
+async fn try_on(env: &Env, release: &Release, copy: &str, before: &Comparison) -> Result<Tried> {
     env.reporter.step(&format!("running {} on a copy", names(&before.pending))).await;
     let started = Instant::now();
     let said = apply(env, release, copy).await.map_err(|error| match error.kind() {
@@ -102,13 +109,7 @@ async fn try_on(env: &Env, release: &super::release::Release, copy: &str, before
     })?;
     let client = env.connector.connect_to(copy).await?;
     let after = Comparison::read(&client, release).await?;
-    if !after.pending.is_empty() {
-        return Err(Error::new(
-            Kind::Verify,
-            "the application ended without an error, but not all migrations are recorded",
-        )
-        .with("still pending", names(&after.pending)));
-    }
+    all_recorded(&after, Kind::Verify)?;
     let run = before.pending.iter().map(|migration| (migration.clone(), said.get(&migration.version).copied()));
     Ok((run.collect(), started.elapsed()))
 }

@@ -9,7 +9,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::compare::{Comparison, Migration};
 use crate::migrate::release::Release;
-use crate::migrate::{apply, names};
+use crate::migrate::{all_recorded, apply, names};
 
 const UNTOUCHED: &str = "the live database and its service were not touched";
 
@@ -59,10 +59,6 @@ pub async fn bring(env: &Env, release: &Release, staging: &str) -> Result<Vec<Mi
         _ => error,
     })?;
     let after = look().await?;
-    if after.pending.is_empty() {
-        return Ok(before.pending);
-    }
-    Err(Error::new(Kind::Verify, "the application ended without an error, but not all migrations are recorded")
-        .with("still pending", names(&after.pending))
-        .hint(hint))
+    all_recorded(&after, Kind::Verify).map_err(|error| error.hint(hint))?;
+    Ok(before.pending)
 }
