@@ -165,8 +165,15 @@ impl Run<'_> {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let mut inputs = Inputs::gather(self.common.config.as_deref(), command_line, environment)?;
         let mut settings = Settings::resolve(&inputs)?;
-        // A step of the application's start reads what it can: most starts need none of it.
-        let needed = |read: Result<()>| if self.needs.is_step { Ok(()) } else { read };
+        // A step of the application's start reads what it can, and says what it cannot: most starts need none of it.
+        let needed = |read: Result<()>| match read {
+            Err(error) if self.needs.is_step => {
+                let cause = error.detail("cause").unwrap_or_default();
+                self.reporter.warn(&format!("{}: {cause}; a backup would fail", error.message()));
+                Ok(())
+            }
+            read => read,
+        };
         if self.needs.repository {
             needed(inputs.read_passwords(&settings))?;
         }

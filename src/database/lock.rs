@@ -11,6 +11,7 @@
 //!
 //! A restore excludes everything; a drive can be closed while a long backup runs.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -19,9 +20,13 @@ use super::Connector;
 use super::connect::QueryContext;
 use crate::error::{Error, Kind, Result};
 use crate::process;
+use crate::progress::Meter;
 
 /// How long the session of a process that is gone is waited for.
 const GHOST_WAIT: Duration = Duration::from_secs(30);
+
+/// Between two attempts to take a lock in turn.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a run is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,21 @@ impl Lock {
             take_one(&client, connector, which, *exclusive).await?;
         }
         Ok(Self { client })
+    }
+
+    /// The same, and waits no longer than `limit` for a run that is at work.
+    pub async fn take_in_turn(connector: &Connector, purpose: Purpose, limit: Duration, meter: &Meter) -> Result<Self> {
+        let give_up = Instant::now() + limit;
+        loop {
+            match Self::take(connector, purpose).await {
+                Err(error) if error.kind() == Kind::Busy && Instant::now() < give_up => {
+                    // It ends by itself: as good as progress.
+                    meter.rows.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                taken => return taken,
+            }
+        }
     }
 
     /// Lets others change rows, and back up, while no second restore may begin: for a restore that has done its swap.

@@ -15,7 +15,6 @@ pub mod way_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -34,9 +33,6 @@ use release::Release;
 
 /// How long a backup that is under way is waited for, before tables are changed beneath it.
 const BUSY_WAIT: Duration = Duration::from_mins(10);
-
-/// Between two attempts to take the lock.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a run did.
 #[derive(Debug)]
@@ -133,6 +129,10 @@ async fn run_pending(env: &Env, migrated: &mut Migrated, again: bool) -> Result<
 /// this process is in its control group.
 async fn refuse_beside_the_application(env: &Env) -> Result<()> {
     let unit = &env.settings.service.unit;
+    // Commands cannot be asked; and what starts the application may well be what runs this.
+    if env.settings.service.stop.is_some() {
+        return Ok(());
+    }
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let is_its_step = own.lines().any(|line| line.split('/').any(|part| part == unit));
     if is_its_step || env.host.service_state().await? != State::Active {
@@ -146,19 +146,7 @@ async fn refuse_beside_the_application(env: &Env) -> Result<()> {
 /// The lock that backups take: tables are not changed while one reads them.
 async fn lock(env: &Env) -> Result<Lock> {
     let meter = Meter::new("waiting for another run to end");
-    let waiting = async {
-        let give_up = Instant::now() + BUSY_WAIT;
-        loop {
-            match Lock::take(&env.connector, Purpose::Backup).await {
-                Err(error) if error.kind() == Kind::Busy && Instant::now() < give_up => {
-                    // It ends by itself: as good as progress.
-                    meter.rows.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(PAUSE).await;
-                }
-                taken => return taken,
-            }
-        }
-    };
+    let waiting = Lock::take_in_turn(&env.connector, Purpose::Backup, BUSY_WAIT, &meter);
     env.reporter.show(&meter, env.interrupt.guard(Box::pin(waiting))).await
 }
 

@@ -45,13 +45,17 @@ pub async fn take(env: &Env, migrated: &Migrated, lock: Lock, error: Error) -> E
     drop(lock);
     env.reporter.error(&format!("going back to backup {short}: {}", error.message()));
     match back(env, migrated, id.as_str()).await {
-        Ok(pending) => error
+        Ok(pending) => {
+            // There is nothing left to go back from.
+            memory::note(env, &migrated.release, &error, None);
+            error
             .escalate(Kind::Attention)
             .with("backup", format!("{short}, from before the migrations"))
             .with("state", format!("the database is what it was before ({pending}); the application is not started"))
             .hint(
                 "Start the release from before; `teslamate-migrate rehearse` tries the new one's migrations on a copy.",
-            ),
+            )
+        }
         Err(second) if matches!(second.kind(), Kind::Signal(_)) => second
             .with("backup", format!("{short}, from before the migrations"))
             .with("state", "going back was cut short; the application is not started")

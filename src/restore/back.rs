@@ -1,33 +1,11 @@
 //! Putting a backup back in the place of the live database, for a program that runs before the service does.
 
-use std::time::{Duration, Instant};
-
 use super::stored::Stored;
 use super::{Destination, Policy, Restored, Session};
 use crate::backup;
 use crate::env::Env;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::ledger::RunKind;
-
-/// How long another run is waited for, and how often it is looked after.
-const BUSY_WAIT: Duration = Duration::from_mins(30);
-const PAUSE: Duration = Duration::from_secs(1);
-
-async fn begin(env: &Env) -> Result<Session<'_>> {
-    let give_up = Instant::now() + BUSY_WAIT;
-    loop {
-        match Session::begin_before_service(env).await {
-            Err(error) if error.kind() == Kind::Busy && Instant::now() < give_up => {
-                let pausing = async {
-                    tokio::time::sleep(PAUSE).await;
-                    Ok(())
-                };
-                env.interrupt.guard(pausing).await?;
-            }
-            begun => return begun,
-        }
-    }
-}
 
 /// Restores the backup of this id. The database that it replaces is kept, as after any restore; it is not backed up, and
 /// the service, which is about to start, is neither stopped nor started.
@@ -38,7 +16,7 @@ pub async fn put_back(env: &Env, id: &str) -> Result<Restored> {
     let mut noted = backup::session::Session::begin(env, Some(RunKind::Restore))?;
     let result = async {
         // First the lock, for which a backup that has just begun is waited for; then nothing comes in between.
-        let session = begin(env).await?;
+        let session = Session::begin_before_service(env).await?;
         let wanted = noted.meant(id)?;
         let (stored, source) = Stored::from_repository(env, &mut noted, wanted).await?;
         let policy =

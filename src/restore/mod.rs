@@ -7,6 +7,7 @@
 pub mod back;
 pub mod check;
 pub mod forward;
+mod live;
 pub mod load;
 pub mod names;
 pub mod properties;
@@ -34,15 +35,16 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{self, HexId, RunKind};
 use crate::migrate::compare::Migration;
 use crate::progress::Meter;
-use crate::service::State;
 use crate::tables::catalog::Table;
 use check::Live;
 use load::Loader;
 use names::Role;
 use properties::Properties;
 use stored::Stored;
-use swap::{BEGIN_DURABLY, Swap};
 use verify::Verified;
+
+/// How long a run that is at work is waited for by one that nobody would begin again.
+const BUSY_WAIT: Duration = Duration::from_mins(30);
 
 /// Where the loaded database goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +135,9 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Takes the lock and cleans up after a run that was killed: its staging databases, its stopped service.
     pub async fn begin(env: &'a Env) -> Result<Self> {
-        let session = Self::begin_before_service(env).await?;
+        // A server that is starting up is waited for: a signal must be heard meanwhile.
+        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
+        let session = Self::with_lock(env, lock).await?;
         let unit = &env.settings.service.unit;
         match env.host.recover_service().await {
             Ok(false) => {}
@@ -149,10 +153,16 @@ impl<'a> Session<'a> {
         Ok(Self { with_service: true, ..session })
     }
 
-    /// The same for a part of the service's own start: it is not running, and waits for this to end.
+    /// The same for a part of the service's own start: it is not running, and waits for this to end, as this does for
+    /// another run.
     pub async fn begin_before_service(env: &'a Env) -> Result<Self> {
-        // A server that is starting up is waited for: a signal must be heard meanwhile.
-        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
+        let meter = Meter::new("waiting for another run to end");
+        let waiting = Lock::take_in_turn(&env.connector, Purpose::Restore, BUSY_WAIT, &meter);
+        let lock = env.reporter.show(&meter, env.interrupt.guard(Box::pin(waiting))).await?;
+        Self::with_lock(env, lock).await
+    }
+
+    async fn with_lock(env: &'a Env, lock: Lock) -> Result<Self> {
         let server = server_version(lock.client()).await?;
         let session = Self { env, lock, server, with_service: false };
         for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
@@ -368,124 +378,4 @@ impl<'a> Session<'a> {
         }
         Ok(verified)
     }
-
-    async fn rename_beside(&self, name: &str, target: &str) -> Result<()> {
-        let statements = format!(
-            "{BEGIN_DURABLY} COMMENT ON DATABASE {0} IS NULL; ALTER DATABASE {0} RENAME TO {1}; COMMIT",
-            ident(name),
-            ident(target)
-        );
-        let renamed = self.client().batch_execute(&statements).await.query_context("cannot name the new database");
-        match renamed {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                // The transaction has to end before the database can be dropped.
-                let _ = self.client().batch_execute("ROLLBACK").await;
-                Err(staging::abandon(self.client(), name, error).await)
-            }
-        }
-    }
-
-    /// Swaps the staging database in, and drops previous ones that are too many.
-    async fn go_live(&self, name: &str, replaces: bool, properties: &Properties, done: &mut Restored) -> Result<()> {
-        let live = self.live_name();
-        let databases = staging::databases(self.client()).await?;
-        let retired = replaces.then(|| names::fresh(live, Role::Previous, chrono::Utc::now(), &databases));
-        let swap = Swap {
-            live: live.to_owned(),
-            retired: retired.clone(),
-            replacement: name.to_owned(),
-            comment: Some(properties.comment.clone()),
-        };
-        if replaces {
-            // Between the first look and now, somebody may have prepared a transaction.
-            if let Err(error) = check::nothing_in_the_way(self.client(), live).await {
-                return Err(staging::abandon(self.client(), name, error).await);
-            }
-        }
-        let swapped = self.swap_with_service(&swap).await;
-        match swapped {
-            Ok(downtime) => done.downtime = Some(downtime),
-            Err(error) => {
-                let left = staging::databases(self.client()).await.unwrap_or_default();
-                // Where the swap did not take place, the staging database is still there by its name.
-                if left.iter().any(|found| found == name) {
-                    return Err(staging::abandon(self.client(), name, error).await);
-                }
-                return Err(error
-                    .escalate(Kind::Attention)
-                    .with(
-                        "state",
-                        format!("the restored database is live; the one before is {}", shown(retired.as_ref())),
-                    )
-                    .hint("teslamate-restore --undo brings the one before back."));
-            }
-        }
-        done.previous = retired;
-        if let Err(error) = self.drop_old_previous(done).await {
-            // The restore is done; an old database that stays costs nothing but space.
-            self.env.reporter.warn(error.message());
-        }
-        Ok(())
-    }
-
-    /// Stops the service, swaps, and starts the service again, whatever the swap did. Returns the time in between.
-    async fn swap_with_service(&self, swap: &Swap) -> Result<Duration> {
-        let env = self.env;
-        // Opened before the service is stopped: a connection takes time, and can fail.
-        let ender = env.connector.connect_maintenance().await?;
-        if !self.with_service {
-            let started = Instant::now();
-            swap.run(self.client(), &ender).await?;
-            return Ok(started.elapsed());
-        }
-        let unit = &env.settings.service.unit;
-        match env.host.service_state().await? {
-            State::Active => env.reporter.step(&format!("stopping {unit}")).await,
-            State::Inactive => env.reporter.debug(&format!("{unit} is not running and stays so")),
-            State::Missing => env.reporter.debug(&format!("there is no {unit} here")),
-        }
-        let started = Instant::now();
-        env.host.stop_service().await?;
-        env.reporter.debug("swapping");
-        let swapped = swap.run(self.client(), &ender).await;
-        env.reporter.debug("swapped");
-        // The application may have migrations to run before it starts, which wait for this lock otherwise.
-        if let Err(error) = self.lock.share_swap(&env.connector).await {
-            env.reporter.warn(error.message());
-        }
-        let back = env.host.start_service().await;
-        let downtime = started.elapsed();
-        match (swapped, back) {
-            (Ok(()), Ok(())) => {
-                env.reporter.debug("the service is as it was");
-                Ok(downtime)
-            }
-            (Ok(()), Err(error)) | (Err(error), Ok(())) => Err(error),
-            (Err(error), Err(start)) => Err(error
-                .escalate(Kind::Attention)
-                .with("service", start.message())
-                .with("state", format!("the live database is as it was, {unit} is stopped"))
-                .hint(format!("systemctl start {unit}"))),
-        }
-    }
-
-    /// Keeps as many previous databases as the settings say, the newest ones.
-    async fn drop_old_previous(&self, done: &mut Restored) -> Result<()> {
-        let databases = staging::databases(self.client()).await?;
-        let mut previous = names::of_role(&databases, self.live_name(), Role::Previous);
-        let keep = usize::try_from(self.env.settings.keep_previous).unwrap_or(usize::MAX);
-        let surplus = previous.len().saturating_sub(keep);
-        for name in previous.drain(..surplus) {
-            match staging::drop_database(self.client(), &name).await {
-                Ok(()) => done.dropped.push(name),
-                Err(error) => self.env.reporter.warn(error.message()),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn shown(name: Option<&String>) -> String {
-    name.map_or_else(|| "none".to_owned(), |name| format!("\"{name}\""))
 }

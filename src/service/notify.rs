@@ -9,6 +9,9 @@ use sd_notify::NotifyState;
 /// How long the service manager is asked to wait for the next sign of life.
 const EXTENSION: std::time::Duration = std::time::Duration::from_mins(2);
 
+/// systemd ignores a message of more than 4096 bytes, all of it.
+const LONGEST: usize = 1024;
+
 /// Whether the unit is another program's.
 static IS_STEP: AtomicBool = AtomicBool::new(false);
 
@@ -25,11 +28,16 @@ pub fn ready() {
 
 /// What is being done right now. If it `moves`, also a sign of life for the watchdog, and more time for a slow start.
 pub fn status(text: &str, moves: bool) {
+    let text = shortened(text);
     if !moves {
         return send(&[NotifyState::Status(text)]);
     }
     let micros = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
     send(&[NotifyState::Status(text), NotifyState::ExtendTimeoutUsec(micros), NotifyState::Watchdog]);
+}
+
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST)]
 }
 
 /// The end has begun.
@@ -46,4 +54,16 @@ fn send_own(state: NotifyState<'_>) {
 fn send(states: &[NotifyState<'_>]) {
     // Nobody may be listening any more; the work goes on.
     let _ = sd_notify::notify(states);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_any_length_is_one_that_systemd_takes() {
+        assert_eq!(shortened("loading"), "loading");
+        let long = "ü".repeat(5000);
+        assert!(shortened(&long).len() <= LONGEST && long.starts_with(shortened(&long)));
+    }
 }

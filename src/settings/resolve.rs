@@ -1,16 +1,19 @@
 //! Applies the precedence and checks every value; collects all mistakes before it reports.
 
+mod layers;
+mod values;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::Value;
 
 use super::inputs::Text;
-use super::keys::{self, COPY_KEYS, Form, KEYS, Key};
+use super::keys::{self, COPY_KEYS};
 use super::{
     Address, Backup, Database, Inputs, Layer, Migrations, OnFailure, Repository, Retention, Secret, Service, Settings,
-    Ssl, secrets,
+    Ssl,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -52,118 +55,6 @@ impl Resolver {
         }
     }
 
-    fn read_layers(&mut self, inputs: &Inputs) {
-        if let Some(text) = &inputs.config {
-            self.read_file(&text.bytes);
-        }
-        if let Some(text) = &inputs.secrets {
-            let parsed = self.parse(text);
-            let values = parsed.assignments.iter().map(|(name, value)| (name.as_str(), value.expose()));
-            self.read_variables(Layer::SecretsFile, values);
-        }
-        let variables = inputs.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        self.read_variables(Layer::Environment, variables);
-        for (path, value) in &inputs.command_line {
-            if let Some(key) = keys::by_path(path) {
-                self.values.insert(key.path, (Layer::CommandLine, Value::String(value.clone())));
-            }
-        }
-    }
-
-    /// Reads a file of secrets; what is wrong with it is noted.
-    fn parse(&mut self, text: &Text) -> secrets::Parsed {
-        if text.public && !is_credential(&text.path) {
-            self.warnings.push(format!(
-                "the secrets file {} can be read by every account on this machine: chmod 0600 it",
-                text.path.display()
-            ));
-        }
-        let parsed = secrets::parse(&text.bytes);
-        for problem in &parsed.problems {
-            let line = format!("{}:{}: {}", text.path.display(), problem.line, problem.message);
-            // systemd would not start a unit with such a file; a line that it only ignores is worth a warning.
-            if parsed.refused {
-                self.mistakes.push(line);
-            } else {
-                self.warnings.push(line);
-            }
-        }
-        parsed
-    }
-
-    /// The credentials of a repository's storage: its own file's go before those of the environment.
-    fn storage(&mut self, inputs: &Inputs, file: Option<&Path>) -> BTreeMap<String, Secret> {
-        let environment = inputs.storage.iter().map(|(name, value)| (name.clone(), Secret::from(value.clone())));
-        let mut variables: BTreeMap<String, Secret> = environment.collect();
-        if let Some(text) = file.and_then(|path| inputs.environment_files.get(path)) {
-            variables.extend(self.parse(text).assignments);
-        }
-        variables
-    }
-
-    fn read_file(&mut self, bytes: &[u8]) {
-        let Ok(text) = std::str::from_utf8(bytes) else {
-            self.mistakes.push(format!("{}: is not UTF-8 text", self.config));
-            return;
-        };
-        match toml::from_str::<toml::Table>(text) {
-            Ok(table) => self.read_table("", &table),
-            Err(cause) => {
-                // The message alone: the full rendering quotes the line, which may hold a misplaced secret.
-                let line = cause.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-                self.mistakes.push(format!("{}:{line}: {}", self.config, cause.message()));
-            }
-        }
-    }
-
-    fn read_table(&mut self, prefix: &str, table: &toml::Table) {
-        for (name, value) in table {
-            let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            if let Some(key) = keys::by_path(&path) {
-                if key.form == Form::Secret {
-                    self.mistakes.push(format!(
-                        "{}: `{path}` is a secret and does not belong in this file: set {} in the secrets file",
-                        self.config, key.env
-                    ));
-                } else {
-                    self.values.insert(key.path, (Layer::File, value.clone()));
-                }
-            } else if let (Value::Table(inner), true) = (value, is_section(&path)) {
-                self.read_table(&path, inner);
-            } else if is_section(&path) {
-                self.mistakes.push(format!("{}: `{path}` must be a section of settings: [{path}]", self.config));
-            } else {
-                let known = KEYS.iter().filter(|key| key.form != Form::Secret).map(|key| key.path);
-                let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);
-                let source = self.config.clone();
-                self.unknown("key", &path, &source, known.chain(sections));
-            }
-        }
-    }
-
-    fn read_variables<'a>(&mut self, layer: Layer, variables: impl Iterator<Item = (&'a str, &'a str)>) {
-        for (name, text) in variables {
-            let Some(key) = KEYS.iter().find(|key| key.env == name) else {
-                // TeslaMate's file holds much that is not ours; only our own prefix can be a slip.
-                if name.starts_with("GLOVEBOX_") {
-                    let source = self.source(layer);
-                    self.unknown("variable", name, &source, KEYS.iter().map(|key| key.env));
-                }
-                continue;
-            };
-            // An empty variable is what a shell or a unit file has for "not set".
-            if text.is_empty() {
-                continue;
-            }
-            match from_variable(key, text) {
-                Ok(value) => {
-                    self.values.insert(key.path, (layer, value));
-                }
-                Err(wanted) => self.mistakes.push(format!("{}: `{name}` must be {wanted}", self.source(layer))),
-            }
-        }
-    }
-
     fn unknown<'a>(&mut self, what: &str, typed: &str, source: &str, known: impl IntoIterator<Item = &'a str>) {
         let mut line = format!("{source}: unknown {what} `{typed}`");
         if let Some(name) = keys::nearest(typed, known) {
@@ -179,88 +70,6 @@ impl Resolver {
             Layer::Environment => "environment".to_owned(),
             Layer::CommandLine => "command line".to_owned(),
         }
-    }
-
-    fn mistake(&mut self, path: &'static str, wanted: &str) {
-        let Some((layer, _)) = self.values.get(path) else { return };
-        let name = keys::by_path(path).map_or(path, |key| keys::name_in(key, *layer));
-        let line = format!("{}: `{name}` must be {wanted}", self.source(*layer));
-        self.mistakes.push(line);
-    }
-
-    fn text(&mut self, path: &'static str) -> Option<String> {
-        let value = self.values.get(path)?.1.as_str().map(str::to_owned);
-        match value {
-            Some(text) if text.contains('\0') => {
-                self.mistake(path, "free of NUL characters");
-                None
-            }
-            Some(text) => Some(text),
-            None => {
-                self.mistake(path, "a string");
-                None
-            }
-        }
-    }
-
-    fn secret(&mut self, path: &'static str) -> Option<Secret> {
-        self.text(path).map(Secret::from)
-    }
-
-    /// An identifier of PostgreSQL, which may hold anything but NUL, at most 63 bytes of it.
-    fn identifier(&mut self, path: &'static str, default: &str) -> String {
-        let name = self.text(path).unwrap_or_else(|| default.to_owned());
-        if name.is_empty() || name.len() > 63 || name.contains(['\n', '\r']) {
-            self.mistake(path, "a name of 1 to 63 bytes without line breaks");
-        }
-        name
-    }
-
-    fn path(&mut self, path: &'static str) -> Option<PathBuf> {
-        let value = PathBuf::from(self.text(path)?);
-        if value.is_absolute() {
-            return Some(value);
-        }
-        self.mistake(path, "an absolute path");
-        None
-    }
-
-    fn number(&mut self, path: &'static str, default: u32, range: std::ops::RangeInclusive<u32>) -> u32 {
-        let value = match self.values.get(path) {
-            None => return default,
-            Some((_, Value::Integer(number))) => u32::try_from(*number).ok(),
-            Some((_, Value::String(text))) => text.parse().ok(),
-            Some(_) => None,
-        };
-        if let Some(number) = value.filter(|number| range.contains(number)) {
-            number
-        } else {
-            self.mistake(path, &format!("a whole number from {} to {}", range.start(), range.end()));
-            default
-        }
-    }
-
-    fn flag(&mut self, path: &'static str, default: bool) -> bool {
-        let value = match self.values.get(path).map(|(_, value)| value) {
-            None => return default,
-            Some(Value::Boolean(value)) => Some(*value),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(_) => None,
-        };
-        value.unwrap_or_else(|| {
-            self.mistake(path, "true or false");
-            default
-        })
-    }
-
-    fn list(&mut self, path: &'static str) -> Option<Vec<String>> {
-        let items = self.values.get(path)?.1.as_array().cloned().unwrap_or_default();
-        let texts: Vec<String> = items.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        if texts.is_empty() || texts.len() != items.len() {
-            self.mistake(path, "an array of strings that is not empty");
-            return None;
-        }
-        Some(texts)
     }
 
     fn settings(&mut self, inputs: &Inputs) -> Settings {
@@ -462,29 +271,9 @@ impl Resolver {
     }
 }
 
-/// `$CREDENTIALS_DIRECTORY` is private to the unit whatever the mode of the files in it.
-fn is_credential(path: &Path) -> bool {
-    path.starts_with("/run/credentials")
-}
-
-fn is_section(path: &str) -> bool {
-    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
-}
-
 fn string_map(value: &Value) -> Option<BTreeMap<String, String>> {
     let table = value.as_table()?;
     table.iter().map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
-}
-
-/// Reads a variable: structured values are JSON, since the environment has no arrays.
-fn from_variable(key: &Key, text: &str) -> std::result::Result<Value, &'static str> {
-    let json = |wanted| serde_json::from_str::<Value>(text).map_err(|_| wanted);
-    match key.form {
-        Form::Text | Form::Secret | Form::Number | Form::Flag | Form::Ssl => Ok(Value::String(text.to_owned())),
-        Form::List => json("a JSON array of strings"),
-        Form::Map => json("a JSON object of strings"),
-        Form::Tables => json("a JSON array of objects"),
-    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
+use super::support::binary::path_of;
+use super::support::network::{Bucket, private};
 use super::support::repository::section;
-use super::support::server::fixture;
+use super::support::server::{SERVER_ACCOUNT, fixture, is_root};
 use super::support::{Outcome, Server, Site};
 
 /// The first of the migrations that come after the fixture's.
@@ -139,6 +142,9 @@ fn a_migration_that_fails_is_gone_back_from_where_that_is_asked_for() {
     let failed = installed.migrate(&[]);
     let failed = failed.expect(15).says("no_such_column").says("is what it was before").says("pending again");
     assert_eq!(installed.server.content(&installed.site.database), before, "{}", failed.stderr);
+    // Nothing is left to go back from, and no second try is made.
+    let again = installed.migrate(&[]).expect(10).says("not tried again");
+    assert!(!again.stderr.contains("teslamate-restore"), "{}", again.stderr);
 }
 
 #[test]
@@ -263,4 +269,94 @@ fn a_migration_waits_for_a_backup_that_is_under_way() {
     });
     assert_eq!(installed.newest(), FIRST);
     assert_eq!(installed.site.backups().len(), 2);
+}
+
+/// What the service manager does before it starts the application, as `ExecStartPre`.
+fn starts_behind_its_migrations(site: &Site) {
+    let start = format!(
+        "'{}' --config '{}' >'{}' 2>&1 || exit 1\n",
+        path_of("teslamate-migrate").display(),
+        site.config().display(),
+        site.path("started").display()
+    );
+    fs::write(site.systemctl.dir().join("run-on-start"), start).unwrap();
+    fs::write(site.systemctl.dir().join("state"), "active").unwrap();
+}
+
+#[test]
+fn what_a_restore_brings_back_is_migrated_by_the_services_own_start() {
+    let installed = installed("start", &[("add_table", "CREATE TABLE later (id int);")], "");
+    let (server, site) = (installed.server, &installed.site);
+    site.run("teslamate-backup", &["old.sql"]).expect(0);
+    installed.migrate(&[]).expect(0);
+    let backups = site.backups().len();
+    // The restore is not over while the service starts: its migrations, and the backup before them, must not wait for it.
+    starts_behind_its_migrations(site);
+    site.run("teslamate-restore", &["old.sql", "--as-it-was", "--yes", "--no-safety-backup"]).expect(0);
+    let started = || fs::read_to_string(site.path("started")).unwrap();
+    assert!(started().contains("add_table"), "{}", started());
+    assert_eq!(site.systemctl.state(), "active");
+    assert_eq!((installed.newest(), site.backups().len()), (FIRST, backups + 1));
+    // The same for one that an undo brings back.
+    let second = FIRST + 1;
+    fs::write(installed.migrations().join(format!("{second}_add_more.exs")), "CREATE TABLE more (id int);").unwrap();
+    site.run("teslamate-restore", &["--undo", "--yes"]).expect(0);
+    assert!(started().contains("add_more"), "{}", started());
+    assert_eq!((installed.newest(), site.backups().len()), (second, backups + 2));
+    assert_eq!(server.query(&site.database, "SELECT count(*) FROM more"), "0");
+}
+
+#[test]
+fn the_services_own_account_opens_a_repository_behind_a_network() {
+    if !is_root() {
+        println!("SKIPPED: running as another account needs root");
+        return;
+    }
+    let installed = installed("account", &[("add_table", "CREATE TABLE later (id int);")], "");
+    let (server, site) = (installed.server, &installed.site);
+    let bucket = Bucket::start();
+    private(&site.path("storage.env"), &Bucket::variables());
+    let executable = site.path("release/bin/teslamate").display().to_string();
+    site.configure(
+        &format!(
+            "port = {}\n[repository]\nlocation = {:?}\npassword_file = {:?}\nenvironment_file = {:?}\n",
+            server.port(),
+            bucket.location(),
+            site.path("password"),
+            site.path("storage.env")
+        ),
+        &format!("service.executable = {executable:?}\n"),
+    );
+    site.run("teslamate-backup", &["init"]).expect(0);
+    let given = Command::new("chown").arg("-R").arg(SERVER_ACCOUNT).arg(site.path("")).status().unwrap();
+    assert!(given.success());
+    let as_account = || {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid", SERVER_ACCOUNT, "--regid", SERVER_ACCOUNT, "--clear-groups"]);
+        site.under(setpriv, "teslamate-migrate").outcome()
+    };
+    // What it has no right to read is asked for where there is something to back up, and by name.
+    std::os::unix::fs::chown(site.path("storage.env"), Some(0), Some(0)).unwrap();
+    as_account().expect(10).says("cannot read the environment file").says("storage.env").says("no migration was run");
+    assert!(installed.called().is_empty());
+    private(&site.path("storage.env"), &Bucket::variables());
+    let given = Command::new("chown").arg(SERVER_ACCOUNT).arg(site.path("storage.env")).status().unwrap();
+    assert!(given.success());
+    as_account().expect(0).says("backing up");
+    assert_eq!((installed.newest(), site.backups().len()), (FIRST, 1));
+}
+
+#[test]
+fn where_commands_start_the_application_they_may_migrate_before() {
+    let installed = installed("commands", &[("add_table", "CREATE TABLE later (id int);")], "");
+    let site = &installed.site;
+    let mut text = fs::read_to_string(site.config()).unwrap();
+    text.push_str("\n[service]\n");
+    // One table of the service: the dotted key of `installed` and a section exclude each other.
+    let executable = format!("executable = {:?}\n", site.path("release/bin/teslamate").display().to_string());
+    let text = text.lines().filter(|line| !line.starts_with("service.executable")).collect::<Vec<_>>().join("\n");
+    site.write_config(&format!("{text}\n{executable}stop = [\"/bin/true\"]\nstart = [\"/bin/true\"]\n"));
+    installed.migrate(&[]).expect(0);
+    installed.migrate(&["rollback", &FIRST.to_string(), "--yes"]).expect(0);
+    assert_eq!(installed.server.query(&site.database, "SELECT to_regclass('later') IS NULL"), "t");
 }

@@ -144,6 +144,36 @@ fn r36_a_backup_that_vanished_from_the_repository_is_missed_by_name() {
 }
 
 #[test]
+fn checks_of_a_part_take_turns_until_every_pack_was_read() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("parts"));
+    for round in 0..4 {
+        server.query(&site.database, &format!("UPDATE positions SET odometer = odometer + 1 WHERE id % 4 = {round}"));
+        site.run("teslamate-backup", &[]).expect(0);
+    }
+    let check = |arguments: &[&str]| site.command("teslamate-backup").arg("check").args(arguments).outcome();
+    let read = |arguments: &[&str]| check(&[arguments, &["--json"]].concat()).expect(0).json()["bytes_read"].as_u64();
+    let all = read(&["--read-data"]).unwrap();
+    let parts: Vec<u64> = (0..2).map(|_| read(&["--read-part", "2"]).unwrap()).collect();
+    assert!(parts.iter().all(|part| (1..all).contains(part)), "{parts:?} of {all}");
+    assert!(parts.iter().sum::<u64>() >= all, "{parts:?} of {all}");
+    // So whatever is damaged is found by one of them, and by that one alone.
+    let packs = site.files("repository/data").into_iter().flat_map(|shelf| {
+        let shelf = format!("repository/data/{shelf}");
+        site.files(&shelf).into_iter().map(move |pack| format!("{shelf}/{pack}"))
+    });
+    let pack = site.path(&packs.max_by_key(|pack| fs::metadata(site.path(pack)).unwrap().len()).unwrap());
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let codes: Vec<Option<i32>> = (0..2).map(|_| check(&["--read-part", "2"]).code).collect();
+    assert!(codes == [Some(0), Some(14)] || codes == [Some(14), Some(0)], "{codes:?}");
+    check(&["--read-part", "0"]).expect(2);
+    check(&["--read-part", "2", "--read-data"]).expect(2);
+}
+
+#[test]
 fn a_ledger_that_was_lost_is_filled_from_the_repository() {
     let site = site();
     site.run("teslamate-backup", &[]).expect(0);

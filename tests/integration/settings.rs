@@ -362,3 +362,17 @@ fn the_samples_of_the_page_are_understood() {
     let secrets = [settings.database.password, settings.encryption_key, settings.release_cookie];
     assert!(secrets.iter().all(Option::is_some));
 }
+
+#[test]
+fn a_configuration_is_checked_where_none_of_its_files_exists() {
+    let (_, site) = site();
+    site.write_config(
+        "secrets_file = \"/nowhere/secrets\"\nbackup.extra_files = [\"/nowhere/else\"]\n\
+         [repository]\nlocation = \"/nowhere/repository\"\npassword_file = \"/nowhere/password\"\n",
+    );
+    let check = || site.command("teslamate-backup").env("DATABASE_PORT", "none").arg("check-config").outcome();
+    assert!(check().expect(0).text().contains("config.toml is sound"));
+    site.write_config("[retention]\nkeep_dayly = 3\nkeep_weekly = \"often\"\n");
+    check().expect(2).says("did you mean `retention.keep_daily`").says("retention.keep_weekly");
+    assert_eq!(site.files("state"), Vec::<String>::new());
+}

@@ -60,6 +60,7 @@ fn a_timer_backs_up_and_every_unit_works_under_its_hardening() {
         .host
         .sh("rmdir /var/backup/glovebox; mv /var/backup/elsewhere /var/backup/glovebox; systemctl reset-failed");
 
+    the_databases_account_needs_no_arguments(&machine);
     secrets_are_nobodys(&machine);
     a_role_of_another_name_is_let_in(&machine);
     two_at_once_wait_for_each_other(&machine);
@@ -94,6 +95,24 @@ fn secrets_are_nobodys(machine: &Machine) {
         journalctl -q | grep -F -f /root/patterns || true",
     );
     assert_eq!(left, "");
+}
+
+/// As whoever types a command: the settings are found, and the secrets where the account may read them.
+fn the_databases_account_needs_no_arguments(machine: &Machine) {
+    let as_account = |command: &str| machine.host.run(&format!("su teslamate -s /bin/bash -c 'cd /; {command}' 2>&1"));
+    let refused = as_account("teslamate-backup list");
+    let words = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(!refused.status.success() && words.contains("/etc/secrets/teslamate.env"), "{words}");
+    assert!(words.contains("give your account the right to read it"), "{words}");
+    machine.host.sh("chmod 711 /etc/secrets; chown teslamate /etc/secrets/*");
+    for command in
+        ["teslamate-backup", "teslamate-backup list", "teslamate-restore latest --drill", "teslamate-migrate status"]
+    {
+        let output = as_account(command);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(machine.host.run(command).status.success(), "as root: {command}");
+    }
+    machine.host.sh("chmod 700 /etc/secrets; chown root /etc/secrets/*");
 }
 
 /// Peer authentication, where the database's user is not named like the account.
@@ -133,10 +152,33 @@ fn a_run_that_hangs_is_ended_at_its_time_limit_and_leaves_nothing() {
     assert_eq!(machine.show("glovebox-backup.service", "Result"), "timeout");
     let journal = machine.journal("glovebox-backup.service");
     assert!(journal.iter().any(|(_, line)| line.contains("stopped by SIGTERM")), "{journal:#?}");
-    machine.host.sh("pkill -CONT -f 'postgres: 17/main: [c]heckpointer'; systemctl reset-failed");
     assert_eq!(machine.backups(), before);
+    a_watchdog_bites_only_what_hangs(&machine);
     machine.start("glovebox-backup.service");
     machine.start("glovebox-check.service");
+}
+
+/// As a unit of one's own may have it. The server still takes no checkpoint.
+fn a_watchdog_bites_only_what_hangs(machine: &Machine) {
+    let watched = |name: &str, command: &str| {
+        machine.host.run(&format!(
+            "systemd-run --wait --unit={name} -p Type=notify -p WatchdogSec=8 -p RuntimeMaxSec=120 /usr/local/bin/{command}"
+        ))
+    };
+    let bitten = watched("hanging", "teslamate-backup");
+    let words = String::from_utf8_lossy(&bitten.stderr).into_owned();
+    assert!(words.contains("Finished with result: watchdog"), "{words}");
+    machine.host.sh("pkill -CONT -f 'postgres: 17/main: [c]heckpointer'; systemctl reset-failed");
+    // One that takes longer than that, and gets on: every row is weighed for a quarter of a millisecond.
+    machine.query(
+        "INSERT INTO positions (date, latitude, longitude, car_id) SELECT now(), 1, 1, 1 FROM generate_series(1, 25000);
+         CREATE FUNCTION weighed(integer) RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(0.0002) IS NOT NULL';
+         ALTER TABLE positions ADD CONSTRAINT weighed CHECK (weighed(id)) NOT VALID;
+         UPDATE pg_constraint SET convalidated = true WHERE conname = 'weighed'",
+    );
+    machine.start("glovebox-backup.service");
+    let output = watched("working", "teslamate-restore latest --drill");
+    assert!(output.status.success(), "{:#?}", machine.journal("working.service"));
 }
 
 fn two_at_once_wait_for_each_other(machine: &Machine) {
@@ -225,7 +267,10 @@ fn the_service_starts_behind_its_migrations_and_is_back_after_a_restore() {
     assert_eq!(machine.show(service, "ActiveState"), "inactive");
     machine.host.sh("rm /run/glovebox/teslamate.service.hold");
 
+    a_restore_that_is_killed_holds_the_service_until_the_next_one(&machine);
+
     // A release whose migration fails.
+    machine.host.sh("systemctl stop teslamate");
     machine.release_gains(1, "wrong", "SELECT no_such_column FROM cars;");
     assert!(!machine.host.run("systemctl start teslamate").status.success());
     machine.host.sh("systemctl stop teslamate; systemctl reset-failed");
@@ -246,6 +291,29 @@ fn the_service_starts_behind_its_migrations_and_is_back_after_a_restore() {
     let journal = machine.journal(service);
     assert!(journal.iter().any(|(_, line)| line.contains("newer than the application")), "{journal:#?}");
     assert_eq!(machine.query(&format!("SELECT count(*) FROM schema_migrations WHERE version = {FIRST}")), "1");
+}
+
+fn a_restore_that_is_killed_holds_the_service_until_the_next_one(machine: &Machine) {
+    let hold = "/run/glovebox/teslamate.service.hold";
+    let is_there = || machine.host.run(&format!("test -e {hold}")).status.success();
+    machine.host.sh("mkdir -p /etc/systemd/system/teslamate.service.d
+        printf '[Service]\\nExecStop=/bin/sleep 6\\n' >/etc/systemd/system/teslamate.service.d/slow.conf
+        systemctl daemon-reload; systemctl start teslamate
+        systemd-run -q --unit=killed teslamate-restore latest --yes");
+    until("the service is held", is_there);
+    // Another run is sent away, and takes away nothing that is not its own.
+    let other = machine.host.run("teslamate-restore latest --drill");
+    assert_eq!(other.status.code(), Some(11), "{}", String::from_utf8_lossy(&other.stderr));
+    assert!(is_there());
+    machine.host.sh("systemctl kill --signal=KILL killed.service");
+    until("the service has ended", || machine.show("teslamate.service", "ActiveState") == "inactive");
+    machine
+        .host
+        .sh("rm /etc/systemd/system/teslamate.service.d/slow.conf; systemctl daemon-reload; systemctl start teslamate");
+    assert_eq!(machine.show("teslamate.service", "ActiveState"), "inactive", "what it would find is half exchanged");
+    machine.host.sh("systemctl reset-failed; teslamate-restore latest --drill");
+    assert!(!is_there());
+    assert_eq!(machine.show("teslamate.service", "ActiveState"), "active");
 }
 
 /// How long a client that connects again and again gets no answer while this runs.
