@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::inputs::Text;
+use super::super::keys::KEYS;
 use super::*;
 
 fn text(path: &str, content: &[u8], public: bool) -> Text {
