@@ -14,15 +14,16 @@ let
   option = name: "services.glovebox.${name}";
 
   # Files with secrets, by option.
-  secretFiles =
-    [
-      {
-        name = "secretsFile";
-        value = cfg.secretsFile;
-      }
-    ]
-    ++ repositorySecrets "repository" cfg.repository
-    ++ lib.concatLists (lib.imap1 (number: repositorySecrets "copies, number ${toString number}: ") cfg.copies);
+  secretFiles = [
+    {
+      name = "secretsFile";
+      value = cfg.secretsFile;
+    }
+  ]
+  ++ repositorySecrets "repository" cfg.repository
+  ++ lib.concatLists (
+    lib.imap1 (number: repositorySecrets "copies, number ${toString number}: ") cfg.copies
+  );
   repositorySecrets =
     prefix: entry:
     let
@@ -62,7 +63,8 @@ let
       "${option "settings.${key}"}: there is no such setting. These there are: ${lib.concatStringsSep ", " settings.free}.";
 
   timersOn = lib.filterAttrs (_: timer: timer.enable) cfg.timers;
-  needsRepository = timersOn != { } || cfg.copies != [ ] || (cfg.migrations.enable && cfg.migrations.requireBackup);
+  needsRepository =
+    timersOn != { } || cfg.copies != [ ] || (cfg.migrations.enable && cfg.migrations.requireBackup);
 
   locations =
     lib.optional context.hasRepository {
@@ -117,7 +119,8 @@ in
           pkgs.postgresql_17 or newer; the new server begins empty: `teslamate-restore FILE` fills it.'';
       }
       {
-        assertion = cfg.migrations.enable -> applicationUser == "root" || applicationUser == cfg.database.osUser;
+        assertion =
+          cfg.migrations.enable -> applicationUser == "root" || applicationUser == cfg.database.osUser;
         message = ''
           ${cfg.service.unit} runs as ${applicationUser}, Glovebox as ${cfg.database.osUser}, and a migration needs the
           repository and the state directory, which belong to the latter.
@@ -158,8 +161,7 @@ in
       { name, value }:
       {
         assertion = context.schemeOf value != null || lib.hasPrefix "/" (lib.removePrefix "local:" value);
-        message = ''
-          ${option name} is "${value}", which is neither an absolute path nor begins with sftp:, s3:, rest: or rclone:.'';
+        message = ''${option name} is "${value}", which is neither an absolute path nor begins with sftp:, s3:, rest: or rclone:.'';
       }
     ) locations
     ++ lib.optional (context.hasRepository && cfg.copies != [ ]) {

@@ -19,7 +19,9 @@ let
   # The two ways in which TeslaMate's module connects: over the socket where it sets the server up itself and the role
   # is named like its account, else over TCP.
   overSocket =
-    teslamate != null && (teslamate.postgres.enable_server or false) && teslamate.postgres.user == "teslamate";
+    teslamate != null
+    && (teslamate.postgres.enable_server or false)
+    && teslamate.postgres.user == "teslamate";
 
   isLoopback =
     host:

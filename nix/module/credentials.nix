@@ -39,18 +39,22 @@ let
         name = "${name}-identity";
         path = entry.options.identity_file;
       };
-      options = lib.mapAttrs (_: literal) entry.options // lib.optionalAttrs (needsIdentity entry) {
-        identity_file = "%d/${name}-identity";
-      };
-      entry = given // {
-        location = literal entry.location;
-      }
-      // {
-        password_file = "%d/${name}-password";
-      }
-      // lib.optionalAttrs (entry.environmentFile != null) {
-        environment_file = "%d/${name}-environment";
-      };
+      options =
+        lib.mapAttrs (_: literal) entry.options
+        // lib.optionalAttrs (needsIdentity entry) {
+          identity_file = "%d/${name}-identity";
+        };
+      entry =
+        given
+        // {
+          location = literal entry.location;
+        }
+        // {
+          password_file = "%d/${name}-password";
+        }
+        // lib.optionalAttrs (entry.environmentFile != null) {
+          environment_file = "%d/${name}-environment";
+        };
     };
 in
 {
@@ -91,8 +95,7 @@ in
           GLOVEBOX_COPIES = builtins.toJSON (
             lib.optionals copies (
               map (
-                copy:
-                copy.entry // lib.optionalAttrs (copy.options != { }) { inherit (copy) options; }
+                copy: copy.entry // lib.optionalAttrs (copy.options != { }) { inherit (copy) options; }
               ) numbered
             )
           );

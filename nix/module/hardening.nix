@@ -54,7 +54,10 @@
   # A core dump would hold secrets and rows.
   LimitCORE = 0;
 
-  RestrictAddressFamilies = [ "AF_UNIX" ] ++ lib.optionals (loopback || network) [
+  RestrictAddressFamilies = [
+    "AF_UNIX"
+  ]
+  ++ lib.optionals (loopback || network) [
     "AF_INET"
     "AF_INET6"
   ];

@@ -62,34 +62,32 @@ let
       description = what;
     };
 
-  timer =
-    what: default:
-    {
-      enable = mkOption {
-        type = types.bool;
-        default = true;
-        description = "Whether ${what} by itself. Its unit is there in any case, for `systemctl start`.";
-      };
-      timerConfig = mkOption {
-        type = types.attrsOf (
-          types.oneOf [
-            types.bool
-            types.int
-            types.str
-            (types.listOf types.str)
-          ]
-        );
-        inherit default;
-        example = {
-          OnCalendar = "*-*-* 03:15:00";
-          RandomizedDelaySec = "1h";
-        };
-        description = ''
-          When, as systemd.timer(5) has it. What is not set here stays as in the default, so a new `OnCalendar` alone
-          keeps `Persistent` and the delay. A unit is started 15 times in 50 minutes at most.
-        '';
-      };
+  timer = what: default: {
+    enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether ${what} by itself. Its unit is there in any case, for `systemctl start`.";
     };
+    timerConfig = mkOption {
+      type = types.attrsOf (
+        types.oneOf [
+          types.bool
+          types.int
+          types.str
+          (types.listOf types.str)
+        ]
+      );
+      inherit default;
+      example = {
+        OnCalendar = "*-*-* 03:15:00";
+        RandomizedDelaySec = "1h";
+      };
+      description = ''
+        When, as systemd.timer(5) has it. What is not set here stays as in the default, so a new `OnCalendar` alone
+        keeps `Persistent` and the delay. A unit is started 15 times in 50 minutes at most.
+      '';
+    };
+  };
 
   timerDefaults = {
     backup = {

@@ -41,9 +41,7 @@ in
       "d /run/glovebox 0755 root root -"
       "d ${context.stateDir} 0700 ${user} - -"
     ]
-    ++ lib.optional (
-      context.hasRepository && directory != null
-    ) "d ${directory} 0700 ${user} - -";
+    ++ lib.optional (context.hasRepository && directory != null) "d ${directory} 0700 ${user} - -";
 
     users = lib.mkIf cfg.database.createOsUser {
       users.${user} = {

@@ -15,8 +15,7 @@ let
   isTable = value: isAttrs value;
   isTables = value: isList value && value != [ ] && lib.all isAttrs value;
 
-  key =
-    name: if builtins.match "[A-Za-z0-9_-]+" name != null then name else toJSON name;
+  key = name: if builtins.match "[A-Za-z0-9_-]+" name != null then name else toJSON name;
 
   # JSON's strings, numbers and booleans are TOML's.
   inline =
@@ -26,7 +25,9 @@ let
     else if isList value then
       "[${lib.concatStringsSep ", " (map (inline path) value)}]"
     else if isAttrs value then
-      "{ ${lib.concatStringsSep ", " (lib.mapAttrsToList (name: v: "${key name} = ${inline path v}") value)} }"
+      "{ ${
+        lib.concatStringsSep ", " (lib.mapAttrsToList (name: v: "${key name} = ${inline path v}") value)
+      } }"
     else
       throw "services.glovebox.settings: `${path}` is a ${builtins.typeOf value}, which TOML has no form for";
 
@@ -41,10 +42,16 @@ let
       tables = lib.filterAttrs (_: isTable) entries;
       arrays = lib.filterAttrs (_: isTables) entries;
       path = name: if prefix == "" then key name else "${prefix}.${key name}";
-      section = header: path': table': if table' == { } then "" else "\n${header}\n${body path' table'}";
+      section =
+        header: path': table':
+        if table' == { } then "" else "\n${header}\n${body path' table'}";
     in
-    lib.concatStrings (lib.mapAttrsToList (name: value: "${key name} = ${inline (path name) value}\n") plain)
-    + lib.concatStrings (lib.mapAttrsToList (name: value: section "[${path name}]" (path name) value) tables)
+    lib.concatStrings (
+      lib.mapAttrsToList (name: value: "${key name} = ${inline (path name) value}\n") plain
+    )
+    + lib.concatStrings (
+      lib.mapAttrsToList (name: value: section "[${path name}]" (path name) value) tables
+    )
     + lib.concatStrings (
       lib.mapAttrsToList (
         name: value: lib.concatStrings (map (entry: section "[[${path name}]]" (path name) entry) value)

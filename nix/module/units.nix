@@ -12,7 +12,8 @@ let
   hardening = import ./hardening.nix { inherit lib; };
   inherit (context) cfg directoryOf schemeOf;
 
-  run = program: arguments: "${cfg.package}/bin/${program} --config ${context.configPath}${arguments}";
+  run =
+    program: arguments: "${cfg.package}/bin/${program} --config ${context.configPath}${arguments}";
 
   # A time limit is for a run that hangs: every sign of progress moves it on.
   units = {
@@ -77,7 +78,13 @@ let
       + "SIGABRT SIGBUS SIGHUP SIGILL SIGINT SIGKILL SIGSEGV SIGSYS SIGTERM";
   };
 
-  inHome = path: lib.any (dir: lib.hasPrefix dir path) [ "/home/" "/root/" "/run/user/" ];
+  inHome =
+    path:
+    lib.any (dir: lib.hasPrefix dir path) [
+      "/home/"
+      "/root/"
+      "/run/user/"
+    ];
 
   unit =
     name:

@@ -163,7 +163,10 @@ in
           "/usr/bin/env"
           "true"
         ];
-        start = [ "/usr/bin/env" "true" ];
+        start = [
+          "/usr/bin/env"
+          "true"
+        ];
       };
     };
   };

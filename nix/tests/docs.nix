@@ -3,7 +3,11 @@
 let
   isOption = node: (node._type or null) == "option";
 
-  indent = text: lib.concatStringsSep "\n" (map (line: if line == "" then "" else "  ${line}") (lib.splitString "\n" text));
+  indent =
+    text:
+    lib.concatStringsSep "\n" (
+      map (line: if line == "" then "" else "  ${line}") (lib.splitString "\n" text)
+    );
 
   # A value as it is written in Nix.
   nix =
@@ -14,7 +18,9 @@ let
       if value == { } then
         "{ }"
       else
-        "{\n${indent (lib.concatStringsSep "\n" (lib.mapAttrsToList (name: v: "${name} = ${nix v};") value))}\n}"
+        "{\n${
+          indent (lib.concatStringsSep "\n" (lib.mapAttrsToList (name: v: "${name} = ${nix v};") value))
+        }\n}"
     else if builtins.isList value then
       if value == [ ] then "[ ]" else "[\n${indent (lib.concatStringsSep "\n" (map nix value))}\n]"
     else if value == null then

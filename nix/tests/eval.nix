@@ -79,7 +79,8 @@ let
             files
         else
           {
-            "refused.txt" = lib.concatStringsSep "\n\n" (map (message: "- ${lib.removeSuffix "\n" message}") messages) + "\n";
+            "refused.txt" =
+              lib.concatStringsSep "\n\n" (map (message: "- ${lib.removeSuffix "\n" message}") messages) + "\n";
           };
     };
 
@@ -117,5 +118,7 @@ in
         options = { };
       };
     in
-    lib.concatStringsSep " " (known.free ++ lib.attrNames known.options ++ known.secrets ++ known.fixed);
+    lib.concatStringsSep " " (
+      known.free ++ lib.attrNames known.options ++ known.secrets ++ known.fixed
+    );
 }

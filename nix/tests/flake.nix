@@ -3,7 +3,8 @@
 { lib }:
 let
   # Whatever a function of ours asks of nixpkgs is a name.
-  callPackage = file: _: "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
+  callPackage =
+    file: _: "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
   system = name: {
     inherit callPackage lib;
     diffutils = "";
@@ -11,7 +12,9 @@ let
     nixfmt = "";
     nixfmt-tree = "nixfmt-tree";
     path = "/nixpkgs";
-    runCommand = name: _: _: name;
+    runCommand =
+      name: _: _:
+      name;
     systemd = "";
     testers.runNixOSTest = test: test.name;
   };
@@ -73,6 +76,7 @@ in
 }
 // lib.listToAttrs (
   map (
-    name: lib.nameValuePair "vm-${name}.py" (script (import (../vm-tests + "/${name}.nix") { inherit self; }))
+    name:
+    lib.nameValuePair "vm-${name}.py" (script (import (../vm-tests + "/${name}.nix") { inherit self; }))
   ) vmTests
 )

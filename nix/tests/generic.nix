@@ -31,7 +31,12 @@ let
   header = ''
     # Generated from the NixOS module by nix/tests/generate; docs/nixos.md says how to install it elsewhere.
   '';
-  elsewhere = text: header + lib.replaceStrings [ "X-RestartIfChanged=false\n" "/nix/store/glovebox" ] [ "" "/usr/local" ] text;
+  elsewhere =
+    text:
+    header
+    +
+      lib.replaceStrings [ "X-RestartIfChanged=false\n" "/nix/store/glovebox" ] [ "" "/usr/local" ]
+        text;
 
   # Of the application's unit, what this module adds to it.
   application = config.systemd.services.teslamate;
@@ -60,9 +65,13 @@ let
     + render.settings ours;
 
   # The client programs are found by themselves where distributions keep several versions.
-  withoutTools = text: lib.concatStringsSep "\n" (
-    lib.filter (line: !lib.hasPrefix "tools = " line && !lib.hasPrefix "# Written by" line) (lib.splitString "\n" text)
-  );
+  withoutTools =
+    text:
+    lib.concatStringsSep "\n" (
+      lib.filter (line: !lib.hasPrefix "tools = " line && !lib.hasPrefix "# Written by" line) (
+        lib.splitString "\n" text
+      )
+    );
 in
 lib.mapAttrs (_: elsewhere) (
   lib.filterAttrs (name: _: lib.hasPrefix "glovebox-" name) files

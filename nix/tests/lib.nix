@@ -53,8 +53,7 @@ let
   imap1 = f: values: genList (index: f (index + 1) (elemAt values index)) (length values);
 
   genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
-  reverse =
-    values: genList (index: elemAt values (length values - 1 - index)) (length values);
+  reverse = values: genList (index: elemAt values (length values - 1 - index)) (length values);
 
   nameValuePair = name: value: { inherit name value; };
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (attrNames attrs);
@@ -80,7 +79,10 @@ let
     left
     // mapAttrs (
       name: value:
-      if isAttrs value && isAttrs (left.${name} or null) then recursiveUpdate left.${name} value else value
+      if isAttrs value && isAttrs (left.${name} or null) then
+        recursiveUpdate left.${name} value
+      else
+        value
     ) right;
 
   hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
@@ -99,7 +101,22 @@ let
   splitString = separator: text: filter isString (builtins.split (escapeRegex separator) text);
   escapeRegex =
     let
-      special = [ "\\" "." "+" "*" "?" "(" ")" "[" "]" "{" "}" "^" "$" "|" ];
+      special = [
+        "\\"
+        "."
+        "+"
+        "*"
+        "?"
+        "("
+        ")"
+        "["
+        "]"
+        "{"
+        "}"
+        "^"
+        "$"
+        "|"
+      ];
     in
     replaceStrings special (map (c: "\\${c}") special);
 
@@ -152,7 +169,9 @@ let
   strongest =
     definitions:
     let
-      best = foldl' (least: { priority, ... }: if priority < least then priority else least) 10000 definitions;
+      best = foldl' (
+        least: { priority, ... }: if priority < least then priority else least
+      ) 10000 definitions;
     in
     filter ({ priority, ... }: priority == best) definitions;
 
@@ -326,10 +345,7 @@ let
             else
               removeAttrs loaded [ "_module" ];
           body =
-            if plain ? config || plain ? options then
-              plain
-            else
-              { config = removeAttrs plain [ "imports" ]; };
+            if plain ? config || plain ? options then plain else { config = removeAttrs plain [ "imports" ]; };
         in
         concatMap collect (plain.imports or [ ]) ++ [ body ];
       collected = concatMap collect modules;
@@ -344,7 +360,8 @@ let
       evaluate =
         loc: node: definitions:
         let
-          own = concatMap decide definitions ++ optionals (node ? default) (decide (mkOverride 1500 node.default));
+          own =
+            concatMap decide definitions ++ optionals (node ? default) (decide (mkOverride 1500 node.default));
           best = strongest own;
           value =
             if best == [ ] then

@@ -1,10 +1,16 @@
 # A configuration as the files that NixOS makes of it: units as systemd reads them, config.toml, and the rest in a list.
 { lib }:
 let
-  text = value: if value == true then "true" else if value == false then "false" else toString value;
+  text =
+    value:
+    if value == true then
+      "true"
+    else if value == false then
+      "false"
+    else
+      toString value;
 
-  setting =
-    name: value: lib.concatStrings (map (one: "${name}=${text one}\n") (lib.toList value));
+  setting = name: value: lib.concatStrings (map (one: "${name}=${text one}\n") (lib.toList value));
   settings = attrs: lib.concatStrings (lib.mapAttrsToList setting attrs);
   list = name: values: if values == [ ] then "" else setting name (lib.concatStringsSep " " values);
 
@@ -16,7 +22,8 @@ let
     + list "Wants" unit.wants
     + list "OnFailure" unit.onFailure
     + settings unit.unitConfig;
-  installSection = unit: lib.optionalString (unit.wantedBy != [ ]) "\n[Install]\n${list "WantedBy" unit.wantedBy}";
+  installSection =
+    unit: lib.optionalString (unit.wantedBy != [ ]) "\n[Install]\n${list "WantedBy" unit.wantedBy}";
 
   service =
     unit:
@@ -24,10 +31,14 @@ let
     + "\n[Service]\n"
     + lib.concatStrings (
       # As NixOS quotes them; systemd unquotes the same way.
-      lib.mapAttrsToList (name: value: "Environment=${builtins.toJSON "${name}=${value}"}\n") unit.environment
+      lib.mapAttrsToList (
+        name: value: "Environment=${builtins.toJSON "${name}=${value}"}\n"
+      ) unit.environment
     )
     + lib.optionalString (unit.path != [ ]) (
-      "Environment=" + builtins.toJSON "PATH=${lib.concatStringsSep ":" (map (package: "${package}/bin") unit.path)}" + "\n"
+      "Environment="
+      + builtins.toJSON "PATH=${lib.concatStringsSep ":" (map (package: "${package}/bin") unit.path)}"
+      + "\n"
     )
     + lib.optionalString (!unit.restartIfChanged) "X-RestartIfChanged=false\n"
     + settings unit.serviceConfig
@@ -40,8 +51,10 @@ let
     config:
     let
       lines =
-        map (package: "package: ${package} (priority ${toString (package.priority or package.meta.priority or "normal")})")
-          config.environment.systemPackages
+        map (
+          package:
+          "package: ${package} (priority ${toString (package.priority or package.meta.priority or "normal")})"
+        ) config.environment.systemPackages
         ++ map (check: "check: ${check.name}\n${lib.removeSuffix "\n" check.script}") config.system.checks
         ++ lib.mapAttrsToList (name: user: "account: ${name} ${builtins.toJSON user}") config.users.users
         ++ lib.mapAttrsToList (name: _: "group: ${name}") config.users.groups
@@ -51,7 +64,9 @@ let
     in
     lib.concatStrings (map (line: "${line}\n") lines);
 
-  named = suffix: render: units: lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.${suffix}" (render unit)) units;
+  named =
+    suffix: render: units:
+    lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.${suffix}" (render unit)) units;
 in
 {
   files =

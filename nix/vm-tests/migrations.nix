@@ -33,7 +33,9 @@ in
   testScript =
     { nodes, ... }:
     let
-      switch = name: "${nodes.machine.system.build.toplevel}/specialisation/${name}/bin/switch-to-configuration test";
+      switch =
+        name:
+        "${nodes.machine.system.build.toplevel}/specialisation/${name}/bin/switch-to-configuration test";
     in
     ''
       def columns():
