@@ -21,7 +21,9 @@ in
         ];
       }
       ''
-        export HOME=$TMPDIR NIXPKGS_LIB=${pkgs.path}/lib
+        export HOME=$TMPDIR NIXPKGS_LIB=${pkgs.path + "/lib"}
+        # Where nixpkgs keeps the units that every unit depends on.
+        export SYSTEMD_UNIT_PATH=${pkgs.systemd}/example/systemd/system:
         bash ${self}/nix/tests/run
         touch $out
       '';

@@ -8,27 +8,32 @@
   installShellFiles,
 }:
 let
-  target = stdenv.hostPlatform.rust.rustcTargetSpec;
   # A build for another architecture cannot run what it has built.
   canRun = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
   manifest = lib.importTOML ../Cargo.toml;
+  sources = map (name: toString ../. + "/${name}") [
+    "Cargo.toml"
+    "Cargo.lock"
+    "src"
+    # Cargo.toml names them as targets, so cargo wants them to be there.
+    "benches"
+    "tests/integration"
+    "tests/fixtures"
+  ];
 in
 rustPlatform.buildRustPackage {
   pname = manifest.package.name;
   inherit (manifest.package) version;
 
   # Only what goes into the build: a change of the docs or of this directory compiles nothing.
-  src = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../Cargo.toml
-      ../Cargo.lock
-      ../src
-      # Cargo.toml names them as targets, so cargo wants them to be there.
-      ../benches
-      ../tests/integration
-      ../tests/fixtures
-    ];
+  src = lib.cleanSourceWith {
+    name = "glovebox-source";
+    src = ../.;
+    filter =
+      path: _:
+      lib.any (
+        wanted: path == wanted || lib.hasPrefix "${wanted}/" path || lib.hasPrefix "${path}/" wanted
+      ) sources;
   };
   cargoLock.lockFile = ../Cargo.lock;
 
@@ -38,22 +43,19 @@ rustPlatform.buildRustPackage {
   # containers, for which a build's sandbox has no room; the flake's checks run the programs on whole machines instead.
   cargoTestFlags = [ "--lib" ];
 
-  # Written from the programs' own definitions of their command lines, so nothing can be missing. For the same target and
-  # profile as the build before it, so that what is compiled anew is little.
-  postBuild = lib.optionalString canRun ''
-    cargo run --offline --profile release --target ${target} --features man --bin glovebox-man -- "$PWD/manual"
-  '';
-
-  postInstall = ''
-    # Made for the step above, no program for anybody's PATH.
-    rm -f "$out/bin/glovebox-man"
-  ''
-  + lib.optionalString canRun ''
-    installManPage manual/man/*.1
-    installShellCompletion --bash manual/completions/bash/*
-    installShellCompletion --zsh manual/completions/zsh/*
-    installShellCompletion --fish manual/completions/fish/*
-  '';
+  # Manual pages and completions are written from the programs' own definitions of their command lines, so nothing can be
+  # missing, by a program that was made for this and is for nobody's PATH.
+  postInstall =
+    lib.optionalString canRun ''
+      "$out/bin/glovebox-man" manual
+      installManPage manual/man/*.1
+      installShellCompletion --bash manual/completions/bash/*
+      installShellCompletion --zsh manual/completions/zsh/*
+      installShellCompletion --fish manual/completions/fish/*
+    ''
+    + ''
+      rm "$out/bin/glovebox-man"
+    '';
 
   meta = {
     inherit (manifest.package) description;

@@ -16,15 +16,16 @@ let
   network = lib.optional (directory == null) "network-online.target";
 in
 {
-  config = lib.mkIf (cfg.enable && context.hasApplication) {
+  config = lib.mkIf (cfg.enable && (cfg.service.hold || cfg.migrations.enable)) {
     systemd.services.${unitName} = lib.mkMerge [
-      {
+      (lib.mkIf cfg.service.hold {
         # `teslamate-restore` makes the file while it puts a database in place of the live one. Masking a unit at run
         # time does nothing on NixOS, where units are links in /etc.
         unitConfig.ConditionPathExists = [ "!/run/glovebox/${unitName}.service.hold" ];
-      }
+      })
       (lib.mkIf cfg.migrations.enable {
-        after = network;
+        # With roles and databases in place, which is the target; before NixOS 25.11 the service did that too.
+        after = network ++ context.serverUnits;
         wants = network;
         path = context.programsFor [ cfg.repository.location ];
         inherit (secrets) environment;

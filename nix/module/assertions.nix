@@ -38,7 +38,29 @@ let
         name = path "environmentFile";
         value = entry.environmentFile;
       }
+      {
+        name = path "options.identity_file";
+        value = entry.options.identity_file or null;
+      }
     ];
+
+  # What is written into config.toml, which everybody can read, and must not be.
+  places = [
+    {
+      name = "repository";
+      value = cfg.repository;
+    }
+  ]
+  ++ lib.imap1 (number: value: {
+    name = "copies, number ${toString number}";
+    inherit value;
+  }) cfg.copies;
+  secretOptions = [
+    "access_key_id"
+    "secret_access_key"
+    "session_token"
+  ];
+  hasPassword = location: builtins.match "[a-z0-9]+:(https?://)?[^/@]*:[^/@]*@.*" location != null;
 
   # A path of the language would be copied to the store as soon as something used it.
   inStore = value: builtins.isPath value || lib.hasPrefix "${builtins.storeDir}/" (toString value);
@@ -76,6 +98,7 @@ let
       value = copy.location;
     }) cfg.copies;
 
+  postgresql = config.services.postgresql.settings;
   server = config.services.postgresql.package.version;
   # TeslaMate refuses the others: https://docs.teslamate.org/docs/installation/docker
   serverIsNewEnough =
@@ -120,6 +143,16 @@ in
       }
       {
         assertion =
+          context.serverIsOurs && (postgresql.wal_level or null) == "minimal"
+          -> !(postgresql.summarize_wal or false);
+        message = ''
+          PostgreSQL does not start with wal_level = "minimal" and summarize_wal, with which backups read only what changed.
+
+          Leave services.postgresql.settings.wal_level as it is; or set services.postgresql.settings.summarize_wal to false, and
+          every backup reads everything.'';
+      }
+      {
+        assertion =
           cfg.migrations.enable -> applicationUser == "root" || applicationUser == cfg.database.osUser;
         message = ''
           ${cfg.service.unit} runs as ${applicationUser}, Glovebox as ${cfg.database.osUser}, and a migration needs the
@@ -128,11 +161,11 @@ in
           Set ${option "database.osUser"} to "${applicationUser}", or ${option "migrations.enable"} to false.'';
       }
       {
-        assertion = cfg.migrations.enable -> application.serviceConfig ? ExecStart;
+        assertion = cfg.migrations.enable || cfg.service.hold -> application.serviceConfig ? ExecStart;
         message = ''
-          ${option "migrations.enable"} is set, but this configuration has no unit ${cfg.service.unit} to guard.
+          ${option "migrations.enable"} or ${option "service.hold"} is set, but this configuration has no unit ${cfg.service.unit} to guard.
 
-          Name the application's unit in ${option "service.unit"}, or switch migrations off.'';
+          Name the application's unit in ${option "service.unit"}, or switch both off.'';
       }
       {
         assertion = cfg.migrations.enable -> cfg.service.executable != null;
@@ -153,6 +186,25 @@ in
           string in quotes. sops-nix and agenix make such files.'';
       }
     ) secretFiles
+    ++ lib.concatMap (
+      { name, value }:
+      map (key: {
+        assertion = !(value.options ? ${key});
+        message = ''
+          ${option "${name}"}: options.${key} would be in /etc/glovebox/config.toml, which everybody can read.
+
+          Put AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN into a file and name it in environmentFile.'';
+      }) secretOptions
+      ++ [
+        {
+          assertion = !hasPassword value.location;
+          message = ''
+            ${option "${name}"}: the password in its location would be in /etc/glovebox/config.toml, which everybody can read.
+
+            Put RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD into a file and name it in environmentFile.'';
+        }
+      ]
+    ) places
     ++ lib.imap1 (number: copy: {
       assertion = copy.passwordFile != null;
       message = "${option "copies"}, number ${toString number} (${copy.location}): passwordFile is not set. It may be the repository's own.";

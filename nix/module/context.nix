@@ -34,6 +34,8 @@ let
     ];
 
   unitName = lib.removeSuffix ".service" cfg.service.unit;
+  application = config.systemd.services.${unitName} or { };
+  starts = lib.toList (application.serviceConfig.ExecStart or [ ]);
 
   schemeOf =
     location:
@@ -63,11 +65,21 @@ in
     (cfg.database.host == null || lib.hasPrefix "/" cfg.database.host)
     || cfg.database.socketDir != null;
 
+  # To come after, where there may be such a server. Names of units that are not there do no harm.
+  serverUnits = lib.optionals (isLoopback cfg.database.host) [
+    "postgresql.service"
+    "postgresql.target"
+  ];
+
   # Whether this configuration also sets the server up.
   serverIsOurs = isLoopback cfg.database.host && config.services.postgresql.enable;
 
   # The unit of the application belongs to this configuration if its module is here, or if its start is ours to guard.
-  hasApplication = teslamate != null || cfg.migrations.enable;
+  guardsApplication = teslamate != null || cfg.migrations.enable;
+
+  # What the application is started with: its program, and the variables of its unit.
+  applicationStart = if starts == [ ] then null else lib.head starts;
+  applicationEnvironment = if teslamate != null then application.environment or { } else { };
 
   # A repository is needed by everything but dumps into files.
   hasRepository = cfg.repository.passwordFile != null;

@@ -11,9 +11,11 @@ let
   context = import ./context.nix args;
   inherit (context) cfg teslamate overSocket;
 
-  # Refused inside the Nix store by an assertion, which says why and what to do. `types.externalPath` refuses it too,
-  # but as a mistake of type, without a way out. The value is never interpolated, so nothing is copied to the store.
-  secretPath = types.path;
+  # What `types.externalPath` takes. A path inside the Nix store is refused by an assertion instead, which says why and
+  # what to do: a mistake of type does not. The value is never interpolated, so nothing is copied to the store.
+  secretPath = types.path // {
+    inherit (types.externalPath) name description descriptionClass;
+  };
 
   # `[repository]` and every one of `[[copies]]`.
   repositoryOptions = what: {
@@ -49,7 +51,7 @@ let
       };
       description = ''
         Options of the storage behind ${what}; docs/network.md lists them. The `identity_file` of `sftp:` is a secret like
-        the password, and handed on as one.
+        the password, and handed on as one. Keys and tokens themselves belong into `environmentFile`.
       '';
     };
   };
@@ -59,6 +61,7 @@ let
     mkOption {
       type = types.ints.unsigned;
       inherit default;
+      example = 2 * default;
       description = what;
     };
 
@@ -66,6 +69,7 @@ let
     enable = mkOption {
       type = types.bool;
       default = true;
+      example = false;
       description = "Whether ${what} by itself. Its unit is there in any case, for `systemctl start`.";
     };
     timerConfig = mkOption {
@@ -125,6 +129,7 @@ in
       type = types.package;
       default = pkgs.callPackage ../package.nix { };
       defaultText = literalExpression "pkgs.callPackage ./package.nix { }";
+      example = literalExpression "inputs.glovebox.packages.\${pkgs.system}.default";
       description = "The package with the `teslamate-*` programs.";
     };
 
@@ -133,12 +138,14 @@ in
         type = types.str;
         default = if teslamate != null then teslamate.postgres.database else "teslamate";
         defaultText = literalExpression "config.services.teslamate.postgres.database, else \"teslamate\"";
+        example = "cars";
         description = "The database that is backed up.";
       };
       user = mkOption {
         type = types.str;
         default = if teslamate != null then teslamate.postgres.user else "teslamate";
         defaultText = literalExpression "config.services.teslamate.postgres.user, else \"teslamate\"";
+        example = "cars_app";
         description = "The database role that connects.";
       };
       host = mkOption {
@@ -152,6 +159,7 @@ in
         type = types.port;
         default = if teslamate != null then teslamate.postgres.port else 5432;
         defaultText = literalExpression "config.services.teslamate.postgres.port, else 5432";
+        example = 5433;
         description = "TCP port, or the number in the socket's name.";
       };
       socketDir = mkOption {
@@ -165,6 +173,7 @@ in
         type = types.str;
         default = if teslamate != null then "teslamate" else cfg.database.user;
         defaultText = literalExpression "\"teslamate\" with TeslaMate's module, else config.services.glovebox.database.user";
+        example = "postgres";
         description = ''
           The account that does the work: units run as it, and the commands become it when root starts them. Over the
           socket it has to be the one that PostgreSQL lets in as the role, which is the one of the same name unless
@@ -175,6 +184,7 @@ in
         type = types.bool;
         default = teslamate == null;
         defaultText = literalExpression "true without TeslaMate's module, which makes its account itself";
+        example = false;
         description = "Whether to declare that account, as a system user with a group of its name.";
       };
       package = mkOption {
@@ -207,17 +217,25 @@ in
       unit = mkOption {
         type = types.str;
         default = "teslamate.service";
+        example = "podman-teslamate.service";
         description = "The unit that is stopped while a restored database takes the live one's place.";
+      };
+      hold = mkOption {
+        type = types.bool;
+        default = context.guardsApplication;
+        defaultText = literalExpression "true with TeslaMate's module, or with migrations.enable";
+        example = true;
+        description = ''
+          Whether that unit does not start while a database is being exchanged (`ConditionPathExists=`), whoever starts it. For
+          a unit that another module of this configuration sets up, a container for example: a unit that nothing else
+          defines would be made by this, without a program.
+        '';
       };
       executable = mkOption {
         type = types.nullOr types.path;
         default =
-          if teslamate != null then
-            lib.head (
-              lib.splitString " " (
-                lib.head (lib.toList config.systemd.services.${context.unitName}.serviceConfig.ExecStart)
-              )
-            )
+          if teslamate != null && context.applicationStart != null then
+            lib.head (lib.splitString " " context.applicationStart)
           else
             null;
         defaultText = literalExpression "the program of the unit's ExecStart with TeslaMate's module, else null";
@@ -307,6 +325,7 @@ in
         type = types.bool;
         default = teslamate != null;
         defaultText = literalExpression "true with TeslaMate's module";
+        example = false;
         description = ''
           Whether the application's unit starts with `teslamate-migrate` in place of its own migration: a backup first, and
           the way back if it fails. Every `ExecStartPre=` of the unit is replaced; to keep another one, define the list with
@@ -319,6 +338,7 @@ in
           "restore"
         ];
         default = "stop";
+        example = "restore";
         description = ''
           What happens when a migration fails. `"stop"`: the application does not start, and the journal has the command that
           goes back. `"restore"`: it goes back to the backup by itself.
@@ -327,6 +347,7 @@ in
       requireBackup = mkOption {
         type = types.bool;
         default = true;
+        example = false;
         description = ''
           Whether a migration that cannot be preceded by a backup is refused. Without it, a failed migration may leave no
           way back.

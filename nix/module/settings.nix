@@ -30,6 +30,9 @@ let
       socket_dir = cfg.database.socketDir;
       os_user = cfg.database.osUser;
       tools = "${cfg.database.package}/bin";
+      # TeslaMate's module has no options for these: whoever sets them does it in the unit.
+      ssl = context.applicationEnvironment.DATABASE_SSL or null;
+      ssl_ca_cert_file = context.applicationEnvironment.DATABASE_SSL_CA_CERT_FILE or null;
     };
     secrets_file = if cfg.secretsFile == null then null else toString cfg.secretsFile;
     service = {
@@ -55,6 +58,8 @@ let
   migrations =
     lib.optionalAttrs (cfg.migrations.onFailure != "stop") { on_failure = cfg.migrations.onFailure; }
     // lib.optionalAttrs (!cfg.migrations.requireBackup) { require_backup = false; };
+
+  all = lib.recursiveUpdate fromOptions cfg.settings;
 in
 {
   inherit repository;
@@ -66,6 +71,7 @@ in
     "backup.jobs"
     "database.ssl"
     "database.ssl_ca_cert_file"
+    "migrations.wait"
     "restore.keep_previous"
     "service.start"
     "service.stop"
@@ -109,7 +115,10 @@ in
   # The module's own: the units are given exactly this directory.
   fixed = [ "state_dir" ];
 
+  # Files of the settings that are no secrets and have to be seen.
+  certificates = lib.filter (file: file != null) [ (all.database.ssl_ca_cert_file or null) ];
+
   text = ''
     # Written by services.glovebox of this machine's NixOS configuration. It holds no secrets.
-    ${toml (lib.recursiveUpdate fromOptions cfg.settings)}'';
+    ${toml all}'';
 }

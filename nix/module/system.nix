@@ -14,11 +14,14 @@ let
 
   configFile = pkgs.writeText "glovebox-config.toml" settings.text;
   directory = context.directoryOf cfg.repository.location;
+  locations = map (place: place.location) ([ cfg.repository ] ++ cfg.copies);
 in
 {
   config = lib.mkIf cfg.enable {
     # TeslaMate's module installs scripts of the same names.
-    environment.systemPackages = [ (lib.hiPrio cfg.package) ];
+    #
+    # And what reaches the repository and its copies, for a command that is typed.
+    environment.systemPackages = [ (lib.hiPrio cfg.package) ] ++ context.programsFor locations;
 
     # For whoever types a command, and for the units. Everybody can read it; it holds no secrets.
     environment.etc."glovebox/config.toml".source = configFile;
@@ -43,10 +46,11 @@ in
     ]
     ++ lib.optional (context.hasRepository && directory != null) "d ${directory} 0700 ${user} - -";
 
+    # Weaker than a default: an account that is declared elsewhere, as a person's for example, stays what it is.
     users = lib.mkIf cfg.database.createOsUser {
       users.${user} = {
-        isSystemUser = lib.mkDefault true;
-        group = lib.mkDefault user;
+        isSystemUser = lib.mkOverride 1250 (!(config.users.users.${user}.isNormalUser or false));
+        group = lib.mkOverride 1250 user;
       };
       groups.${user} = { };
     };

@@ -7,13 +7,15 @@ let
     isBool
     isInt
     isList
+    isPath
     isFloat
     isString
     toJSON
     ;
 
-  isTable = value: isAttrs value;
-  isTables = value: isList value && value != [ ] && lib.all isAttrs value;
+  isFile = value: isAttrs value && value ? outPath;
+  isTable = value: isAttrs value && !isFile value;
+  isTables = value: isList value && value != [ ] && lib.all isTable value;
 
   key = name: if builtins.match "[A-Za-z0-9_-]+" name != null then name else toJSON name;
 
@@ -22,6 +24,9 @@ let
     path: value:
     if isString value || isBool value || isInt value || isFloat value then
       toJSON value
+    # A file of the configuration, or something built: what it is in the store.
+    else if isPath value || isFile value then
+      toJSON "${value}"
     else if isList value then
       "[${lib.concatStringsSep ", " (map (inline path) value)}]"
     else if isAttrs value then

@@ -10,6 +10,7 @@ let
   context = import ./context.nix args;
   credentials = import ./credentials.nix args;
   hardening = import ./hardening.nix { inherit lib; };
+  settings = import ./settings.nix args;
   inherit (context) cfg directoryOf schemeOf;
 
   run =
@@ -99,7 +100,11 @@ let
       places = [ cfg.repository ] ++ lib.optionals copies cfg.copies;
       locations = map (place: place.location) places;
       directories = lib.filter (directory: directory != null) (map directoryOf locations);
-      paths = directories ++ map toString cfg.extraFiles;
+      # Whatever is read or written by its name. Credentials are handed to the unit and need not be seen.
+      named = lib.concatMap (
+        place: lib.attrValues (removeAttrs place.options [ "identity_file" ])
+      ) places;
+      paths = directories ++ map toString (cfg.extraFiles ++ settings.certificates) ++ named;
       network = lib.any (location: schemeOf location != null) locations || !context.databaseIsHere;
       secrets = credentials.forUnit { inherit copies; };
     in
@@ -114,10 +119,7 @@ let
       #
       # Behind one another where their timers fire together, after a night without power for example.
       after =
-        lib.optionals context.databaseIsHere [
-          "postgresql.service"
-          "postgresql.target"
-        ]
+        context.serverUnits
         ++ lib.optional network "network-online.target"
         ++ map (other: "glovebox-${other}.service") after;
       wants = lib.optional network "network-online.target";

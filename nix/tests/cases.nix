@@ -56,6 +56,35 @@ in
     };
   } { settings.database.ssl = true; };
 
+  # As TeslaMate's module has it: no options for TLS, so the unit has the variables.
+  database-over-tls =
+    let
+      base = beside { postgres.host = "db.example.org"; } { };
+    in
+    base
+    // {
+      config = base.config // {
+        systemd.services.teslamate.environment = {
+          DATABASE_SSL = "true";
+          DATABASE_SSL_CA_CERT_FILE = "/home/db/ca.pem";
+        };
+      };
+    };
+
+  # A container that another module sets up: it is held while a database is exchanged, and migrates by itself.
+  container = {
+    config = {
+      systemd.services.podman-teslamate.serviceConfig.ExecStart = "/nix/store/podman start";
+      services.glovebox = minimal.services.glovebox // {
+        database.host = "127.0.0.1";
+        service = {
+          unit = "podman-teslamate.service";
+          hold = true;
+        };
+      };
+    };
+  };
+
   other-names = {
     config.services = {
       postgresql.enable = true;
@@ -158,6 +187,7 @@ in
         compression = 9;
       };
       restore.keep_previous = 2;
+      migrations.wait = 60;
       service = {
         stop = [
           "/usr/bin/env"
@@ -212,6 +242,25 @@ in
     ];
   };
 
+  refused-secrets-in-config = refused {
+    repository = {
+      location = "s3:https://s3.example.org/papers/teslamate";
+      passwordFile = "/run/secrets/glovebox";
+      options.secret_access_key = "secret";
+    };
+    copies = [
+      {
+        location = "rest:https://me:secret@backup.example.org/teslamate";
+        passwordFile = "/run/secrets/glovebox";
+      }
+      {
+        location = "sftp:me@nas.example.org:/teslamate";
+        passwordFile = "/run/secrets/glovebox";
+        options.identity_file = "/nix/store/00000000000000000000000000000000-key";
+      }
+    ];
+  };
+
   refused-retention = refused {
     retention = {
       keepLast = 0;
@@ -245,6 +294,21 @@ in
     fails = true;
     postgresql = "17.2";
   };
+
+  # Told to write as little as possible, PostgreSQL would not start with summaries.
+  refused-minimal-wal =
+    let
+      base = beside { postgres.enable_server = true; } { };
+    in
+    base
+    // {
+      fails = true;
+      config = base.config // {
+        services = base.config.services // {
+          postgresql.settings.wal_level = "minimal";
+        };
+      };
+    };
 
   refused-other-account = beside { } { database.osUser = "postgres"; } // {
     fails = true;

@@ -54,7 +54,8 @@ let
       else
         ""
     )
-    + (if option ? example then shown "Example" option.example else "");
+    + (if option ? example then shown "Example" option.example else "")
+    + walk "${name}.*" (option.type.getSubOptions [ ]);
 
   walk =
     prefix: nodes:

@@ -56,7 +56,15 @@ let
           { _module.args = { inherit pkgs; }; }
           ./nixos.nix
           ../module.nix
-          { services.postgresql.package = lib.mkDefault (fakePackage postgresql server); }
+          (
+            { config, ... }:
+            {
+              # As with NixOS: without a server there is no value, and nothing may ask for it.
+              services.postgresql.package = lib.mkIf config.services.postgresql.enable (
+                lib.mkDefault (fakePackage postgresql server)
+              );
+            }
+          )
           config
         ]
         ++ lib.optional teslamate ./teslamate.nix;

@@ -2,6 +2,38 @@
 # there to make anything of it. The scripts of the VM tests come out too, so that a mistake in one shows without a VM.
 { lib }:
 let
+  # The package's own definition, with what it asks of nixpkgs as it is asked for.
+  package = import ../package.nix {
+    lib = lib // {
+      cleanSourceWith = source: source;
+      importTOML = file: builtins.fromTOML (builtins.readFile file);
+      licenses.mit = "MIT";
+      platforms.linux = [ "linux" ];
+    };
+    stdenv = {
+      buildPlatform.canExecute = _: true;
+      hostPlatform = { };
+    };
+    rustPlatform.buildRustPackage = definition: definition;
+    installShellFiles = "installShellFiles";
+  };
+  isIn = name: package.src.filter (toString ../.. + "/${name}") "regular";
+  sources = lib.filter isIn [
+    "Cargo.lock"
+    "Cargo.toml"
+    "README.md"
+    "benches/backup.rs"
+    "docs/nixos.md"
+    "nix/package.nix"
+    "src"
+    "src/lib.rs"
+    "target"
+    "tests"
+    "tests/fixtures/data.sql"
+    "tests/fuzz"
+    "tests/integration/main.rs"
+  ];
+
   # Whatever a function of ours asks of nixpkgs is a name.
   callPackage =
     file: _: "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
@@ -73,6 +105,17 @@ in
       )
     )
   );
+}
+// {
+  "package.txt" =
+    lib.concatStringsSep "\n" [
+      "${package.pname} ${package.version}: ${package.meta.description} (${package.meta.license})"
+      "main program: ${package.meta.mainProgram}"
+      "tests: ${lib.concatStringsSep " " package.cargoTestFlags}"
+      "of these, in its source: ${lib.concatStringsSep ", " sources}"
+      package.postInstall
+    ]
+    + "\n";
 }
 // lib.listToAttrs (
   map (

@@ -184,6 +184,7 @@ let
       _type = "option-type";
       check = _: true;
       merge = mergeEqualOption;
+      getSubOptions = _: { };
     }
     // type;
   mergeEqualOption =
@@ -191,7 +192,8 @@ let
     let
       first = (head definitions).value;
     in
-    if all ({ value, ... }: value == first) definitions then
+    # A single one is not looked into: what it holds may be wrong, and nobody may want it.
+    if length definitions == 1 || all ({ value, ... }: value == first) definitions then
       first
     else
       throw "The option `${place loc}' has conflicting definition values";
@@ -230,6 +232,12 @@ let
       description = "absolute path";
       check = value: isStringLike value && hasPrefix "/" (toString value);
     };
+    externalPath = mkOptionType {
+      name = "externalPath";
+      description = "absolute path not in the Nix store";
+      descriptionClass = "noun";
+      check = value: isString value && hasPrefix "/" value && !hasPrefix "${builtins.storeDir}/" value;
+    };
     package = mkOptionType {
       description = "package";
       check = value: isAttrs value && (value.type or null) == "derivation";
@@ -267,6 +275,7 @@ let
       mkOptionType {
         description = "list of ${type.description}";
         check = isList;
+        getSubOptions = prefix: type.getSubOptions (prefix ++ [ "*" ]);
         merge =
           loc: definitions:
           concatLists (
@@ -290,6 +299,9 @@ let
           in
           mapAttrs (name: checked (loc ++ [ name ]) type) (filterAttrs (_: values: values != [ ]) found);
       };
+    unspecified = mkOptionType {
+      description = "unspecified value";
+    };
     anything = mkOptionType {
       description = "anything";
       merge =
@@ -304,6 +316,12 @@ let
       mkOptionType {
         description = "submodule";
         check = value: isAttrs value || isFunction value;
+        getSubOptions =
+          prefix:
+          (evalAt prefix {
+            modules = [ module ];
+            specialArgs.name = "*";
+          }).options;
         merge =
           loc: definitions:
           (evalAt loc {

@@ -49,7 +49,7 @@ in
 {
   options = {
     assertions = mkOption {
-      type = types.listOf types.anything;
+      type = types.listOf types.unspecified;
       default = [ ];
     };
     environment.etc = free;
@@ -90,7 +90,18 @@ in
       }
     );
     systemd.tmpfiles.rules = list;
-    users.users = free;
+    users.users = attrs (
+      types.submodule {
+        options = {
+          isSystemUser = off;
+          isNormalUser = off;
+          group = mkOption {
+            type = types.str;
+            default = "";
+          };
+        };
+      }
+    );
     users.groups = free;
   };
 }

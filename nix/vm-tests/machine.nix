@@ -30,6 +30,12 @@ in
     secretsFile = "/etc/secrets/teslamate.env";
   };
 
+  # TeslaMate's module installs scripts of the same names.
+  environment.systemPackages = [
+    (pkgs.writeShellScriptBin "teslamate-backup" "exit 9")
+    (pkgs.writeShellScriptBin "teslamate-restore" "exit 9")
+  ];
+
   # A test's secrets are in the store; what the module is told are paths outside it. They belong to the account, so that it
   # may run the commands as well as root.
   environment.etc = {

@@ -9,7 +9,7 @@ with subtest("a pending migration runs, after a backup"):
     machine.succeed("/run/current-system/specialisation/upgraded/bin/switch-to-configuration test")
     machine.wait_for_unit("teslamate.service")
     assert columns() == "id at speed"
-    machine.succeed("teslamate-backup --json list | grep -q before-migration")
+    machine.succeed("teslamate-backup --json list | grep before-migration")
 
 with subtest("with none pending the application starts without another backup"):
     backups = machine.succeed("teslamate-backup --json list | grep -o before-migration | wc -l")
@@ -18,7 +18,7 @@ with subtest("with none pending the application starts without another backup"):
 
 with subtest("a failing migration keeps the application from starting, and says how to go back"):
     machine.execute("/run/current-system/specialisation/failing/bin/switch-to-configuration test")
-    machine.wait_until_succeeds("journalctl --unit teslamate.service | grep -q teslamate-restore", timeout=180)
+    machine.wait_until_succeeds("journalctl --unit teslamate.service | grep teslamate-restore", timeout=180)
     machine.fail("systemctl is-active teslamate.service")
     assert columns() == "id at speed"
 

@@ -2,7 +2,7 @@ def sql(statement):
     return machine.succeed(f"runuser -u teslamate -- psql -d teslamate -Atc \"{statement}\"").strip()
 
 machine.wait_for_unit("teslamate.service")
-machine.wait_until_succeeds("runuser -u teslamate -- psql -d teslamate -Atc 'select id from positions limit 1' | grep -q 1")
+machine.wait_until_succeeds("runuser -u teslamate -- psql -d teslamate -Atc 'select id from positions limit 1' | grep 1")
 machine.succeed("systemctl start --wait glovebox-backup.service")
 
 with subtest("a restore brings lost rows back and starts the service again"):
