@@ -26,8 +26,9 @@ mod systemctl;
 mod common;
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -52,7 +53,7 @@ fn main() -> Result<()> {
     println!("{}\n", backup_table(&backups, &["pg_dump > file", "pg_dump -Fc"]));
     let restores = bench.measure(&Bench::RESTORES, rounds)?;
     println!("{}\n", table::restores(&restores, &["psql < file", "pg_restore -j2, directory"], |_| None));
-    println!("`teslamate-restore --help`: {:.1} ms (median of 21)", bench.help()?.as_secs_f64() * 1000.0);
+    println!("{}", bench.starts()?);
     Ok(())
 }
 
@@ -170,16 +171,55 @@ impl Bench {
         common::watch(|| self.site.command(program).args(arguments).arg(file).spawn())
     }
 
-    fn help(&self) -> Result<Duration> {
-        let mut times = Vec::new();
+    /// What a start costs where there is nothing to do, with a look into the database by `psql` as the peer.
+    fn starts(&self) -> Result<String> {
+        let executable = self.release()?;
+        self.site.configure(
+            &format!("port = {}", self.server.port()),
+            &format!("service.executable = {:?}\n", executable.display().to_string()),
+        );
+        let look = "SELECT count(*) FROM schema_migrations";
+        let runs: [(&str, &dyn Fn() -> Result<Child>); 3] = [
+            ("`teslamate-restore --help`", &|| Ok(self.site.command("teslamate-restore").arg("--help").spawn())),
+            ("`teslamate-migrate` with nothing pending", &|| Ok(self.site.command("teslamate-migrate").spawn())),
+            ("`psql -c 'SELECT count(*) …'`", &|| {
+                let mut psql = self.server.tool("psql");
+                psql.args(["-X", "-d", LIVE, "-c", look]).stdout(Stdio::null()).stderr(Stdio::piped());
+                Ok(psql.spawn()?)
+            }),
+        ];
+        let mut times = vec![Vec::new(); runs.len()];
         for _ in 0..21 {
-            let begin = Instant::now();
-            let status = self.site.command("teslamate-restore").arg("--help").spawn().wait_with_output()?.status;
-            times.push(begin.elapsed());
-            ensure!(status.success(), "teslamate-restore --help failed");
+            for (run, times) in runs.iter().zip(&mut times) {
+                let begin = Instant::now();
+                let output = (run.1)()?.wait_with_output()?;
+                times.push(begin.elapsed());
+                ensure!(output.status.success(), "{}: {}", run.0, String::from_utf8_lossy(&output.stderr));
+            }
         }
-        times.sort();
-        Ok(times[times.len() / 2])
+        let median = |times: &mut Vec<Duration>| {
+            times.sort();
+            times[times.len() / 2].as_secs_f64() * 1000.0
+        };
+        let shown = runs.iter().zip(&mut times).map(|(run, times)| format!("{}: {:.1} ms", run.0, median(times)));
+        Ok(format!("{} (medians of 21).", shown.collect::<Vec<_>>().join("; ")))
+    }
+
+    /// A release of the application that has exactly the migrations of the database.
+    fn release(&self) -> Result<PathBuf> {
+        let root = self.path("release");
+        let migrations = root.join("lib/teslamate-1.33.0/priv/repo/migrations");
+        for directory in [migrations.clone(), root.join("bin"), root.join("releases")] {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(root.join("releases/start_erl.data"), "14.2 1.33.0")?;
+        for version in self.server.query(LIVE, "SELECT version FROM schema_migrations").lines() {
+            fs::write(migrations.join(format!("{version}_known.exs")), "")?;
+        }
+        let executable = root.join("bin/teslamate");
+        fs::write(&executable, "#!/bin/false\n")?;
+        fs::set_permissions(&executable, fs::Permissions::from_mode(0o755))?;
+        Ok(executable)
     }
 }
 
