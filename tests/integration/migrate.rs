@@ -176,6 +176,19 @@ fn r80_a_server_that_is_not_up_is_waited_for_and_one_that_says_no_is_not() {
     let refused = installed.site.command("teslamate-migrate").env("DATABASE_USER", "nobody_of_this_name").outcome();
     refused.expect(12).says("there is no role");
     installed.migrate(&["wait"]).expect(0);
+    assert!(installed.migrate(&["wait", "--json"]).expect(0).json()["seconds"].as_f64().unwrap() < 2.0);
+}
+
+#[test]
+fn a_server_that_is_too_old_for_the_release_is_told_before_anything_is_done() {
+    if Server::shared().major() >= 16 {
+        println!("SKIPPED: the machine's PostgreSQL is not older than the application wants");
+        return;
+    }
+    let installed = installed("oldserver", &[("add_table", "CREATE TABLE later (id int);")], "");
+    fs::write(installed.site.path("release/releases/start_erl.data"), "14.2 2.2.0").unwrap();
+    installed.migrate(&[]).expect(10).says("is too old for the application").says("16.7, 17.3 or 18");
+    assert!(installed.called().is_empty() && !installed.site.repository().exists());
 }
 
 #[test]

@@ -234,6 +234,12 @@ fn the_service_starts_behind_its_migrations_and_is_back_after_a_restore() {
     machine.host.sh("mv /etc/secrets/glovebox /etc/secrets/away; systemctl restart teslamate; mv /etc/secrets/away /etc/secrets/glovebox");
     assert_eq!(machine.show(service, "ActiveState"), "active");
 
+    // A server that is not up is waited for, and the service manager is told.
+    machine.host.sh("systemctl stop teslamate postgresql@17-main; systemctl start --no-block teslamate");
+    until("the status says so", || machine.show(service, "StatusText").contains("waiting for the server"));
+    machine.host.sh("systemctl start postgresql@17-main");
+    until("the application runs", || machine.show(service, "ActiveState") == "active");
+
     // A new release.
     machine.host.sh("systemctl stop teslamate");
     machine.release_gains(0, "add_table", "CREATE TABLE later (id int);");
@@ -261,6 +267,16 @@ fn the_service_starts_behind_its_migrations_and_is_back_after_a_restore() {
         std::thread::sleep(Duration::from_millis(600));
         count() > before
     });
+
+    // An application that does not want to stop is waited for, as long as systemd lets it.
+    machine.host.sh("mkdir -p /etc/systemd/system/teslamate.service.d
+        printf '[Service]\\nExecStop=/bin/sleep 60\\nTimeoutStopSec=3\\n' >/etc/systemd/system/teslamate.service.d/slow.conf
+        systemctl daemon-reload");
+    let restored = machine.host.sh("teslamate-restore latest --yes --json 2>/dev/null");
+    let restored: serde_json::Value = serde_json::from_str(&restored).unwrap();
+    assert!(restored["downtime_seconds"].as_f64().unwrap() > 3.0, "{restored}");
+    assert_eq!(machine.show(service, "ActiveState"), "active");
+    machine.host.sh("rm /etc/systemd/system/teslamate.service.d/slow.conf; systemctl daemon-reload");
 
     // While the database is being exchanged, nobody starts the application.
     machine.host.sh("systemctl stop teslamate; mkdir -p /run/glovebox; touch /run/glovebox/teslamate.service.hold; systemctl start teslamate");
