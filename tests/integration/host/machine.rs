@@ -18,6 +18,16 @@ pub const FIRST: i64 = 20_300_101_000_000;
 /// What must not be found anywhere but in its files.
 pub const SECRET: &str = "S3cr3t-of-the-key-7d1e";
 
+const PROGRAMS: [&str; 7] = [
+    "teslamate-backup",
+    "teslamate-restore",
+    "teslamate-migrate",
+    "teslamate-close-drive",
+    "teslamate-close-charge",
+    "teslamate-delete-drive",
+    "teslamate-delete-charge",
+];
+
 pub struct Machine {
     pub host: Host,
     /// What is bound into it: the programs, the units, the release.
@@ -25,15 +35,30 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// With the programs and units of `machine.nix` installed.
     #[track_caller]
     pub fn new() -> Self {
+        let machine = Self::without_glovebox();
+        machine.install();
+        machine
+    }
+
+    /// With PostgreSQL, TeslaMate's database and its stand-in, and nothing of ours but a checkout in `/shared/checkout`.
+    #[track_caller]
+    pub fn without_glovebox() -> Self {
         let shared = tempfile::tempdir().unwrap();
         let at = |name: &str| shared.path().join(name);
-        fs::create_dir_all(at("package/bin")).unwrap();
-        for program in ["teslamate-backup", "teslamate-restore", "teslamate-migrate"] {
-            let built = crate::support::binary::path_of(program);
-            fs::copy(built, at("package/bin").join(program)).unwrap();
+        for directory in ["package/bin", "checkout/target/release", "checkout/docs"] {
+            fs::create_dir_all(at(directory)).unwrap();
         }
+        for program in PROGRAMS {
+            let built = crate::support::binary::path_of(program);
+            fs::copy(&built, at("package/bin").join(program)).unwrap();
+            fs::hard_link(at("package/bin").join(program), at("checkout/target/release").join(program)).unwrap();
+        }
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/systemd");
+        let copied = Command::new("cp").arg("-r").args([&docs, &at("checkout/docs")]).status().unwrap();
+        assert!(copied.success());
         for directory in ["release/bin", "release/releases", "release/lib/teslamate-2.2.0/priv/repo/migrations"] {
             fs::create_dir_all(at(directory)).unwrap();
         }
@@ -46,18 +71,33 @@ impl Machine {
         readable(shared.path());
         let host = Host::start(&[format!("--bind-ro={}:/shared", shared.path().display())]);
         let machine = Self { host, _shared: shared };
-        machine.install();
+        machine.fill();
         machine
     }
 
-    fn install(&self) {
+    fn fill(&self) {
         let run_migrations = "/opt/teslamate/lib/teslamate-2.2.0/priv/repo/migrations";
         self.host.sh(&format!(
             "set -e
-            cp -r /shared/package /opt/glovebox
             cp -r /shared/release /opt/teslamate
             useradd --system --no-create-home teslamate
             chown -R teslamate /opt/teslamate
+            # A database that is in use, on a server that survives a power cut.
+            echo 'summarize_wal = on' >>/etc/postgresql/17/main/postgresql.conf
+            systemctl restart postgresql@17-main
+            su postgres -c \"psql -q -c 'CREATE ROLE teslamate SUPERUSER LOGIN' -c 'CREATE DATABASE teslamate OWNER teslamate'\"
+            for file in schema data; do su teslamate -s /bin/bash -c \"psql -X -q -v ON_ERROR_STOP=1 -v positions=5000 -f /shared/$file.sql teslamate\" >/dev/null; done
+            for version in $(su teslamate -s /bin/bash -c 'psql -XAt -c \"SELECT version FROM schema_migrations\" teslamate'); do
+                touch {run_migrations}/${{version}}_known.exs
+            done"
+        ));
+    }
+
+    fn install(&self) {
+        self.host.sh(&format!(
+            "set -e
+            cp -r /shared/package /opt/glovebox
+            ln -s /opt/glovebox/bin/* /usr/local/bin/
             mkdir -m 700 /etc/secrets
             echo 'ENCRYPTION_KEY={SECRET}' >/etc/secrets/teslamate.env
             echo '{PASSWORD}' >/etc/secrets/glovebox
@@ -67,17 +107,8 @@ impl Machine {
             mkdir -p /etc/glovebox
             cp /shared/units/config.toml /etc/glovebox/
             cp /shared/units/*.service /shared/units/*.timer /etc/systemd/system/
-            # A database that is in use, on a server that survives a power cut.
             cp /shared/units/tmpfiles.conf /etc/tmpfiles.d/glovebox.conf
             systemd-tmpfiles --create /etc/tmpfiles.d/glovebox.conf
-            echo 'summarize_wal = on' >>/etc/postgresql/17/main/postgresql.conf
-            systemctl restart postgresql@17-main
-            ln -s /opt/glovebox/bin/* /usr/local/bin/
-            su postgres -c \"psql -q -c 'CREATE ROLE teslamate SUPERUSER LOGIN' -c 'CREATE DATABASE teslamate OWNER teslamate'\"
-            for file in schema data; do su teslamate -s /bin/bash -c \"psql -X -q -v ON_ERROR_STOP=1 -v positions=5000 -f /shared/$file.sql teslamate\" >/dev/null; done
-            for version in $(su teslamate -s /bin/bash -c 'psql -XAt -c \"SELECT version FROM schema_migrations\" teslamate'); do
-                touch {run_migrations}/${{version}}_known.exs
-            done
             systemctl daemon-reload"
         ));
     }

@@ -1,5 +1,6 @@
 //! On a real systemd, with the units that the NixOS module evaluates to. Only TeslaMate's own executable is a stand-in.
 
+mod elsewhere;
 mod machine;
 mod power;
 
