@@ -92,6 +92,8 @@ let
           };
     };
 
+  flake = import ./flake.nix { inherit lib; };
+
   # One text for all files: nix-instantiate prints it, and a shell takes it apart again (write_files of common.sh).
   stream = files: lib.concatStrings (lib.mapAttrsToList (name: text: "=> ${name}\n${text}") files);
   under = prefix: lib.mapAttrs' (name: text: lib.nameValuePair "${prefix}/${name}" text);
@@ -102,7 +104,9 @@ in
     lib.concatStrings (
       lib.mapAttrsToList (name: case: stream (under name (evaluate case).files)) (import ./cases.nix)
     )
-    + stream (under "flake" (import ./flake.nix { inherit lib; }));
+    + stream (under "flake" flake.files);
+  # The scripts of the VM tests.
+  scripts = stream flake.scripts;
   # The one that was given as an argument.
   case = stream (evaluate case).files;
 

@@ -1,5 +1,5 @@
 # What flake.nix offers, as a list: it is called with stand-ins for nixpkgs, because neither a network nor a builder is
-# there to make anything of it. The scripts of the VM tests come out too, so that a mistake in one shows without a VM.
+# there to make anything of it; and the scripts of the VM tests, so that a mistake in one shows without a VM.
 { lib }:
 let
   # The package's own definition, with what it asks of nixpkgs as it is asked for.
@@ -87,39 +87,42 @@ let
   ];
 in
 {
-  "outputs.txt" = lib.concatStrings (
-    lib.concatLists (
-      lib.mapAttrsToList leaves (
-        {
-          inherit (outputs)
-            checks
-            devShells
-            formatter
-            nixosModules
-            packages
-            ;
-        }
-        // {
-          overlays.default = overlay;
-        }
+  files = {
+    "outputs.txt" = lib.concatStrings (
+      lib.concatLists (
+        lib.mapAttrsToList leaves (
+          {
+            inherit (outputs)
+              checks
+              devShells
+              formatter
+              nixosModules
+              packages
+              ;
+          }
+          // {
+            overlays.default = overlay;
+          }
+        )
       )
-    )
+    );
+  }
+  // {
+    "package.txt" =
+      lib.concatStringsSep "\n" [
+        "${package.pname} ${package.version}: ${package.meta.description} (${package.meta.license})"
+        "main program: ${package.meta.mainProgram}"
+        "tests: ${lib.concatStringsSep " " package.cargoTestFlags}"
+        "of these, in its source: ${lib.concatStringsSep ", " sources}"
+        package.postInstall
+      ]
+      + "\n";
+  };
+
+  scripts = lib.listToAttrs (
+    map (
+      name:
+      lib.nameValuePair "vm-${name}.py" (script (import (../vm-tests + "/${name}.nix") { inherit self; }))
+    ) vmTests
   );
 }
-// {
-  "package.txt" =
-    lib.concatStringsSep "\n" [
-      "${package.pname} ${package.version}: ${package.meta.description} (${package.meta.license})"
-      "main program: ${package.meta.mainProgram}"
-      "tests: ${lib.concatStringsSep " " package.cargoTestFlags}"
-      "of these, in its source: ${lib.concatStringsSep ", " sources}"
-      package.postInstall
-    ]
-    + "\n";
-}
-// lib.listToAttrs (
-  map (
-    name:
-    lib.nameValuePair "vm-${name}.py" (script (import (../vm-tests + "/${name}.nix") { inherit self; }))
-  ) vmTests
-)
