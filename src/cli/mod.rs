@@ -73,8 +73,6 @@ pub struct Needs {
     pub storage: bool,
     /// A backup may be taken into it: the extra files are opened with the caller's rights.
     pub takes_backup: bool,
-    /// Copies may have to be made: their directories are made with the caller's rights.
-    pub new_copies: bool,
     /// A repository may have to be made: its directory is made with the caller's rights.
     pub new_repository: bool,
 }
@@ -189,11 +187,6 @@ impl Run<'_> {
         if self.needs.new_repository {
             make_repository_dir(&settings, &account)?;
         }
-        if self.needs.new_copies {
-            for copy in &settings.copies {
-                make_location(copy, &account)?;
-            }
-        }
         let runtime = runtime()?;
         // Before the first file is made: from here on, a signal is a failure that cleans up.
         let interrupt = {
@@ -286,15 +279,10 @@ fn sound(inputs: &Inputs, settings: &Settings) -> Report {
 /// Makes the directory of a repository that there never was, where only the caller may: the work finds it empty.
 fn make_repository_dir(settings: &Settings, account: &Account) -> Result<()> {
     // Where a repository is known, a directory that is missing is not to be replaced by an empty one.
-    match &settings.repository {
-        Some(repository) if !settings.state_dir.join(ledger::FILE_NAME).exists() => make_location(repository, account),
-        _ => Ok(()),
-    }
-}
-
-fn make_location(repository: &settings::Repository, account: &Account) -> Result<()> {
-    match (Location::parse(&repository.location), account) {
-        (Ok(Location::Directory(dir)), Account::Other(_)) => make_dir(&dir, false, account),
+    let is_known = settings.state_dir.join(ledger::FILE_NAME).exists();
+    let repository = settings.repository.as_ref().filter(|_| !is_known);
+    match (repository.map(|repository| Location::parse(&repository.location)), account) {
+        (Some(Ok(Location::Directory(dir))), Account::Other(_)) => make_dir(&dir, false, account),
         // One that is none is reported when it is opened.
         _ => Ok(()),
     }

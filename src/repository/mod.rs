@@ -276,9 +276,9 @@ pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
     }
 }
 
-/// Whether a backup, or a copy, may make the repository by itself: where a directory is missing or empty. At a network
-/// location only somebody who says so makes one: what looks absent there may be the wrong bucket, or a disk that the
-/// server has not mounted.
+/// Whether a backup, or a copy, may make the repository by itself: where a directory is missing or empty, though a copy
+/// is made in an empty one only ([`copy::init_copy`]). At a network location only somebody who says so makes one: what
+/// looks absent there may be the wrong bucket, or a disk that the server has not mounted.
 ///
 /// # Errors
 /// As [`is_absent`].
