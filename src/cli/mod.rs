@@ -31,7 +31,7 @@ use crate::interrupt::Interrupt;
 use crate::ledger;
 use crate::privilege::{self, Account};
 use crate::progress::Reporter;
-use crate::repository::Location;
+use crate::repository::{self, Location};
 use crate::service::notify;
 use crate::settings::{self, Inputs, Settings};
 use report::Report;
@@ -144,7 +144,7 @@ impl Run<'_> {
         }
         if self.needs.config_alone {
             let inputs = Inputs::of_file(self.common.config.as_deref())?;
-            let settings = Settings::resolve(&inputs)?;
+            let settings = Settings::check(&inputs, judge)?;
             for warning in &settings.warnings {
                 self.reporter.warn(warning);
             }
@@ -261,6 +261,11 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .build()
         .context(Kind::Refused, "cannot start the runtime")
+}
+
+/// What the code that opens a repository would refuse about it.
+fn judge(repository: &settings::Repository) -> Vec<(&'static str, String)> {
+    repository::mistakes(repository).iter().map(|mistake| (mistake.setting, mistake.sentence())).collect()
 }
 
 /// What a look at a configuration file found, where it found no mistake.

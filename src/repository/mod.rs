@@ -31,6 +31,7 @@ pub mod id;
 pub mod keys;
 pub mod location;
 pub mod lock;
+pub mod mistake;
 #[cfg(feature = "network")]
 mod network;
 mod password;
@@ -61,6 +62,7 @@ use rustic_core::{
 
 pub use id::Id;
 pub use location::Location;
+pub use mistake::mistakes;
 
 use self::store::{Journal, Store};
 use self::vault::Vault;
@@ -200,8 +202,10 @@ fn backend(location: &Location, settings: &settings::Repository) -> Result<Store
     let Location::Directory(root) = location else {
         return Ok(Store::over(remote::reach(settings)?, location));
     };
-    let options =
-        BackendOptions::default().repository(root.to_string_lossy().into_owned()).options(settings.options.clone());
+    if let Some(first) = mistake::of_directory(location, settings).into_iter().next() {
+        return Err(first.into());
+    }
+    let options = BackendOptions::default().repository(root.to_string_lossy().into_owned());
     let backends = guard::run("opening the storage", Kind::Refused, || options.to_backends())?;
     Ok(Store::new(backends.repository(), root))
 }
