@@ -26,7 +26,7 @@ use crate::database::Connector;
 pub use crate::env::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
-use crate::host::{Host, HostState, Opened, Opens};
+use crate::host::{Host, HostState, Identities, Opened, Opens};
 use crate::interrupt::Interrupt;
 use crate::ledger;
 use crate::privilege::{self, Account};
@@ -193,6 +193,11 @@ impl Run<'_> {
             let _context = runtime.enter();
             Interrupt::listen()?
         };
+        let mut identities = Identities::default();
+        if let (Account::Other(name), true) = (&account, self.needs.repository || self.needs.storage) {
+            needed(identities.copy(&settings, name))?;
+            inputs.identities = identities.paths();
+        }
         let mut opens = self.needs.opens.clone();
         if self.needs.takes_backup {
             opens.extra.clone_from(&settings.backup.extra_files);

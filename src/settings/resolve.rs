@@ -45,6 +45,11 @@ impl Settings {
             repository.password = text.cloned().map(Secret::from);
             repository.environment = resolver.storage(inputs, repository.environment_file.as_deref());
             repository.lock_dir.clone_from(&lock_dir);
+            if let Some(path) = repository.options.get_mut("identity_file")
+                && let Some(copy) = inputs.identities.get(path)
+            {
+                path.clone_from(copy);
+            }
         }
         resolver.finish(settings)
     }

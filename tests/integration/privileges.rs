@@ -13,7 +13,7 @@ use crate::support::server::{SERVER_ACCOUNT, is_root};
 use crate::support::{Server, Site, probe};
 
 /// An installation whose state directory belongs to the server's account, and a directory that only root may see.
-fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
+pub fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
     if !is_root() {
         println!("SKIPPED: giving up root's rights needs root");
         return None;
