@@ -135,6 +135,12 @@ impl Error {
         &self.message
     }
 
+    /// What to type next.
+    #[must_use]
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
     /// The line of this name.
     #[must_use]
     pub fn detail(&self, name: &str) -> Option<&str> {

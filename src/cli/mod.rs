@@ -26,12 +26,12 @@ use crate::database::Connector;
 pub use crate::env::Env;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
-use crate::host::{Host, HostState, Opened, Opens};
+use crate::host::{Host, HostState, Identities, Opened, Opens};
 use crate::interrupt::Interrupt;
 use crate::ledger;
 use crate::privilege::{self, Account};
 use crate::progress::Reporter;
-use crate::repository::Location;
+use crate::repository::{self, Location};
 use crate::service::notify;
 use crate::settings::{self, Inputs, Settings};
 use report::Report;
@@ -73,8 +73,6 @@ pub struct Needs {
     pub storage: bool,
     /// A backup may be taken into it: the extra files are opened with the caller's rights.
     pub takes_backup: bool,
-    /// Copies may have to be made: their directories are made with the caller's rights.
-    pub new_copies: bool,
     /// A repository may have to be made: its directory is made with the caller's rights.
     pub new_repository: bool,
 }
@@ -146,7 +144,7 @@ impl Run<'_> {
         }
         if self.needs.config_alone {
             let inputs = Inputs::of_file(self.common.config.as_deref())?;
-            let settings = Settings::resolve(&inputs)?;
+            let settings = Settings::check(&inputs, judge)?;
             for warning in &settings.warnings {
                 self.reporter.warn(warning);
             }
@@ -189,17 +187,17 @@ impl Run<'_> {
         if self.needs.new_repository {
             make_repository_dir(&settings, &account)?;
         }
-        if self.needs.new_copies {
-            for copy in &settings.copies {
-                make_location(copy, &account)?;
-            }
-        }
         let runtime = runtime()?;
         // Before the first file is made: from here on, a signal is a failure that cleans up.
         let interrupt = {
             let _context = runtime.enter();
             Interrupt::listen()?
         };
+        let mut identities = Identities::default();
+        if let (Account::Other(name), true) = (&account, self.needs.repository || self.needs.storage) {
+            needed(identities.copy(&settings, name))?;
+            inputs.identities = identities.paths();
+        }
         let mut opens = self.needs.opens.clone();
         if self.needs.takes_backup {
             opens.extra.clone_from(&settings.backup.extra_files);
@@ -270,6 +268,11 @@ fn runtime() -> Result<Runtime> {
         .context(Kind::Refused, "cannot start the runtime")
 }
 
+/// What the code that opens a repository would refuse about it.
+fn judge(repository: &settings::Repository) -> Vec<(&'static str, String)> {
+    repository::mistakes(repository).iter().map(|mistake| (mistake.setting, mistake.sentence())).collect()
+}
+
 /// What a look at a configuration file found, where it found no mistake.
 fn sound(inputs: &Inputs, settings: &Settings) -> Report {
     let file = inputs.config.as_ref().map_or_else(String::new, |text| text.path.display().to_string());
@@ -286,15 +289,10 @@ fn sound(inputs: &Inputs, settings: &Settings) -> Report {
 /// Makes the directory of a repository that there never was, where only the caller may: the work finds it empty.
 fn make_repository_dir(settings: &Settings, account: &Account) -> Result<()> {
     // Where a repository is known, a directory that is missing is not to be replaced by an empty one.
-    match &settings.repository {
-        Some(repository) if !settings.state_dir.join(ledger::FILE_NAME).exists() => make_location(repository, account),
-        _ => Ok(()),
-    }
-}
-
-fn make_location(repository: &settings::Repository, account: &Account) -> Result<()> {
-    match (Location::parse(&repository.location), account) {
-        (Ok(Location::Directory(dir)), Account::Other(_)) => make_dir(&dir, false, account),
+    let is_known = settings.state_dir.join(ledger::FILE_NAME).exists();
+    let repository = settings.repository.as_ref().filter(|_| !is_known);
+    match (repository.map(|repository| Location::parse(&repository.location)), account) {
+        (Some(Ok(Location::Directory(dir))), Account::Other(_)) => make_dir(&dir, false, account),
         // One that is none is reported when it is opened.
         _ => Ok(()),
     }

@@ -5,21 +5,18 @@
 //! directory belongs to an unprivileged account, and root starts nothing that it names.
 
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::{RUN_DIR, run_dir};
 use crate::error::{Context, Error, Kind, Result};
 use crate::service::{State, Unit};
 use crate::settings::Settings;
 
 /// The note's name in the state directory.
 const NOTE: &str = "service-stopped";
-
-/// Where a service's hold file is. What is below `/run` is gone after a boot.
-const HOLD_DIR: &str = "/run/glovebox";
 
 /// Its name while it is written.
 const TEMPORARY_NOTE: &str = ".service-stopped.partial";
@@ -106,13 +103,13 @@ impl ServiceGuard {
     /// The application must not come up while its database is being exchanged, whoever starts it: its unit has
     /// `ConditionPathExists=!` with this path. Masking would not do, since NixOS has its units where a mask does not reach.
     fn hold_path(&self) -> PathBuf {
-        PathBuf::from(HOLD_DIR).join(format!("{}.hold", self.unit.name()))
+        PathBuf::from(RUN_DIR).join(format!("{}.hold", self.unit.name()))
     }
 
     /// Where only root may write; anybody else stops the service in another way, and has nothing to hold it with.
     fn hold(&mut self) {
         self.holds = true;
-        let _ = std::fs::DirBuilder::new().mode(0o755).create(HOLD_DIR);
+        let _ = run_dir();
         let _ = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(self.hold_path());
     }
 

@@ -153,7 +153,7 @@ fn temporary_name(name: &std::ffi::OsStr) -> OsString {
 /// Makes the temporary file and locks it.
 ///
 /// Between the two, a run that sweeps may take it for a left-over, lock it and remove it: then it is made again.
-fn make_temporary(directory: &OwnedFd, temporary: &std::ffi::OsStr) -> rustix::io::Result<OwnedFd> {
+pub(super) fn make_temporary(directory: &OwnedFd, temporary: &std::ffi::OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     loop {
         let file = fs::openat(directory, temporary, flags, Mode::RUSR | Mode::WUSR)?;

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use nix::unistd::{User, geteuid};
 use rustic_core::FileType;
 use rustic_core::repofile::{ConfigFile, SnapshotFile, SnapshotId};
 use rustic_core::{Credentials, IndexedFullStatus, KeyOptions, Repository};
@@ -187,12 +188,14 @@ fn first_difference(source: &read::Contents, copy: &read::Contents) -> Option<St
 }
 
 /// Makes a new repository that cuts data as `source` does, so that a backup taken straight into it shares what was
-/// copied there. Its password and its id are its own.
+/// copied there. Its password and its id are its own. A directory has to be there, empty: it is made by hand, once.
 ///
 /// # Errors
-/// As [`super::init`], and [`Kind::Verify`] if the source's `config` is damaged.
+/// As [`super::init`], [`Kind::Refused`] if there is no such directory, and [`Kind::Verify`] if the source's `config` is
+/// damaged.
 pub fn init_copy(settings: &settings::Repository, source: &Handle) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
+    refuse_missing_directory(&location)?;
     let password = password::read_for_new(settings)?;
     refuse_unless_empty(&location, settings)?;
     let config = source.vault.file(FileType::Config, Id::from([0; 32]))?;
@@ -211,4 +214,20 @@ pub fn init_copy(settings: &settings::Repository, source: &Handle) -> Result<Han
     })
     .map_err(|error| error.with("location", &location))?;
     open(settings)
+}
+
+/// A copy lies on another disk, as a rule. Where that is not mounted, a directory that is made would fill this one, and
+/// nobody would notice: nothing knows the copies that there were, as the ledger knows the repository.
+fn refuse_missing_directory(location: &Location) -> Result<()> {
+    let Location::Directory(directory) = location else { return Ok(()) };
+    if !std::fs::metadata(directory).is_err_and(|cause| cause.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(());
+    }
+    let shown = directory.display();
+    let account = User::from_uid(geteuid()).ok().flatten().filter(|user| !user.uid.is_root());
+    let owner = account.map(|user| format!(" && chown {}: {shown}", user.name)).unwrap_or_default();
+    Err(Error::new(Kind::Refused, format!("there is no directory {shown} for the copy"))
+        .with("state", "nothing was copied there, and no directory was made")
+        .hint("If it was there before, its disk may not be mounted: mount it.")
+        .hint(format!("If the copy is new, make its directory once, as root: `mkdir -m 0700 {shown}{owner}`")))
 }

@@ -31,6 +31,7 @@ pub mod id;
 pub mod keys;
 pub mod location;
 pub mod lock;
+pub mod mistake;
 #[cfg(feature = "network")]
 mod network;
 mod password;
@@ -61,6 +62,7 @@ use rustic_core::{
 
 pub use id::Id;
 pub use location::Location;
+pub use mistake::mistakes;
 
 use self::store::{Journal, Store};
 use self::vault::Vault;
@@ -200,8 +202,10 @@ fn backend(location: &Location, settings: &settings::Repository) -> Result<Store
     let Location::Directory(root) = location else {
         return Ok(Store::over(remote::reach(settings)?, location));
     };
-    let options =
-        BackendOptions::default().repository(root.to_string_lossy().into_owned()).options(settings.options.clone());
+    if let Some(first) = mistake::of_directory(location, settings).into_iter().next() {
+        return Err(first.into());
+    }
+    let options = BackendOptions::default().repository(root.to_string_lossy().into_owned());
     let backends = guard::run("opening the storage", Kind::Refused, || options.to_backends())?;
     Ok(Store::new(backends.repository(), root))
 }
@@ -276,9 +280,9 @@ pub fn is_absent(settings: &settings::Repository) -> Result<bool> {
     }
 }
 
-/// Whether a backup, or a copy, may make the repository by itself: where a directory is missing or empty. At a network
-/// location only somebody who says so makes one: what looks absent there may be the wrong bucket, or a disk that the
-/// server has not mounted.
+/// Whether a backup, or a copy, may make the repository by itself: where a directory is missing or empty, though a copy
+/// is made in an empty one only ([`copy::init_copy`]). At a network location only somebody who says so makes one: what
+/// looks absent there may be the wrong bucket, or a disk that the server has not mounted.
 ///
 /// # Errors
 /// As [`is_absent`].

@@ -16,6 +16,7 @@ use rustic_core::{BytesList, FileType, ReadBackend, RusticError, RusticResult, W
 
 use super::id::{Id, path_of};
 use super::location::Location;
+use super::mistake::Mistake;
 use crate::error::{Error, Kind, Result};
 use crate::settings;
 
@@ -62,6 +63,17 @@ pub(super) fn reach(settings: &settings::Repository) -> Result<Arc<dyn Remote>> 
         .with("location", Location::parse(&settings.location)?)
         .with("state", "nothing was touched")
         .hint("Set `repository.location` to a directory, or take a build with the feature `network`."))
+}
+
+/// What is wrong with location and options, as far as that can be told without a look at anything else.
+#[cfg(feature = "network")]
+pub(super) fn mistakes(settings: &settings::Repository) -> Vec<Mistake> {
+    super::network::mistakes(settings)
+}
+
+#[cfg(not(feature = "network"))]
+pub(super) fn mistakes(settings: &settings::Repository) -> Vec<Mistake> {
+    reach(settings).err().map(Mistake::in_location).into_iter().collect()
 }
 
 /// What failed at a place: what it refuses is not the same as what cannot be reached now.

@@ -53,6 +53,7 @@ impl Fixture {
         let directory = self.directory.path().join("second");
         std::fs::create_dir(&directory).unwrap();
         let settings = settings(&directory, PASSWORD);
+        std::fs::create_dir(&settings.location).unwrap();
         super::copy::init_copy(&settings, &self.open()).unwrap();
         settings
     }

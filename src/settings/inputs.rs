@@ -47,6 +47,9 @@ pub struct Inputs {
     /// The files with the credentials of their storage, likewise.
     #[serde(default)]
     pub environment_files: BTreeMap<PathBuf, Text>,
+    /// The copies of identity files that the account which does the work may read, by the configured paths.
+    #[serde(default)]
+    pub identities: BTreeMap<String, String>,
     /// `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
     pub state_directory: Option<String>,
 }

@@ -20,15 +20,36 @@ use crate::error::{Error, Kind, Result};
 impl Settings {
     /// Resolves the settings, or reports every mistake at once, each with where it was made.
     pub fn resolve(inputs: &Inputs) -> Result<Self> {
+        Self::check(inputs, |_| Vec::new())
+    }
+
+    /// The same, with what somebody who knows repositories finds wrong with one of them: in which of its settings, and
+    /// what. It is asked about every location that is there, whatever else is wrong.
+    pub fn check(inputs: &Inputs, judge: impl Fn(&Repository) -> Vec<(&'static str, String)>) -> Result<Self> {
         let mut resolver = Resolver::new(inputs);
         resolver.read_layers(inputs);
         let mut settings = resolver.settings(inputs);
+        for (section, place) in std::mem::take(&mut resolver.places) {
+            for (setting, sentence) in judge(&place) {
+                let path = format!("{section}.{setting}");
+                // Of an array there is the whole only.
+                let whole = if section == "repository" { "repository.location" } else { "copies" };
+                let layer = [path.as_str(), whole].iter().find_map(|key| resolver.values.get(key));
+                let source = layer.map_or_else(String::new, |(layer, _)| resolver.source(*layer));
+                resolver.mistakes.push(format!("{source}: `{path}`: {sentence}"));
+            }
+        }
         let lock_dir = settings.state_dir.join("locks");
         for repository in settings.repository.iter_mut().chain(&mut settings.copies) {
             let text = inputs.passwords.get(&repository.password_file);
             repository.password = text.cloned().map(Secret::from);
             repository.environment = resolver.storage(inputs, repository.environment_file.as_deref());
             repository.lock_dir.clone_from(&lock_dir);
+            if let Some(path) = repository.options.get_mut("identity_file")
+                && let Some(copy) = inputs.identities.get(path)
+            {
+                path.clone_from(copy);
+            }
         }
         resolver.finish(settings)
     }
@@ -37,6 +58,8 @@ impl Settings {
 struct Resolver {
     /// The strongest value of each key.
     values: BTreeMap<&'static str, (Layer, Value)>,
+    /// Every location with its options, by the section that it is in.
+    places: Vec<(String, Repository)>,
     mistakes: Vec<String>,
     warnings: Vec<String>,
     config: String,
@@ -48,6 +71,7 @@ impl Resolver {
         let path = |text: &Option<Text>| text.as_ref().map_or_else(String::new, |text| text.path.display().to_string());
         Self {
             values: BTreeMap::new(),
+            places: Vec::new(),
             mistakes: Vec::new(),
             warnings: Vec::new(),
             config: path(&inputs.config),
@@ -186,6 +210,7 @@ impl Resolver {
                 BTreeMap::new()
             }),
         };
+        self.place("repository", location.as_deref(), &options);
         match (location, password_file) {
             (Some(location), Some(password_file)) => {
                 Some(Repository { location, password_file, options, environment_file, ..Repository::default() })
@@ -199,6 +224,13 @@ impl Resolver {
                 None
             }
             _ => None,
+        }
+    }
+
+    fn place(&mut self, section: &str, location: Option<&str>, options: &BTreeMap<String, String>) {
+        if let Some(location) = location {
+            let (location, options) = (location.to_owned(), options.clone());
+            self.places.push((section.to_owned(), Repository { location, options, ..Repository::default() }));
         }
     }
 
@@ -223,6 +255,7 @@ impl Resolver {
             let text = |name: &str| table.get(name).and_then(Value::as_str);
             let options = table.get("options").map_or_else(|| Some(BTreeMap::new()), string_map);
             let path = |name: &str| text(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
+            self.place(&format!("copies[{number}]"), text("location"), options.as_ref().unwrap_or(&BTreeMap::new()));
             let named = path("environment_file").is_some() || !table.contains_key("environment_file");
             match (text("location"), path("password_file"), options) {
                 (Some(location), Some(password_file), Some(options)) if named => copies.push(Repository {

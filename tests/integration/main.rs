@@ -31,6 +31,8 @@ mod delete;
 mod docs;
 mod export;
 mod host;
+#[cfg(feature = "network")]
+mod identities;
 mod maintenance_cli;
 mod maintenance_rpc;
 #[cfg(feature = "man")]

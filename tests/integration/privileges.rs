@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::support::repository::section;
 use crate::support::server::{SERVER_ACCOUNT, is_root};
 use crate::support::{Server, Site, probe};
 
 /// An installation whose state directory belongs to the server's account, and a directory that only root may see.
-fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
+pub fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
     if !is_root() {
         println!("SKIPPED: giving up root's rights needs root");
         return None;
@@ -252,4 +253,37 @@ fn a_repository_whose_password_only_root_may_read_belongs_to_the_account() {
     fs::remove_dir_all(site.repository()).unwrap();
     site.run("teslamate-backup", &[]).expect(10).says("expected repository");
     assert!(!site.repository().exists());
+}
+
+#[test]
+fn r24_a_copys_directory_is_made_by_hand_and_never_on_the_wrong_disk() {
+    let Some((_, site, _)) = site("unplugged") else { return };
+    let config = fs::read_to_string(site.config()).unwrap();
+    let disk = site.path("disk");
+    site.write_config(&format!(
+        "{config}\n{}[[copies]]\nlocation = {:?}\npassword_file = {:?}\n",
+        section(&site),
+        disk.join("teslamate"),
+        site.path("password")
+    ));
+    site.run("teslamate-backup", &[]).expect(0);
+    let missing = site.run("teslamate-backup", &["copy"]).expect(10).says("its disk may not be mounted");
+    assert!(!disk.exists(), "nothing is made where there is no disk");
+    fs::create_dir(&disk).unwrap();
+    site.run("teslamate-backup", &["copy"]).expect(10).says("there is no directory");
+    site.run("teslamate-backup", &["init"]).expect(0);
+    assert!(!disk.join("teslamate").exists(), "nor where there is one");
+
+    // What the hint says is all that is wanted.
+    let typed = missing.stderr.split('`').find(|words| words.starts_with("mkdir ")).expect("a command").to_owned();
+    assert!(typed.contains(SERVER_ACCOUNT), "{typed}");
+    assert!(std::process::Command::new("sh").args(["-c", &typed]).status().unwrap().success(), "{typed}");
+    site.run("teslamate-backup", &["copy"]).expect(0);
+    let account = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+    let made = fs::metadata(disk.join("teslamate/config")).unwrap();
+    assert_eq!(made.uid(), account.uid.as_raw());
+    // It was there, and is not any more: the same disk, unplugged.
+    fs::remove_dir_all(disk.join("teslamate")).unwrap();
+    site.run("teslamate-backup", &["copy"]).expect(10).says("mount it");
+    assert!(!disk.join("teslamate").exists());
 }

@@ -140,13 +140,15 @@ fn copies_get_what_they_lack_and_one_that_fails_does_not_keep_the_other() {
         format!("{}{}", copy("broken"), copy("copy"))
     };
     let (server, site) = site_with("copied", copies);
-    fs::create_dir(site.path("broken")).unwrap();
+    for name in ["broken", "copy"] {
+        fs::create_dir(site.path(name)).unwrap();
+    }
     fs::write(site.path("broken/photo.jpg"), "x").unwrap();
     site.run("teslamate-backup", &[]).expect(0);
     site.run("teslamate-backup", &["copy"]).expect(10).says("broken");
     server.query(&site.database, "UPDATE cars SET name = 'later'");
     site.run("teslamate-backup", &[]).expect(0);
-    fs::remove_dir_all(site.path("broken")).unwrap();
+    fs::remove_file(site.path("broken/photo.jpg")).unwrap();
     let second = site.run("teslamate-backup", &["copy", "--json"]).expect(0).json();
     let of = |number: usize| {
         (
@@ -157,6 +159,10 @@ fn copies_get_what_they_lack_and_one_that_fails_does_not_keep_the_other() {
     assert_eq!((of(0), of(1)), ((2, 0), (1, 1)), "{second}");
     let again = site.run("teslamate-backup", &["copy", "--json"]).expect(0).json();
     assert_eq!(again["copies"][1]["bytes_added"], 0, "{again}");
+    // A disk that is not mounted is missed, and no other one is filled in its place.
+    fs::rename(site.path("broken"), site.path("unplugged")).unwrap();
+    site.run("teslamate-backup", &["copy"]).expect(10).says("there is no directory").says("may not be mounted");
+    assert!(!site.path("broken").exists());
 
     // The house burned down: a new machine, the copy, the password.
     let new = Site::new(server, &site.database);

@@ -376,3 +376,44 @@ fn a_configuration_is_checked_where_none_of_its_files_exists() {
     check().expect(2).says("did you mean `retention.keep_daily`").says("retention.keep_weekly");
     assert_eq!(site.files("state"), Vec::<String>::new());
 }
+
+#[cfg(feature = "network")]
+#[test]
+fn a_checked_configuration_has_locations_and_options_that_will_be_understood() {
+    let (_, site) = site();
+    let check = || site.command("teslamate-backup").arg("check-config").outcome();
+    let password = "password_file = \"/nowhere/password\"";
+    // None of these files and programs is there, nobody is asked, and there are no credentials.
+    site.write_config(&format!(
+        "[repository]\nlocation = \"s3:https://s3.example.org/papers/x\"\n{password}\n\
+         environment_file = \"/nowhere/s3.env\"\noptions = {{ region = \"x\", cacert = \"/nowhere/ca.pem\" }}\n\
+         [[copies]]\nlocation = \"sftp:user@nas.example.org:/x\"\n{password}\n\
+         options = {{ identity_file = \"/nowhere/key\", port = \"2222\" }}\n\
+         [[copies]]\nlocation = \"rclone:box:x\"\n{password}\noptions = {{ program = \"/nowhere/rclone\" }}\n\
+         [[copies]]\nlocation = \"rest:https://backup.example.org/\"\n{password}\n\
+         [[copies]]\nlocation = \"/nowhere/else\"\n{password}\n",
+    ));
+    check().expect(0);
+
+    site.write_config(&format!(
+        "[retention]\nkeep_weekly = \"often\"\n[repository]\nlocation = \"s3:nonsense\"\n{password}\n\
+         options = {{ regoin = \"c4nary\", timeout = \"c4nary\" }}\n\
+         [[copies]]\nlocation = \"/nowhere/else\"\n[[copies]]\nlocation = \"nonsense\"\n{password}\n\
+         [[copies]]\nlocation = \"/nowhere/more\"\n{password}\noptions = {{ region = \"c4nary\" }}\n",
+    ));
+    let refused = check().expect(2).says("the settings have 7 mistakes");
+    let config = site.config().display().to_string();
+    for line in [
+        "`retention.keep_weekly` must be a whole number",
+        "`repository.location`: `s3:` must be followed by a host and a bucket. Write it like this: s3:https://",
+        "`repository.options`: `regoin` is no option of s3: repositories. Did you mean `region`?",
+        "`repository.options`: the option `timeout` must be a time",
+        "`copies[0]` must have `location` and `password_file`",
+        "`copies[1].location`: `nonsense` is no location of a repository. Give an absolute directory",
+        "`copies[2].options`: `region` is no option of a repository in a directory",
+    ] {
+        assert!(refused.stderr.contains(&format!("{config}: {line}")), "{line}\nnot in {}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("c4nary"), "{}", refused.stderr);
+    assert_eq!(site.files("state"), Vec::<String>::new());
+}

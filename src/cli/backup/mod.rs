@@ -107,7 +107,6 @@ impl Args {
                 repository: command.opens_repository(),
                 storage: matches!(command, Command::List(_)),
                 new_repository: matches!(command, Command::Init(_)),
-                new_copies: matches!(command, Command::Copy(_)),
                 ..Needs::default()
             },
             (None, Some(file)) if looks_like_a_slip(file).is_none() => self.file.needs(file),

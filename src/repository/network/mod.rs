@@ -30,6 +30,7 @@ use bytes::Bytes;
 use nix::unistd::{User, geteuid};
 
 use self::place::Kind as Scheme;
+use super::mistake::Mistake;
 use super::remote::Remote;
 use crate::error::Result;
 use crate::settings;
@@ -81,6 +82,19 @@ pub(super) fn reach(settings: &settings::Repository) -> Result<Arc<dyn Remote>> 
     let network = Arc::new(Network { service, patience: place.timeout, state: Mutex::default() });
     reached.push((place, Arc::clone(&network)));
     Ok(network)
+}
+
+/// What is wrong with location and options: what [`reach`] would refuse, without a look at any file or program.
+pub(super) fn mistakes(settings: &settings::Repository) -> Vec<Mistake> {
+    let (place, mut found) = place::Place::read(settings);
+    let understood = match place.kind {
+        Scheme::Rest => rest::url(&place).map(drop),
+        Scheme::Rclone => rclone::target(&place).map(drop),
+        Scheme::S3 => s3::config(&place).and_then(|config| s3::operator(&place, config)).map(drop),
+        Scheme::Sftp => sftp::target(&place).map(drop),
+    };
+    found.extend(understood.err());
+    found
 }
 
 /// How things stand with a place.

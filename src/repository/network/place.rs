@@ -3,10 +3,12 @@
 //! Source: restic's manual, "Preparing a new repository", and its "Environment Variables".
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::repository::Location;
+use crate::repository::mistake::Mistake;
 use crate::settings::{self, Secret};
 
 /// How long nothing may get done, unless the option `timeout` says otherwise.
@@ -65,9 +67,15 @@ pub(super) struct Place {
 
 impl Place {
     /// # Errors
-    /// [`ErrorKind::Usage`] for an option that there is not.
+    /// [`ErrorKind::Usage`] for an option that there is not, or one with a value that makes no sense.
     pub(super) fn parse(settings: &settings::Repository) -> Result<Self> {
-        let shown = Location::parse(&settings.location)?.to_string();
+        let (place, mistakes) = Self::read(settings);
+        mistakes.into_iter().next().map_or(Ok(place), |first| Err(first.into()))
+    }
+
+    /// The place, and everything that is wrong with its options.
+    pub(super) fn read(settings: &settings::Repository) -> (Self, Vec<Mistake>) {
+        let location = Location::Network(settings.location.clone());
         let (scheme, rest) = settings.location.split_once(':').unwrap_or_default();
         let kind = match scheme {
             "rest" => Kind::Rest,
@@ -78,21 +86,36 @@ impl Place {
         let options =
             settings.options.iter().map(|(name, value)| (name.clone(), Secret::from(value.clone()))).collect();
         let environment = settings.environment.clone();
-        let mut place = Self { kind, rest: rest.to_owned(), timeout: TIMEOUT, options, environment, shown };
-        let known = || kind.options().iter().copied().chain(["timeout"]);
-        if let Some(name) = place.options.keys().find(|name| !known().any(|known| known == *name)) {
-            let error = place.mistake(&format!("`{name}` is no option of a repository behind {scheme}:"));
+        let (rest, shown) = (rest.to_owned(), location.to_string());
+        let mut place = Self { kind, rest, timeout: TIMEOUT, options, environment, shown };
+        let mut mistakes = Vec::new();
+        for name in place.options.keys() {
+            if let Err(error) = place.judge(scheme, name) {
+                mistakes.push(Mistake::in_options(error));
+            }
+        }
+        place.timeout = place.option("timeout").and_then(duration).unwrap_or(TIMEOUT);
+        (place, mistakes)
+    }
+
+    /// Whether there is this option, and its value makes sense as far as that shows here.
+    fn judge(&self, scheme: &str, name: &str) -> Result<()> {
+        let known = || self.kind.options().iter().copied().chain(["timeout"]);
+        if !known().any(|known| known == name) {
+            let error = self.mistake(&format!("`{name}` is no option of {scheme}: repositories"));
             return Err(match settings::keys::nearest(name, known()) {
                 Some(near) => error.hint(format!("Did you mean `{near}`?")),
-                None => error.hint(format!("Its options are: {}.", known().collect::<Vec<_>>().join(", "))),
+                None => error.hint(format!("Their options are: {}.", known().collect::<Vec<_>>().join(", "))),
             });
         }
-        if let Some(text) = place.option("timeout") {
-            place.timeout = duration(text).ok_or_else(|| {
-                place.mistake("the option `timeout` must be a time from 1 second on, such as `90s` or `10m`")
-            })?;
-        }
-        Ok(place)
+        let Some(value) = self.option(name) else { return Ok(()) };
+        let wanted = match name {
+            "timeout" if duration(value).is_none() => "a time from 1 second on, such as `90s` or `10m`",
+            "port" if value.parse::<NonZeroU16>().is_err() => "a number from 1 to 65535",
+            "program" if !value.starts_with('/') => "an absolute path",
+            _ => return Ok(()),
+        };
+        Err(self.mistake(&format!("the option `{name}` must be {wanted}")))
     }
 
     /// An option that has a value.

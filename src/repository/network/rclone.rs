@@ -23,6 +23,7 @@ use super::{Answer, Service, http};
 use crate::error::{Error, Kind, Result};
 use crate::process;
 use crate::repository::Id;
+use crate::repository::mistake::Mistake;
 use crate::settings::Secret;
 
 /// What the line says that names the address.
@@ -49,11 +50,7 @@ impl Rclone {
     /// # Errors
     /// [`Kind::Usage`] without a path, [`Kind::Refused`] if there is no such program.
     pub(super) fn new(place: &Place) -> Result<Self> {
-        if place.rest.is_empty() || place.rest.starts_with('-') {
-            return Err(place
-                .mistake("`rclone:` must be followed by a path as rclone has it")
-                .hint("Write it like this: rclone:remote:path"));
-        }
+        let target = target(place)?;
         let program = match place.option("program") {
             Some(path) => Some(PathBuf::from(path)).filter(|path| path.is_absolute() && process::is_executable(path)),
             None => process::find_program("rclone"),
@@ -66,7 +63,7 @@ impl Rclone {
         let variables = place.variables("RCLONE_").map(|(name, value)| (name.to_owned(), value.to_owned().into()));
         Ok(Self {
             program,
-            target: place.rest.clone(),
+            target,
             client: http::client(place)?,
             variables: variables.collect(),
             running: Mutex::default(),
@@ -141,6 +138,15 @@ impl Rclone {
             answer => answer,
         }
     }
+}
+
+/// What rclone is told to reach.
+pub(super) fn target(place: &Place) -> std::result::Result<String, Mistake> {
+    if place.rest.is_empty() || place.rest.starts_with('-') {
+        let error = place.mistake("`rclone:` must be followed by a path as rclone has it");
+        return Err(Mistake::in_location(error.hint("Write it like this: rclone:remote:path")));
+    }
+    Ok(place.rest.clone())
 }
 
 /// Keeps the last line.

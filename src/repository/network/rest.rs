@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::place::Place;
 use super::{Answer, Service, http};
 use crate::error::Result;
+use crate::repository::mistake::Mistake;
 use crate::settings::Secret;
 
 /// What asks for sizes beside names.
@@ -37,12 +38,7 @@ impl Rest {
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) if the location is no URL, or a file of certificates cannot be used.
     pub(super) fn new(place: &Place) -> Result<Self> {
-        let base = Url::parse(&place.rest).ok().filter(|url| url.has_host() && url.scheme().starts_with("http"));
-        let base = base.ok_or_else(|| {
-            place
-                .mistake("`rest:` must be followed by a URL")
-                .hint("Write it like this: rest:https://user@backup.example.org:8000/path/")
-        })?;
+        let base = url(place)?;
         let user = percent_decoded(base.username());
         let user = if user.is_empty() { place.variable("RESTIC_REST_USERNAME").map(str::to_owned) } else { Some(user) };
         let own = base.password().map(percent_decoded);
@@ -78,6 +74,15 @@ impl Rest {
             None => request,
         }
     }
+}
+
+/// Where the server is, as it was written.
+pub(super) fn url(place: &Place) -> std::result::Result<Url, Mistake> {
+    let url = Url::parse(&place.rest).ok().filter(|url| url.has_host() && url.scheme().starts_with("http"));
+    url.ok_or_else(|| {
+        let error = place.mistake("`rest:` must be followed by a URL");
+        Mistake::in_location(error.hint("Write it like this: rest:https://user@backup.example.org:8000/path/"))
+    })
 }
 
 async fn send(request: RequestBuilder) -> io::Result<reqwest::Response> {

@@ -15,6 +15,7 @@ use reqwest::Url;
 use super::place::Place;
 use super::{Answer, Service, http, words};
 use crate::error::{Error, Kind, Result};
+use crate::repository::mistake::Mistake;
 
 /// The region where none is named. Most other servers take any.
 const REGION: &str = "us-east-1";
@@ -28,48 +29,67 @@ impl S3 {
     /// # Errors
     /// [`Kind::Usage`] if the location names no bucket, or an option makes no sense; [`Kind::Refused`] without credentials.
     pub(super) fn new(place: &Place) -> Result<Self> {
-        let (endpoint, bucket, root) = split(&place.rest).ok_or_else(|| {
-            place
-                .mistake("`s3:` must be followed by a host and a bucket")
-                .hint("Write it like this: s3:https://s3.example.org/bucket/path")
-        })?;
-        let mut config: Vec<(String, String)> = vec![
-            ("endpoint".to_owned(), endpoint),
-            ("bucket".to_owned(), bucket),
-            ("root".to_owned(), root),
-            ("region".to_owned(), REGION.to_owned()),
-            ("disable_config_load".to_owned(), "true".to_owned()),
-        ];
-        for (variable, option) in [
-            ("AWS_ACCESS_KEY_ID", "access_key_id"),
-            ("AWS_SECRET_ACCESS_KEY", "secret_access_key"),
-            ("AWS_SESSION_TOKEN", "session_token"),
-            ("AWS_REGION", "region"),
-            ("AWS_DEFAULT_REGION", "region"),
-        ] {
-            if let Some(value) = place.variable(variable) {
-                set(&mut config, option, value);
-            }
-        }
-        for (option, value) in place.options().filter(|(name, _)| !["timeout", "cacert"].contains(name)) {
-            set(&mut config, option, value);
-        }
+        let config = config(place)?;
         let given = |name: &str| config.iter().any(|(known, value)| known == name && !value.is_empty());
-        let elsewhere = config.iter().any(|(name, value)| name == "disable_config_load" && value == "false");
         let has_keys = given("access_key_id") && given("secret_access_key");
-        if !elsewhere && !has_keys {
+        if !looks_elsewhere(&config) && !has_keys {
             return Err(Error::new(Kind::Refused, "there are no credentials for the bucket")
                 .with("state", "nothing was touched")
                 .hint("Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into `repository.environment_file`."));
         }
-        // Without it, instance metadata would be waited for on every machine that is none of Amazon's.
-        set(&mut config, "disable_ec2_metadata", if elsewhere { "false" } else { "true" });
         let transport = opendal_transport(http::client(place)?);
-        let operator = Operator::from_iter::<opendal_service_s3::S3>(config)
-            .map_err(|error| place.mistake("the bucket cannot be set up").with("cause", error.message()))?
-            .with_context(OperationContext::new().with_http_transport(transport));
+        let operator = operator(place, config)?.with_context(OperationContext::new().with_http_transport(transport));
         Ok(Self { operator })
     }
+}
+
+/// What opendal is to be told, names and values.
+type Config = Vec<(String, String)>;
+
+/// The location, the credentials and the options in opendal's words.
+pub(super) fn config(place: &Place) -> std::result::Result<Config, Mistake> {
+    let (endpoint, bucket, root) = split(&place.rest).ok_or_else(|| {
+        let error = place.mistake("`s3:` must be followed by a host and a bucket");
+        Mistake::in_location(error.hint("Write it like this: s3:https://s3.example.org/bucket/path"))
+    })?;
+    let mut config: Config = vec![
+        ("endpoint".to_owned(), endpoint),
+        ("bucket".to_owned(), bucket),
+        ("root".to_owned(), root),
+        ("region".to_owned(), REGION.to_owned()),
+        ("disable_config_load".to_owned(), "true".to_owned()),
+    ];
+    for (variable, option) in [
+        ("AWS_ACCESS_KEY_ID", "access_key_id"),
+        ("AWS_SECRET_ACCESS_KEY", "secret_access_key"),
+        ("AWS_SESSION_TOKEN", "session_token"),
+        ("AWS_REGION", "region"),
+        ("AWS_DEFAULT_REGION", "region"),
+    ] {
+        if let Some(value) = place.variable(variable) {
+            set(&mut config, option, value);
+        }
+    }
+    for (option, value) in place.options().filter(|(name, _)| !["timeout", "cacert"].contains(name)) {
+        set(&mut config, option, value);
+    }
+    // Without it, instance metadata would be waited for on every machine that is none of Amazon's.
+    let disabled = if looks_elsewhere(&config) { "false" } else { "true" };
+    set(&mut config, "disable_ec2_metadata", disabled);
+    Ok(config)
+}
+
+fn looks_elsewhere(config: &Config) -> bool {
+    config.iter().any(|(name, value)| name == "disable_config_load" && value == "false")
+}
+
+/// The bucket, not asked for anything yet.
+pub(super) fn operator(place: &Place, config: Config) -> std::result::Result<Operator, Mistake> {
+    Operator::from_iter::<opendal_service_s3::S3>(config).map_err(|error| {
+        let causes = std::error::Error::source(&error).map(|cause| format!(": {}", words(cause))).unwrap_or_default();
+        let cause = format!("{}{causes}", error.message());
+        Mistake::in_options(place.mistake("the bucket cannot be set up").with("cause", cause))
+    })
 }
 
 fn opendal_transport(client: reqwest::Client) -> HttpTransporter {

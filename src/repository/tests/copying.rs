@@ -62,7 +62,11 @@ fn a_copy_of_a_copy_is_known_for_the_first_one() {
     let ids = two(&fixture);
     let (source, target) = (fixture.open(), open(&fixture.second()).unwrap());
     let directory = tempfile::tempdir().unwrap();
-    let third = init_copy(&settings(directory.path(), PASSWORD), &source).unwrap();
+    let third = settings(directory.path(), PASSWORD);
+    let missing = init_copy(&third, &source).unwrap_err();
+    assert!(missing.to_string().contains("there is no directory") && !Path::new(&third.location).exists(), "{missing}");
+    fs::create_dir(&third.location).unwrap();
+    let third = init_copy(&third, &source).unwrap();
     let copied = copy(&source, &target, &ids, &Meter::default()).unwrap().copied;
     let onward: Vec<Id> = copied.iter().map(|pair| pair.target).collect();
     copy(&target, &third, &onward, &Meter::default()).unwrap();

@@ -10,6 +10,7 @@ mod target;
 
 use std::future::Future;
 use std::io::{self, SeekFrom};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,11 +23,12 @@ use tokio::io::AsyncSeekExt;
 use tokio::sync::Mutex;
 
 use self::session::{Session, failed, short};
-use self::target::split;
+use self::target::{Target, split};
 use super::place::Place;
 use super::{Answer, Service};
 use crate::error::{Error, Kind, Result};
 use crate::process;
+use crate::repository::mistake::Mistake;
 
 /// How many directories are listed at the same time.
 const AT_ONCE: usize = 16;
@@ -44,11 +46,7 @@ impl Sftp {
     /// # Errors
     /// [`Kind::Usage`] if the location names no host and path, [`Kind::Refused`] if there is no program ssh.
     pub(super) fn new(place: &Place) -> Result<Self> {
-        let target = split(&place.rest).ok_or_else(|| {
-            place
-                .mistake("`sftp:` must be followed by a host and a path")
-                .hint("Write it like this: sftp:user@nas.example.org:/srv/backup")
-        })?;
+        let target = target(place)?;
         let program = process::find_program("ssh").ok_or_else(|| {
             Error::new(Kind::Refused, "there is no program ssh")
                 .with("state", "nothing was touched")
@@ -72,9 +70,6 @@ impl Sftp {
             arguments.extend(["-F".to_owned(), path.to_owned()]);
         }
         if let Some(port) = place.option("port").map(str::to_owned).or(target.port) {
-            if port.parse::<u16>().is_err() {
-                return Err(place.mistake("the port must be a number from 1 to 65535"));
-            }
             arguments.extend(["-p".to_owned(), port]);
         }
         if let Some(user) = target.user {
@@ -110,6 +105,20 @@ impl Sftp {
                 *current = None;
             }
         })
+    }
+}
+
+/// Where it leads, as it was written.
+pub(super) fn target(place: &Place) -> std::result::Result<Target, Mistake> {
+    let target = split(&place.rest).ok_or_else(|| {
+        let error = place.mistake("`sftp:` must be followed by a host and a path");
+        Mistake::in_location(error.hint("Write it like this: sftp:user@nas.example.org:/srv/backup"))
+    })?;
+    match &target.port {
+        Some(port) if port.parse::<NonZeroU16>().is_err() => {
+            Err(Mistake::in_location(place.mistake("the port must be a number from 1 to 65535")))
+        }
+        _ => Ok(target),
     }
 }
 

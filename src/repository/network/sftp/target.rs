@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// Host and directory, and what ssh has to know beside.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(in crate::repository::network) struct Target {
     pub(super) user: Option<String>,
     pub(super) host: String,
     pub(super) port: Option<String>,
