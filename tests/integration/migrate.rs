@@ -3,12 +3,10 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use super::support::binary::path_of;
-use super::support::network::{Bucket, private};
 use super::support::repository::section;
-use super::support::server::{SERVER_ACCOUNT, fixture, is_root};
+use super::support::server::fixture;
 use super::support::{Outcome, Server, Site};
 
 /// The first of the migrations that come after the fixture's.
@@ -320,46 +318,6 @@ fn what_a_restore_brings_back_is_migrated_by_the_services_own_start() {
 }
 
 #[test]
-fn the_services_own_account_opens_a_repository_behind_a_network() {
-    if !is_root() {
-        println!("SKIPPED: running as another account needs root");
-        return;
-    }
-    let installed = installed("account", &[("add_table", "CREATE TABLE later (id int);")], "");
-    let (server, site) = (installed.server, &installed.site);
-    let bucket = Bucket::start();
-    private(&site.path("storage.env"), &Bucket::variables());
-    let executable = site.path("release/bin/teslamate").display().to_string();
-    site.configure(
-        &format!(
-            "port = {}\n[repository]\nlocation = {:?}\npassword_file = {:?}\nenvironment_file = {:?}\n",
-            server.port(),
-            bucket.location(),
-            site.path("password"),
-            site.path("storage.env")
-        ),
-        &format!("service.executable = {executable:?}\n"),
-    );
-    site.run("teslamate-backup", &["init"]).expect(0);
-    let given = Command::new("chown").arg("-R").arg(SERVER_ACCOUNT).arg(site.path("")).status().unwrap();
-    assert!(given.success());
-    let as_account = || {
-        let mut setpriv = Command::new("setpriv");
-        setpriv.args(["--reuid", SERVER_ACCOUNT, "--regid", SERVER_ACCOUNT, "--clear-groups"]);
-        site.under(setpriv, "teslamate-migrate").outcome()
-    };
-    // What it has no right to read is asked for where there is something to back up, and by name.
-    std::os::unix::fs::chown(site.path("storage.env"), Some(0), Some(0)).unwrap();
-    as_account().expect(10).says("cannot read the environment file").says("storage.env").says("no migration was run");
-    assert!(installed.called().is_empty());
-    private(&site.path("storage.env"), &Bucket::variables());
-    let given = Command::new("chown").arg(SERVER_ACCOUNT).arg(site.path("storage.env")).status().unwrap();
-    assert!(given.success());
-    as_account().expect(0).says("backing up");
-    assert_eq!((installed.newest(), site.backups().len()), (FIRST, 1));
-}
-
-#[test]
 fn where_commands_start_the_application_they_may_migrate_before() {
     let installed = installed("commands", &[("add_table", "CREATE TABLE later (id int);")], "");
     let site = &installed.site;
@@ -372,4 +330,57 @@ fn where_commands_start_the_application_they_may_migrate_before() {
     installed.migrate(&[]).expect(0);
     installed.migrate(&["rollback", &FIRST.to_string(), "--yes"]).expect(0);
     assert_eq!(installed.server.query(&site.database, "SELECT to_regclass('later') IS NULL"), "t");
+}
+
+#[cfg(feature = "network")]
+mod behind_a_network {
+    use std::process::Command;
+
+    use super::*;
+    use crate::support::network::{Bucket, private};
+    use crate::support::server::{SERVER_ACCOUNT, is_root};
+
+    #[test]
+    fn the_services_own_account_opens_a_repository_behind_a_network() {
+        if !is_root() {
+            println!("SKIPPED: running as another account needs root");
+            return;
+        }
+        let installed = installed("account", &[("add_table", "CREATE TABLE later (id int);")], "");
+        let (server, site) = (installed.server, &installed.site);
+        let bucket = Bucket::start();
+        private(&site.path("storage.env"), &Bucket::variables());
+        let executable = site.path("release/bin/teslamate").display().to_string();
+        site.configure(
+            &format!(
+                "port = {}\n[repository]\nlocation = {:?}\npassword_file = {:?}\nenvironment_file = {:?}\n",
+                server.port(),
+                bucket.location(),
+                site.path("password"),
+                site.path("storage.env")
+            ),
+            &format!("service.executable = {executable:?}\n"),
+        );
+        site.run("teslamate-backup", &["init"]).expect(0);
+        let given = Command::new("chown").arg("-R").arg(SERVER_ACCOUNT).arg(site.path("")).status().unwrap();
+        assert!(given.success());
+        let as_account = || {
+            let mut setpriv = Command::new("setpriv");
+            setpriv.args(["--reuid", SERVER_ACCOUNT, "--regid", SERVER_ACCOUNT, "--clear-groups"]);
+            site.under(setpriv, "teslamate-migrate").outcome()
+        };
+        // What it has no right to read is asked for where there is something to back up, and by name.
+        std::os::unix::fs::chown(site.path("storage.env"), Some(0), Some(0)).unwrap();
+        as_account()
+            .expect(10)
+            .says("cannot read the environment file")
+            .says("storage.env")
+            .says("no migration was run");
+        assert!(installed.called().is_empty());
+        private(&site.path("storage.env"), &Bucket::variables());
+        let given = Command::new("chown").arg(SERVER_ACCOUNT).arg(site.path("storage.env")).status().unwrap();
+        assert!(given.success());
+        as_account().expect(0).says("backing up");
+        assert_eq!((installed.newest(), site.backups().len()), (FIRST, 1));
+    }
 }

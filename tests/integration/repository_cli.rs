@@ -157,7 +157,7 @@ fn checks_of_a_part_take_turns_until_every_pack_was_read() {
     let parts: Vec<u64> = (0..2).map(|_| read(&["--read-part", "2"]).unwrap()).collect();
     assert!(parts.iter().all(|part| (1..all).contains(part)), "{parts:?} of {all}");
     assert!(parts.iter().sum::<u64>() >= all, "{parts:?} of {all}");
-    // So whatever is damaged is found by one of them, and by that one alone.
+    // So whatever is damaged is found by one of them, and told by every one after it.
     let packs = site.files("repository/data").into_iter().flat_map(|shelf| {
         let shelf = format!("repository/data/{shelf}");
         site.files(&shelf).into_iter().map(move |pack| format!("{shelf}/{pack}"))
@@ -168,7 +168,7 @@ fn checks_of_a_part_take_turns_until_every_pack_was_read() {
     bytes[middle] ^= 1;
     fs::write(&pack, bytes).unwrap();
     let codes: Vec<Option<i32>> = (0..2).map(|_| check(&["--read-part", "2"]).code).collect();
-    assert!(codes == [Some(0), Some(14)] || codes == [Some(14), Some(0)], "{codes:?}");
+    assert_eq!(codes[1], Some(14), "{codes:?}");
     check(&["--read-part", "0"]).expect(2);
     check(&["--read-part", "2", "--read-data"]).expect(2);
 }
