@@ -75,7 +75,10 @@ fn secrets_are_nobodys(machine: &Machine) {
         sleep 1
         systemctl start --no-block glovebox-backup.service",
     );
-    until("the unit runs", || machine.show("glovebox-backup.service", "ActiveState") == "activating");
+    until("the unit runs, and says at what", || {
+        machine.show("glovebox-backup.service", "ActiveState") == "activating"
+            && !machine.show("glovebox-backup.service", "StatusText").is_empty()
+    });
     let found = machine.host.sh(
         "useradd --system stranger 2>/dev/null || true
         su stranger -s /bin/bash -c 'cat /run/credentials/glovebox-backup.service/* /etc/secrets/* /var/lib/glovebox/* /var/backup/glovebox/* 2>/dev/null | head -c 100; true'
