@@ -4,17 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::support::binary::PROGRAMS;
 use super::support::probe::need;
-
-const PROGRAMS: [&str; 7] = [
-    "teslamate-backup",
-    "teslamate-restore",
-    "teslamate-migrate",
-    "teslamate-close-drive",
-    "teslamate-close-charge",
-    "teslamate-delete-drive",
-    "teslamate-delete-charge",
-];
 
 fn written() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::binary::{PROGRAMS, path_of};
 use crate::support::host::Host;
 use crate::support::repository::PASSWORD;
 use crate::support::server::fixture;
@@ -17,16 +18,6 @@ pub const FIRST: i64 = 20_300_101_000_000;
 
 /// What must not be found anywhere but in its files.
 pub const SECRET: &str = "S3cr3t-of-the-key-7d1e";
-
-const PROGRAMS: [&str; 7] = [
-    "teslamate-backup",
-    "teslamate-restore",
-    "teslamate-migrate",
-    "teslamate-close-drive",
-    "teslamate-close-charge",
-    "teslamate-delete-drive",
-    "teslamate-delete-charge",
-];
 
 pub struct Machine {
     pub host: Host,
@@ -52,7 +43,7 @@ impl Machine {
             fs::create_dir_all(at(directory)).unwrap();
         }
         for program in PROGRAMS {
-            let built = crate::support::binary::path_of(program);
+            let built = path_of(program);
             fs::copy(&built, at("package/bin").join(program)).unwrap();
             fs::hard_link(at("package/bin").join(program), at("checkout/target/release").join(program)).unwrap();
         }

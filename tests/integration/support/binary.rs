@@ -11,6 +11,17 @@ use std::process::{Child, Command, Stdio};
 use super::server::Server;
 use super::systemctl::Systemctl;
 
+/// Every program that is installed.
+pub const PROGRAMS: [&str; 7] = [
+    "teslamate-backup",
+    "teslamate-restore",
+    "teslamate-migrate",
+    "teslamate-close-drive",
+    "teslamate-close-charge",
+    "teslamate-delete-drive",
+    "teslamate-delete-charge",
+];
+
 /// An installation: a directory with configuration, state, and a service.
 pub struct Site {
     dir: tempfile::TempDir,
