@@ -60,7 +60,8 @@ let
     "secret_access_key"
     "session_token"
   ];
-  hasPassword = location: builtins.match "[a-z0-9]+:(https?://)?[^/@]*:[^/@]*@.*" location != null;
+  # Of the others, rclone and SSH have no place for one, and may well have an `@` further on.
+  hasPassword = location: builtins.match "(rest|s3):(https?://)?[^/@]*:[^/@]*@.*" location != null;
 
   # A path of the language would be copied to the store as soon as something used it.
   inStore = value: builtins.isPath value || lib.hasPrefix "${builtins.storeDir}/" (toString value);

@@ -33,6 +33,8 @@ let
       "::1"
     ];
 
+  databaseIsHere = isLoopback cfg.database.host;
+
   unitName = lib.removeSuffix ".service" cfg.service.unit;
   application = config.systemd.services.${unitName} or { };
   starts = lib.toList (application.serviceConfig.ExecStart or [ ]);
@@ -60,19 +62,19 @@ in
   stateDir = "/var/lib/glovebox";
 
   # Whether the database is reached without leaving this machine, and without TCP at all.
-  databaseIsHere = isLoopback cfg.database.host;
+  inherit databaseIsHere;
   databaseBySocket =
     (cfg.database.host == null || lib.hasPrefix "/" cfg.database.host)
     || cfg.database.socketDir != null;
 
   # To come after, where there may be such a server. Names of units that are not there do no harm.
-  serverUnits = lib.optionals (isLoopback cfg.database.host) [
+  serverUnits = lib.optionals databaseIsHere [
     "postgresql.service"
     "postgresql.target"
   ];
 
   # Whether this configuration also sets the server up.
-  serverIsOurs = isLoopback cfg.database.host && config.services.postgresql.enable;
+  serverIsOurs = databaseIsHere && config.services.postgresql.enable;
 
   # The unit of the application belongs to this configuration if its module is here, or if its start is ours to guard.
   guardsApplication = teslamate != null || cfg.migrations.enable;

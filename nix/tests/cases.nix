@@ -133,7 +133,7 @@ in
         passwordFile = "/run/secrets/glovebox";
       }
       {
-        location = "rclone:drive:teslamate";
+        location = "rclone:drive:me@work/teslamate";
         passwordFile = "/run/secrets/glovebox-drive";
         environmentFile = "/run/secrets/rclone.env";
         options.timeout = "1h";
