@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::support::Site;
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::{backrest, common};
 
 /// The live database.
@@ -53,7 +53,7 @@ impl Keeper {
         trap '' INT TERM HUP
         cat >/dev/null
         for server in "$DIR"/gb17-*; do
-            [ -d "$server" ] && "$HOST/pg17-server" kill "$server"
+            [ -d "$server" ] && "$HOST/pg-server" 17 kill "$server"
         done
         # A program that was cut off may be writing its last file.
         for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -99,7 +99,7 @@ impl Scene {
         }
         let dir = tempfile::Builder::new().prefix("glovebox-bench-").tempdir()?.keep();
         let keeper = Keeper::of(dir.clone())?;
-        let tools = host("pg17-tools").arg(dir.join("tools")).output()?;
+        let tools = host("pg-tools").arg("17").arg(dir.join("tools")).output()?;
         if !tools.status.success() {
             println!("not measured: {}", String::from_utf8_lossy(&tools.stderr).trim());
             return Ok(None);
@@ -142,8 +142,8 @@ impl Scene {
 
     /// A program of the tree, beside the server and as the server's account.
     pub fn beside(&self, program: &str) -> Command {
-        let mut command = host("pg17-server");
-        command.arg("run").arg(self.server_dir()).arg(program);
+        let mut command = host("pg-server");
+        command.args(["17", "run"]).arg(self.server_dir()).arg(program);
         command
     }
 

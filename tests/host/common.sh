@@ -1,15 +1,29 @@
 # shellcheck shell=bash
 # What the scripts of this directory share. Sourced, never run.
 
-# The finished tree. It lives outside the checkout: it is large, belongs to root and outlives a clone.
-tree=${TEST_HOST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/glovebox/host-trixie}
-
-# What the tree is made of. Another list than the one a tree was built from means: build it again.
+# What the host's tree is made of.
 suite=trixie
 base_packages=systemd,systemd-sysv,dbus,ca-certificates
 packages=(postgresql-17 restic pgbackrest nix-bin man-db mandoc)
-recipe="$suite $base_packages ${packages[*]} 1"
 stamp=etc/glovebox-host
+
+# use_tree NAME: `host`, or the major version of PostgreSQL that the tree holds. A finished tree lives outside the
+# checkout: it is large, belongs to root and outlives a clone. Another recipe than the one that a tree was built from
+# means: build it again.
+use_tree() {
+    tree=${TEST_HOST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/glovebox/host-trixie}
+    recipe="$suite $base_packages ${packages[*]} 1"
+    if [[ $1 != host ]]; then
+        [[ $1 =~ ^[0-9]+$ ]] || die "no such tree: $1"
+        tree=$(dirname "$tree")/postgresql-$1
+        recipe="postgresql-$1 1"
+    fi
+}
+
+# use_server MAJOR: the tree with that PostgreSQL.
+use_server() {
+    if [[ $1 == 17 ]]; then use_tree host; else use_tree "$1"; fi
+}
 
 die() {
     echo "${0##*/}: $*" >&2
@@ -26,7 +40,7 @@ tree_is_whole() {
 }
 
 need_tree() {
-    tree_is_whole || die "no host tree in $tree: make it with tests/host/build"
+    tree_is_whole || die "no tree in $tree: make it with tests/host/build"
 }
 
 now_ms() {
@@ -82,3 +96,5 @@ unwatch() {
     if runs "$pid" bash; then kill "$pid" 2>/dev/null || true; fi
     rm -f "$1/watcher.pid"
 }
+
+use_tree host

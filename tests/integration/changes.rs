@@ -23,7 +23,7 @@ use glovebox::tables::{Snapshot, changes, definitions, reuse};
 use tokio_postgres::Client;
 
 use crate::support::probe::Random;
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::support::{connector, wait};
 
 const WAIT: Duration = Duration::from_secs(20);

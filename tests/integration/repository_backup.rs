@@ -18,7 +18,7 @@ use glovebox::tables::surroundings::Surroundings;
 
 use crate::support::probe::need;
 use crate::support::server::fixture;
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::support::{self, Server, connector, wait};
 
 const PASSWORD: &str = "a password of some length\n";

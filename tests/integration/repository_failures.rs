@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::probe::{Random, eventually};
 use crate::support::server::{Options, bin_dir, is_root};
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::support::{Outcome, Server, Site};
 
 /// Names of everything in a directory of the repository.

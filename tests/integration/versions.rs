@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::server::bin_dir;
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::support::{Server, Site};
 
 #[test]

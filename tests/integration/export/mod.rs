@@ -20,7 +20,7 @@ use glovebox::tables::{CopyFormat, Manifest};
 
 use crate::repository_backup::Kept;
 use crate::support::server::{conninfo, fixture};
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::support::{self, Server, Site, connector, wait};
 
 /// Writes the newest backup to a file of this name in the directory of the repository.

@@ -9,11 +9,13 @@ pub mod network;
 pub mod probe;
 pub mod repository;
 pub mod server;
-pub mod server17;
 pub mod systemctl;
+pub mod tree_server;
 
 pub use binary::{Outcome, Site};
 pub use server::Server;
+#[allow(unused_imports)]
+pub use tree_server as server17;
 
 use std::path::Path;
 

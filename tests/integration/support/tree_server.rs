@@ -1,4 +1,4 @@
-//! PostgreSQL 17 from the host tree, beside the machine's own server.
+//! PostgreSQL 17, 18 and 19 from the trees of `tests/host/build`, beside the machine's own server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,37 +6,50 @@ use std::process::Command;
 
 use super::Site;
 
-/// PostgreSQL 17, in a directory of its own; it ends with the test.
-pub struct Server17(tempfile::TempDir);
-
-fn host(script: &str) -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host").join(script))
+/// A server of one of them, in a directory of its own; it ends with the test.
+pub struct TreeServer {
+    major: u32,
+    dir: tempfile::TempDir,
 }
 
-impl Server17 {
+/// PostgreSQL 17, which comes with the host: see [`TreeServer::start`].
+pub type Server17 = TreeServer;
+
+fn host(script: &str, major: u32) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host").join(script));
+    command.arg(major.to_string());
+    command
+}
+
+impl TreeServer {
+    /// PostgreSQL 17.
     pub fn start(settings: &[&str]) -> Option<Self> {
+        Self::of(17, settings)
+    }
+
+    /// A server of this major version; `None`, said aloud, where these tests are left out or Debian does not have it.
+    pub fn of(major: u32, settings: &[&str]) -> Option<Self> {
         if std::env::var_os("TEST_SKIP_HOST").is_some() {
-            println!("SKIPPED: TEST_SKIP_HOST is set, so there is no PostgreSQL 17");
+            println!("SKIPPED: TEST_SKIP_HOST is set, so there is no PostgreSQL {major}");
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("gb17-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix(&format!("gb{major}-")).tempdir().unwrap();
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let owner = std::process::id().to_string();
-        let output = host("pg17-server")
-            .arg("start")
-            .arg(dir.path())
-            .args(["--owner", &owner])
-            .args(flags(settings))
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "provide it, as root, with tests/host/build: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let output = host("pg17-tools").arg(dir.path().join("tools")).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Some(Self(dir))
+        let output = host("pg-tools", major).arg(dir.path().join("tools")).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        if major > 17 && words.contains("no tree in") {
+            println!("SKIPPED: {}", words.trim());
+            return None;
+        }
+        assert!(output.status.success(), "{words}");
+        let server = Self { major, dir };
+        server.start_again(settings);
+        Some(server)
+    }
+
+    /// Its major version.
+    pub fn major(&self) -> u32 {
+        self.major
     }
 
     /// Ends every process of it at once, and starts it again.
@@ -55,8 +68,8 @@ impl Server17 {
     }
 
     fn with_files(&self, settings: &[&str], script: &str) {
-        let dir = self.0.path();
-        assert!(host("pg17-server").arg("kill").arg(dir).status().unwrap().success());
+        let dir = self.dir.path();
+        assert!(host("pg-server", self.major).arg("kill").arg(dir).status().unwrap().success());
         // Until its parent has collected it, the dead server's number counts as that of a running one.
         for lock in ["data/postmaster.pid", "socket/.s.PGSQL.5432.lock"] {
             fs::remove_file(dir.join(lock)).unwrap();
@@ -67,14 +80,15 @@ impl Server17 {
 
     fn start_again(&self, settings: &[&str]) {
         let owner = std::process::id().to_string();
-        let mut start = host("pg17-server");
+        let mut start = host("pg-server", self.major);
         let output =
-            start.arg("start").arg(self.0.path()).args(["--owner", &owner]).args(flags(settings)).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            start.arg("start").arg(self.dir.path()).args(["--owner", &owner]).args(flags(settings)).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "provide it, as root, with tests/host/build: {words}");
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.0.path().join("socket")
+        self.dir.path().join("socket")
     }
 
     /// One of the client programs, connected as the superuser `postgres`.
@@ -85,7 +99,7 @@ impl Server17 {
     }
 
     pub fn tools(&self) -> PathBuf {
-        self.0.path().join("tools")
+        self.dir.path().join("tools")
     }
 
     #[track_caller]
@@ -135,9 +149,9 @@ impl Server17 {
     }
 }
 
-impl Drop for Server17 {
+impl Drop for TreeServer {
     fn drop(&mut self) {
-        let _ = host("pg17-server").arg("stop").arg(self.0.path()).output();
+        let _ = host("pg-server", self.major).arg("stop").arg(self.dir.path()).output();
     }
 }
 
