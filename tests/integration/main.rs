@@ -54,4 +54,5 @@ mod secrets_systemd;
 mod settings;
 mod support;
 mod tables;
+mod version_matrix;
 mod versions;

@@ -47,11 +47,6 @@ impl TreeServer {
         Some(server)
     }
 
-    /// Its major version.
-    pub fn major(&self) -> u32 {
-        self.major
-    }
-
     /// Ends every process of it at once, and starts it again.
     pub fn crash(&self, settings: &[&str]) {
         self.with_files(settings, "true");
