@@ -70,7 +70,13 @@ pub struct Args {
     /// Leave out GRANT and REVOKE
     #[arg(long)]
     pub no_privileges: bool,
-    /// Let statements pass that pg_dump never writes; a dump is code, so know where it comes from
+    /// Leave out tablespaces: everything lies in the database's own
+    #[arg(long)]
+    pub no_tablespaces: bool,
+    /// Leave out this extension and the rows of its tables (repeatable)
+    #[arg(long = "skip-extension", value_name = "NAME")]
+    pub skip_extensions: Vec<String>,
+    /// Let statements pass that pg_dump never writes, and functions in C; a dump is code, so know where it comes from
     #[arg(long)]
     pub trust_dump: bool,
     /// Let a dump pass that a newer PostgreSQL or a newer release of the application made
@@ -134,6 +140,8 @@ impl Args {
             allow_other: self.allow_other,
             no_owner: self.no_owner,
             no_privileges: self.no_privileges,
+            no_tablespaces: self.no_tablespaces,
+            skip_extensions: self.skip_extensions.clone(),
             schema_only: self.schema_only,
             tables: self.tables.clone(),
             no_safety_backup: self.no_safety_backup,

@@ -76,11 +76,17 @@ impl Connector {
         self.connect_to(&self.database.name).await
     }
 
-    /// A connection to the maintenance database: `postgres`, or `template1` where there is no `postgres`.
+    /// A connection to the maintenance database: `postgres`, or `template1` where there is no `postgres`, or where that is
+    /// the configured one, which could not be renamed by a session in it.
     pub async fn connect_maintenance(&self) -> Result<Client> {
+        if self.database.name == "postgres" {
+            return self.connect_to("template1").await;
+        }
         match self.attempt("postgres").await? {
             Ok(client) => Ok(client),
-            Err(cause) if cause.code() == Some(&SqlState::INVALID_CATALOG_NAME) => self.connect_to("template1").await,
+            Err(cause) if cause.code() == Some(&SqlState::INVALID_CATALOG_NAME) && self.database.name != "template1" => {
+                self.connect_to("template1").await
+            }
             Err(cause) => Err(self.explain(&cause, "postgres")),
         }
     }

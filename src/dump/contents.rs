@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::rules::{self, Disposition, Skipped};
+use super::rules::{self, Disposition, RoleUse, Skipped};
 use super::scan::{Scanner, Statement, Visitor};
 use super::text::Flaw;
 use crate::database::tools::parse_version;
@@ -53,10 +53,24 @@ pub struct Contents {
     pub created: BTreeSet<TableName>,
     /// The rows of each table whose rows it holds.
     pub rows: BTreeMap<TableName, u64>,
-    /// The extensions that it makes.
-    pub extensions: BTreeSet<String>,
-    /// The roles that own something in it or have rights on something.
-    pub roles: BTreeSet<String>,
+    /// The extensions that it makes, in its order.
+    pub extensions: Vec<Extension>,
+    /// The roles that must exist, and why.
+    pub roles: BTreeSet<(RoleUse, String)>,
+    /// The tablespaces that it names.
+    pub tablespaces: BTreeSet<String>,
+    /// The subscriptions that it makes.
+    pub subscriptions: Vec<String>,
+    /// The schemas that it makes.
+    pub schemas: BTreeSet<String>,
+    /// It makes the schema `public`, as `pg_dump --schema=public` does.
+    pub makes_public: bool,
+    /// The owner that it gives the schema `public`.
+    pub public_owner: Option<String>,
+    /// The objects that it makes, by their names alone.
+    pub objects: BTreeSet<TableName>,
+    /// The objects that it fills, sets or grants rights on.
+    pub used: BTreeSet<TableName>,
     /// The newest version in `schema_migrations`.
     pub newest_migration: Option<i64>,
     /// Large objects.
@@ -68,6 +82,18 @@ pub struct Contents {
     pub definitions: String,
     /// Statements that `pg_dump` never writes: let pass with `--trust-dump`.
     pub untrusted: Vec<Flaw>,
+    /// Statements that give the dump the rights of the server's account: let pass with `--trust-dump`, and in a backup
+    /// of our own.
+    pub as_server: Vec<Flaw>,
+}
+
+/// An extension that a dump makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Its name.
+    pub name: String,
+    /// The schema that its objects go into.
+    pub schema: Option<String>,
 }
 
 impl Contents {
@@ -80,6 +106,12 @@ impl Contents {
     /// The tables whose definition or rows it holds.
     pub fn tables(&self) -> impl Iterator<Item = &TableName> {
         self.created.iter().chain(self.rows.keys())
+    }
+
+    /// What it fills, sets or grants rights on and does not make: that belongs to an extension.
+    pub fn of_extensions(&self) -> impl Iterator<Item = &TableName> {
+        let public = TableName { schema: "public".into(), name: String::new() };
+        self.used.iter().chain(self.rows.keys()).filter(move |name| !self.objects.contains(name) && **name != public)
     }
 
     /// Whether it holds a definition or rows of a table of this name, in any schema.
@@ -178,7 +210,16 @@ impl Visitor for Judge {
                 self.may_connect = true;
                 Ok(())
             }
+            Disposition::Skip(Skipped::PublicSchema) => {
+                self.contents.makes_public = true;
+                Ok(())
+            }
             Disposition::Skip(_) => Ok(()),
+            Disposition::Distrust(what) => {
+                self.contents.as_server.push(Flaw::foreign(statement.line, what));
+                self.definitions.update(statement.text);
+                self.learn(statement)
+            }
             Disposition::Refuse(what) => {
                 self.contents.untrusted.push(Flaw::foreign(statement.line, what));
                 Ok(())
@@ -263,7 +304,9 @@ impl Judge {
     /// Takes from a statement what a restore has to know beforehand.
     fn learn(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
         self.contents.roles.extend(rules::roles(statement));
+        self.contents.tablespaces.extend(rules::tablespace(statement));
         let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(4096)]);
+        self.learn_objects(statement, &text);
         if let Some(encoding) = statement.encoding() {
             if encoding == "SQL_ASCII" {
                 let what = "says that its encoding is not known (SQL_ASCII): characters would be changed in silence";
@@ -274,7 +317,9 @@ impl Judge {
             self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
         } else if statement.begins(&["CREATE", "EXTENSION"]) {
             let after = text.split_once("EXISTS").map_or_else(|| text.splitn(3, ' ').nth(2), |(_, name)| Some(name));
-            self.contents.extensions.extend(after.and_then(|name| names(name).pop()));
+            let schema = text.split_once(" SCHEMA ").and_then(|(_, name)| names(name).pop());
+            let made = after.and_then(|name| names(name).pop()).map(|name| Extension { name, schema });
+            self.contents.extensions.extend(made);
         } else if statement.begins(&["CREATE"]) && statement.words.iter().take(3).any(|word| word == "TABLE") {
             if let Some((_, name)) = text.split_once("TABLE ") {
                 let name = name.strip_prefix("IF NOT EXISTS ").unwrap_or(name);
@@ -298,6 +343,23 @@ impl Judge {
         Ok(())
     }
 
+    /// Which objects it makes, and which it only uses.
+    fn learn_objects(&mut self, statement: &Statement<'_>, text: &str) {
+        let word = |at: usize| statement.words.get(at).map(|word| rules::name_of(word)).unwrap_or_default();
+        if statement.begins(&["CREATE", "SCHEMA"]) {
+            self.contents.schemas.insert(word(2));
+            self.contents.objects.insert(TableName { schema: word(2), name: String::new() });
+        } else if statement.begins(&["CREATE", "SUBSCRIPTION"]) {
+            self.contents.subscriptions.push(word(2));
+        } else if statement.begins(&["ALTER", "SCHEMA", "PUBLIC", "OWNER", "TO"]) {
+            self.contents.public_owner = Some(word(5));
+        } else if statement.begins(&["CREATE"]) {
+            self.contents.objects.extend(made_object(text).map(|name| self.table_name(name)));
+        } else {
+            self.contents.used.extend(used_object(statement, text));
+        }
+    }
+
     fn table_name(&self, text: &str) -> TableName {
         let mut parts = names(text);
         let first = parts.pop().unwrap_or_default();
@@ -305,6 +367,45 @@ impl Judge {
             Some(name) => TableName { schema: first, name },
             None => TableName { schema: self.search_path.clone().unwrap_or_else(|| "public".into()), name: first },
         }
+    }
+}
+
+/// The name in a CREATE of something that rights can be given on, and what follows it.
+fn made_object(text: &str) -> Option<&str> {
+    const KINDS: [&str; 9] =
+        ["TABLE ", "VIEW ", "SEQUENCE ", "FUNCTION ", "PROCEDURE ", "AGGREGATE ", "TYPE ", "DOMAIN ", "RULE "];
+    let begin = &text[..text.floor_char_boundary(60)];
+    let (at, kind) = KINDS.iter().filter_map(|kind| Some((begin.find(kind)?, kind))).min()?;
+    let name = &text[at + kind.len()..];
+    Some(name.strip_prefix("IF NOT EXISTS ").unwrap_or(name))
+}
+
+/// The table, function or other object that a GRANT, a REVOKE or `setval` concerns; a schema has an empty name in itself.
+#[must_use]
+pub fn used_object(statement: &Statement<'_>, text: &str) -> Option<TableName> {
+    if statement.begins(&["GRANT"]) || statement.begins(&["REVOKE"]) {
+        let (_, object) = text.split_once(" ON ")?;
+        let (kind, name) = object.split_once(' ')?;
+        return match kind {
+            "SCHEMA" => Some(TableName { schema: names(name).pop()?, name: String::new() }),
+            "TABLE" | "SEQUENCE" | "FUNCTION" | "PROCEDURE" | "TYPE" => Some(qualified(name)),
+            _ => None,
+        };
+    }
+    if statement.begins(&["SELECT", "PG_CATALOG", "SETVAL"]) {
+        return text.split('\'').nth(1).map(qualified);
+    }
+    None
+}
+
+/// The name at the begin of a text, with its schema where there is one.
+#[must_use]
+pub fn qualified(text: &str) -> TableName {
+    let mut parts = names(text);
+    let first = parts.pop().unwrap_or_default();
+    match parts.pop() {
+        Some(name) => TableName { schema: first, name },
+        None => TableName { schema: "public".into(), name: first },
     }
 }
 
@@ -363,7 +464,8 @@ mod tests {
         let name = |name: &str| TableName { schema: "public".into(), name: name.into() };
         assert_eq!(contents.rows, BTreeMap::from([(name("a.b"), 2), (name("schema_migrations"), 2)]));
         assert_eq!(contents.created, BTreeSet::from([name("a.b")]));
-        assert_eq!(contents.extensions, BTreeSet::from(["cube".to_owned()]));
+        let cube = Extension { name: "cube".into(), schema: Some("public".into()) };
+        assert_eq!(contents.extensions, [cube]);
         assert_eq!(contents.newest_migration, Some(20_260_808_090_000));
         assert_eq!((contents.server_version, contents.dump_version), (Some(150_018), Some(160_001)));
     }

@@ -13,6 +13,9 @@ pub enum Disposition {
     Keep,
     /// It is left out.
     Skip(Skipped),
+    /// `pg_dump` writes it, and it gives the dump the rights of the server's account; as the end of the sentence
+    /// "line N …". Only a trusted dump may hold it.
+    Distrust(String),
     /// It has no place in a dump; as the end of the sentence "line N …".
     Refuse(String),
 }
@@ -28,13 +31,15 @@ pub enum Skipped {
     Transaction,
     /// The schema `public` is in every new database.
     PublicSchema,
+    /// It concerns what a new database has in the same form, and what only a superuser may touch.
+    BuiltIn,
 }
 
 /// Decides on a statement.
 #[must_use]
 #[allow(clippy::match_same_arms, reason = "one arm for each reason, in the order in which they are tried")]
 pub fn disposition(statement: &Statement<'_>) -> Disposition {
-    use Disposition::{Keep, Refuse, Skip};
+    use Disposition::{Distrust, Keep, Refuse, Skip};
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
     let foreign = |what: &str| Refuse(format!("{what}, which pg_dump never writes"));
     match words.as_slice() {
@@ -48,6 +53,8 @@ pub fn disposition(statement: &Statement<'_>) -> Disposition {
         ["ALTER", "TABLE", .., "DROP", "DEFAULT"] => Skip(Skipped::Clean),
         ["SELECT", "PG_CATALOG", "LO_UNLINK", ..] => Skip(Skipped::Clean),
         ["CREATE", "SCHEMA", "PUBLIC"] => Skip(Skipped::PublicSchema),
+        ["COMMENT", "ON", "EXTENSION", "PLPGSQL", ..] => Skip(Skipped::BuiltIn),
+        ["COMMENT", "ON", "SCHEMA", "PUBLIC", ..] if is_default_comment(statement) => Skip(Skipped::BuiltIn),
         ["COPY", ..] if !statement.is_copy() => foreign("copies from or to a file or a program"),
         [
             "SELECT",
@@ -55,15 +62,28 @@ pub fn disposition(statement: &Statement<'_>) -> Disposition {
             "LO_FROM_BYTEA" | "SET_CONFIG" | "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE",
             ..,
         ]
-        | ["SELECT", "FROM", "PG_CATALOG", "PG_RESTORE_RELATION_STATS" | "PG_RESTORE_ATTRIBUTE_STATS", ..] => Keep,
+        | [
+            "SELECT",
+            "FROM",
+            "PG_CATALOG",
+            "PG_RESTORE_RELATION_STATS" | "PG_RESTORE_ATTRIBUTE_STATS" | "PG_RESTORE_EXTENDED_STATS",
+            ..,
+        ] => Keep,
         ["SELECT", "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE", ..] => Keep,
         ["CREATE" | "ALTER", "USER" | "ROLE" | "GROUP", second, ..] if *second != "MAPPING" => {
             foreign("changes a role")
         }
         ["CREATE" | "ALTER", "TABLESPACE", ..] => foreign("makes or changes a tablespace"),
         ["ALTER", "SYSTEM", ..] => foreign("changes the server's settings"),
+        ["CREATE", "SUBSCRIPTION", ..] if !words.windows(2).any(|pair| pair == ["CONNECT", "FALSE"]) => {
+            foreign("makes a subscription that connects at once")
+        }
+        // After a GRANT of somebody who is not the owner.
+        ["RESET", "SESSION", "AUTHORIZATION"] => Keep,
         ["CREATE", ..] => match untrusted_language(&words) {
-            Some(language) => foreign(&format!("makes a function in the language {language}")),
+            Some(language) => {
+                Distrust(format!("makes a function in the language {language}, which runs as the server's account"))
+            }
             None => Keep,
         },
         ["GRANT" | "REVOKE", ..] if !words.contains(&"ON") => foreign("grants or revokes a role"),
@@ -103,7 +123,9 @@ pub fn defines(statement: &Statement<'_>) -> bool {
 /// Whether a statement only sets an owner (`--no-owner` leaves it out).
 #[must_use]
 pub fn sets_owner(statement: &Statement<'_>) -> bool {
-    statement.begins(&["ALTER"]) && statement.words.windows(2).any(|pair| pair == ["OWNER", "TO"])
+    let alters = statement.begins(&["ALTER"]) && statement.words.windows(2).any(|pair| pair == ["OWNER", "TO"]);
+    // `pg_dump --use-set-session-authorization` writes the role as a string, a GRANT of another role as a name.
+    alters || (statement.begins(&["SET", "SESSION", "AUTHORIZATION"]) && statement.words.len() == 3)
 }
 
 /// Whether a statement only sets privileges (`--no-privileges` leaves it out).
@@ -111,28 +133,78 @@ pub fn sets_owner(statement: &Statement<'_>) -> bool {
 pub fn sets_privileges(statement: &Statement<'_>) -> bool {
     matches!(statement.words.first().map(String::as_str), Some("GRANT" | "REVOKE"))
         || statement.begins(&["ALTER", "DEFAULT", "PRIVILEGES"])
+        || (statement.begins(&["SET", "SESSION", "AUTHORIZATION"]) && statement.words.len() > 3)
+}
+
+/// The comment that `initdb` gives the schema `public`.
+fn is_default_comment(statement: &Statement<'_>) -> bool {
+    memchr::memmem::find(statement.text, b"IS 'standard public schema'").is_some()
+}
+
+/// Why a role must exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RoleUse {
+    /// It owns something: `--no-owner` leaves that out.
+    Owner,
+    /// It has or gives a privilege: `--no-privileges` leaves that out.
+    Privilege,
+    /// A policy or a user mapping names it; no option leaves that out.
+    Object,
+}
+
+/// A name as the catalogs write it, of a word as the scanner keeps it.
+#[must_use]
+pub fn name_of(word: &str) -> String {
+    match word.strip_prefix('"').and_then(|word| word.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => word.to_lowercase(),
+    }
 }
 
 /// The roles that must exist for a statement.
 #[must_use]
-pub fn roles(statement: &Statement<'_>) -> Vec<String> {
-    let words = &statement.words;
-    let role = |word: &String| match word.strip_prefix('"').and_then(|word| word.strip_suffix('"')) {
-        Some(quoted) => quoted.replace("\"\"", "\""),
-        None => word.to_lowercase(),
+pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
+    use RoleUse::{Object, Owner, Privilege};
+    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    let (reason, mut named): (RoleUse, Vec<&str>) = match words.as_slice() {
+        ["SET", "SESSION", "AUTHORIZATION"] => {
+            let text = String::from_utf8_lossy(statement.text);
+            return text.split('\'').nth(1).map(|role| (Owner, role.to_owned())).into_iter().collect();
+        }
+        ["SET", "SESSION", "AUTHORIZATION", role, ..] => (Privilege, vec![role]),
+        ["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE" | "USER", role, ..] => {
+            (Privilege, [vec![*role], grantees(&words)].concat())
+        }
+        ["GRANT" | "REVOKE", ..] | ["ALTER", "DEFAULT", "PRIVILEGES", ..] => (Privilege, grantees(&words)),
+        ["ALTER", .., "OWNER", "TO", role] => (Owner, vec![role]),
+        ["CREATE", "USER", "MAPPING", "FOR", role, ..]
+        | ["CREATE", "USER", "MAPPING", "IF", "NOT", "EXISTS", "FOR", role, ..] => (Object, vec![role]),
+        ["CREATE", "SCHEMA", .., "AUTHORIZATION", role] => (Object, vec![role]),
+        ["CREATE", "POLICY", _, rest @ ..] => {
+            let to = rest.iter().position(|word| *word == "TO").map_or(rest.len(), |at| at + 1);
+            (Object, rest[to..].iter().take_while(|word| !matches!(**word, "USING" | "WITH")).copied().collect())
+        }
+        _ => return Vec::new(),
     };
-    if sets_owner(statement) {
-        return words.last().map(role).into_iter().collect();
-    }
-    if statement.begins(&["GRANT"]) {
-        let Some(to) = words.iter().rposition(|word| word == "TO") else { return Vec::new() };
-        let named = words[to + 1..].iter().take_while(|word| *word != "WITH" && *word != "GRANTED");
-        return named.map(role).filter(|role| role != "public").collect();
-    }
-    if statement.begins(&["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE"]) {
-        return words.get(5).map(role).into_iter().collect();
-    }
-    Vec::new()
+    named.retain(|word| !matches!(*word, "PUBLIC" | "DEFAULT" | "CURRENT_USER" | "SESSION_USER" | "CURRENT_ROLE"));
+    named.into_iter().map(|word| (reason, name_of(word))).collect()
+}
+
+/// The roles after the last `TO` or `FROM`, and the one after `GRANTED BY`.
+fn grantees<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let is_grant = words.contains(&"GRANT");
+    let joint = if is_grant { "TO" } else { "FROM" };
+    let Some(at) = words.iter().rposition(|word| *word == joint) else { return Vec::new() };
+    let ends = |word: &str| matches!(word, "WITH" | "GRANTED" | "CASCADE" | "RESTRICT");
+    let named = words[at + 1..].iter().take_while(|word| !ends(word)).copied();
+    let by = words.windows(3).find(|three| three[..2] == ["GRANTED", "BY"]).map(|three| three[2]);
+    named.chain(by).collect()
+}
+
+/// The tablespace that a statement names. `pg_dump` writes it as a setting, never as a clause.
+#[must_use]
+pub fn tablespace(statement: &Statement<'_>) -> Option<String> {
+    statement.begins(&["SET", "DEFAULT_TABLESPACE"]).then(|| statement.words.get(2).map(|word| name_of(word))).flatten()
 }
 
 #[cfg(test)]
@@ -147,7 +219,7 @@ mod tests {
     impl Visitor for Decisions {
         fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
             self.0.push(disposition(statement));
-            self.1.extend(roles(statement));
+            self.1.extend(roles(statement).into_iter().map(|(_, role)| role));
             Ok(())
         }
         fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
@@ -184,6 +256,9 @@ mod tests {
             "INSERT INTO public.a VALUES (1);",
             "REFRESH MATERIALIZED VIEW public.m;",
             "COPY public.a (id) FROM stdin;",
+            "SET SESSION AUTHORIZATION boss;",
+            "RESET SESSION AUTHORIZATION;",
+            "CREATE SUBSCRIPTION s CONNECTION 'host=x' PUBLICATION p WITH (connect = false, slot_name = 's');",
         ] {
             assert_eq!(decide(text).0, [Disposition::Keep], "{text}");
         }
@@ -200,6 +275,8 @@ mod tests {
             ("GRANT CONNECT ON DATABASE teslamate TO grafana;", Skipped::Database),
             ("CREATE SCHEMA public;", Skipped::PublicSchema),
             ("COMMIT;", Skipped::Transaction),
+            ("COMMENT ON EXTENSION plpgsql IS 'PL/pgSQL procedural language';", Skipped::BuiltIn),
+            ("COMMENT ON SCHEMA public IS 'standard public schema';", Skipped::BuiltIn),
         ] {
             assert_eq!(decide(text).0, [Disposition::Skip(reason)], "{text}");
         }
@@ -216,10 +293,15 @@ mod tests {
             "DO $$BEGIN END$$;",
             "SELECT pg_read_file('/etc/passwd');",
             "UPDATE public.a SET id = 1;",
+            "CREATE SUBSCRIPTION s CONNECTION 'host=x' PUBLICATION p;",
+        ] {
+            assert!(matches!(decide(text).0.as_slice(), [Disposition::Refuse(_)]), "{text}");
+        }
+        for text in [
             "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'libc', 'system';",
             "CREATE OR REPLACE FUNCTION f() RETURNS int AS 'libc', 'system' LANGUAGE \"c\";",
         ] {
-            assert!(matches!(decide(text).0.as_slice(), [Disposition::Refuse(_)]), "{text}");
+            assert!(matches!(decide(text).0.as_slice(), [Disposition::Distrust(_)]), "{text}");
         }
     }
 
@@ -227,7 +309,13 @@ mod tests {
     fn the_roles_that_must_exist_are_known() {
         let text = "ALTER TABLE public.a OWNER TO teslamate; GRANT SELECT ON TABLE a TO \"Graf\"\"ana\", bob; \
                     GRANT ALL ON SCHEMA public TO PUBLIC; \
-                    ALTER DEFAULT PRIVILEGES FOR ROLE boss IN SCHEMA public GRANT SELECT ON TABLES TO bob;";
-        assert_eq!(decide(text).1, ["teslamate", "Graf\"ana", "bob", "boss"]);
+                    ALTER DEFAULT PRIVILEGES FOR ROLE boss IN SCHEMA public GRANT SELECT ON TABLES TO bill; \
+                    CREATE POLICY p ON public.a FOR SELECT TO eve, \"Mallory\" USING (true); \
+                    CREATE USER MAPPING FOR trent SERVER s OPTIONS (password 'x'); \
+                    REVOKE ALL ON TABLE a FROM peggy; GRANT SELECT ON a TO PUBLIC GRANTED BY walter; \
+                    SET SESSION AUTHORIZATION 'Olivia'; SET SESSION AUTHORIZATION oscar; \
+                    SET SESSION AUTHORIZATION DEFAULT;";
+        let expected = "teslamate Graf\"ana bob boss bill eve Mallory trent peggy walter Olivia oscar";
+        assert_eq!(decide(text).1.join(" "), expected);
     }
 }

@@ -86,7 +86,7 @@ async fn on_a_copy(
         try_on(env, release, &copy, before).await
     };
     let tried = Box::pin(tried).await;
-    match (tried, staging::drop_database(session.client(), &copy).await) {
+    match (tried, staging::drop_database(session.client(), &env.connector, &copy).await) {
         (Ok((run, migrating)), Ok(())) => Ok((run, migrating, copied)),
         (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
         (Err(error), Err(second)) => Err(error.with("left", format!("\"{copy}\": {}", second.message()))),

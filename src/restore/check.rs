@@ -1,5 +1,6 @@
 //! Everything that can be known before a staging database exists: a restore that cannot work does not begin.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use tokio_postgres::Client;
@@ -7,6 +8,8 @@ use tokio_postgres::Client;
 use crate::database::connect::QueryContext;
 use crate::database::{Connector, ident, version_text};
 use crate::dump::Contents;
+use crate::dump::rules::RoleUse;
+use crate::dump::text::Flaw;
 use crate::error::{Error, Kind, Result};
 use crate::restore::Policy;
 
@@ -73,13 +76,30 @@ impl Live {
     }
 }
 
-/// Whether the dump is one that this database can be replaced by.
-pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, policy: &Policy) -> Result<()> {
-    if let (Some(flaw), false) = (contents.untrusted.first(), policy.trust_dump) {
-        return Err(Error::new(Kind::Refused, format!("the dump cannot be trusted: line {} {}", flaw.line, flaw.what))
-            .with("state", UNTOUCHED)
-            .hint("Look at that line; if you know where the file comes from, repeat it with --trust-dump."));
-    }
+/// Whether every statement is one that the dump may hold. A backup of our own, which is authenticated, may hold whatever
+/// `pg_dump` writes.
+fn trust(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
+    let as_server: &[Flaw] = if is_ours { &[] } else { &contents.as_server };
+    let mut flaws: Vec<&Flaw> = contents.untrusted.iter().chain(as_server).collect();
+    flaws.sort_by_key(|flaw| flaw.line);
+    let (Some(flaw), false) = (flaws.first(), policy.trust_dump) else { return Ok(()) };
+    let others: Vec<String> =
+        flaws[1..].iter().take(20).map(|flaw| format!("line {} {}", flaw.line, flaw.what)).collect();
+    Err(Error::new(Kind::Refused, format!("the dump cannot be trusted: line {} {}", flaw.line, flaw.what))
+        .with("also", others.join("\n"))
+        .with("state", UNTOUCHED)
+        .hint("Look at that line; if you know where the file comes from, repeat it with --trust-dump."))
+}
+
+/// Whether the dump is one that this database can be replaced by. `is_ours`: it comes out of the repository.
+pub fn contents(
+    contents: &Contents,
+    live: Option<&Live>,
+    server: u32,
+    is_ours: bool,
+    policy: &Policy,
+) -> Result<()> {
+    trust(contents, is_ours, policy)?;
     if let Some(version) = contents.server_version.filter(|version| version / 10_000 > server / 10_000)
         && !policy.allow_newer
     {
@@ -127,84 +147,182 @@ pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, policy: &
     Ok(())
 }
 
-/// Whether the role may do all that is needed.
+/// What a dump needs and the server does not have, collected so that all of it is said at once.
+#[derive(Default)]
+struct Lacks {
+    problems: Vec<String>,
+    hints: Vec<String>,
+}
+
+impl Lacks {
+    fn add(&mut self, problem: String, hints: impl IntoIterator<Item = String>) {
+        self.problems.push(problem);
+        self.hints.extend(hints);
+    }
+
+    fn into_result(self) -> Result<()> {
+        let error = match self.problems.as_slice() {
+            [] => return Ok(()),
+            [problem] => Error::new(Kind::Refused, problem),
+            problems => Error::new(Kind::Refused, "the dump needs more than this server or this role has")
+                .with("lacking", problems.join("\n")),
+        };
+        Err(self.hints.into_iter().fold(error.with("state", UNTOUCHED), Error::hint))
+    }
+}
+
+/// Whether the role may do all that is needed, and the server has all that the dump names. Everything that is lacking is
+/// in one message.
 pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<()> {
     let row = client
         .query_one(
             "SELECT r.rolsuper, r.rolcreatedb, \
-                    coalesce((SELECT pg_has_role(d.datdba, 'USAGE') FROM pg_database d WHERE d.datname = $1), true) \
+                    coalesce((SELECT pg_has_role(d.datdba, 'USAGE') FROM pg_database d WHERE d.datname = $1), true), \
+                    current_user::text \
              FROM pg_roles r WHERE r.rolname = current_user",
             &[&live],
         )
         .await
         .query_context("cannot ask for the role's rights")?;
-    let (superuser, createdb, owner): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
-    let user: String =
-        client.query_one("SELECT current_user::text", &[]).await.query_context("cannot ask for the role")?.get(0);
+    let (superuser, createdb, owner, user): (bool, bool, bool, String) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
+    let mut lacks = Lacks::default();
     if !(superuser || createdb && owner) {
         let what = if createdb { "does not own the live database" } else { "may not create databases" };
-        return Err(Error::new(Kind::Refused, format!("role \"{user}\" {what}"))
-            .with("state", UNTOUCHED)
-            .hint(format!("As a superuser: ALTER ROLE {} CREATEDB; and make it the owner.", ident(&user))));
+        let hint = format!("As a superuser: ALTER ROLE {} CREATEDB; and make it the owner.", ident(&user));
+        lacks.add(format!("role \"{user}\" {what}"), [hint]);
     }
-    extensions(client, contents, superuser, &user).await?;
-    roles(client, contents, policy).await
+    extensions(client, contents, policy, superuser, &user, &mut lacks).await?;
+    roles(client, contents, policy, &mut lacks).await?;
+    tablespaces(client, contents, policy, &user, &mut lacks).await?;
+    lacks.into_result()
 }
 
-async fn extensions(client: &Client, contents: &Contents, superuser: bool, user: &str) -> Result<()> {
-    for name in &contents.extensions {
-        let row = client
-            .query_opt(
-                "SELECT coalesce(bool_or(v.trusted), false) FROM pg_available_extensions e \
-                 JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version \
-                 WHERE e.name = $1 GROUP BY e.name",
-                &[name],
-            )
-            .await
-            .query_context("cannot ask for the extensions")?;
-        let Some(row) = row else {
-            return Err(Error::new(Kind::Refused, format!("the server does not have the extension \"{name}\""))
-                .with("state", UNTOUCHED)
-                .hint(
-                    "Install it beside the server (Debian: postgresql-contrib; NixOS: services.postgresql.extensions).",
-                ));
-        };
-        if !superuser && !row.get::<_, bool>(0) {
-            let message = format!("role \"{user}\" may not create the extension \"{name}\": only a superuser may");
-            return Err(Error::new(Kind::Refused, message).with("state", UNTOUCHED).hint(format!(
-                "As a superuser: ALTER ROLE {} SUPERUSER; TeslaMate's own module does so.",
-                ident(user)
-            )));
+/// `extension "a"`, `extensions "a", "b"`
+fn listed(noun: &str, names: &[String]) -> String {
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("{noun}{plural} {}", quoted.join(", "))
+}
+
+async fn extensions(
+    client: &Client,
+    contents: &Contents,
+    policy: &Policy,
+    superuser: bool,
+    user: &str,
+    lacks: &mut Lacks,
+) -> Result<()> {
+    let wanted: Vec<&str> = contents
+        .extensions
+        .iter()
+        .map(|extension| extension.name.as_str())
+        .filter(|name| *name != "plpgsql" && !policy.skip_extensions.iter().any(|skipped| skipped == name))
+        .collect();
+    let rows = client
+        .query(
+            "SELECT w, e.name IS NOT NULL, coalesce(bool_or(v.trusted), false) \
+             FROM unnest($1::text[]) WITH ORDINALITY AS u (w, place) LEFT JOIN pg_available_extensions e ON e.name = w \
+             LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version \
+             GROUP BY w, e.name, place ORDER BY place",
+            &[&wanted],
+        )
+        .await
+        .query_context("cannot ask for the extensions")?;
+    let (mut missing, mut forbidden) = (Vec::new(), Vec::new());
+    for row in rows {
+        let (name, available, trusted): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        if !available {
+            missing.push(name);
+        } else if !superuser && !trusted {
+            forbidden.push(name);
         }
+    }
+    if !missing.is_empty() {
+        let install = "Install it beside the server (Debian: postgresql-contrib; NixOS: services.postgresql.extensions).";
+        let hints = [install.to_owned(), super::extensions::skip_hint(&missing)];
+        lacks.add(format!("the server does not have the {}", listed("extension", &missing)), hints);
+    }
+    if !forbidden.is_empty() {
+        let hint =
+            format!("As a superuser: ALTER ROLE {} SUPERUSER; TeslaMate's own module does so.", ident(user));
+        let names = listed("extension", &forbidden);
+        lacks.add(format!("role \"{user}\" may not create the {names}: only a superuser may"), [hint]);
     }
     Ok(())
 }
 
-async fn roles(client: &Client, contents: &Contents, policy: &Policy) -> Result<()> {
-    if policy.no_owner && policy.no_privileges {
-        return Ok(());
-    }
-    let wanted: Vec<&String> = contents.roles.iter().collect();
+async fn roles(client: &Client, contents: &Contents, policy: &Policy, lacks: &mut Lacks) -> Result<()> {
+    let is_wanted = |reason: RoleUse| match reason {
+        RoleUse::Owner => !policy.no_owner,
+        RoleUse::Privilege => !policy.no_privileges,
+        RoleUse::Object => true,
+    };
     let rows = client
-        .query(
-            "SELECT w FROM unnest($1::text[]) w WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = w) \
-             AND w NOT IN ('current_user', 'session_user')",
-            &[&wanted],
-        )
+        .query("SELECT rolname::text FROM pg_roles", &[])
         .await
         .query_context("cannot ask for the roles")?;
-    let missing: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let known: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    let missing: BTreeSet<&String> =
+        contents.roles.iter().filter(|(reason, role)| is_wanted(*reason) && !known.contains(role)).map(|(_, role)| role).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let create: Vec<String> = missing.iter().map(|role| format!("CREATE ROLE {};", ident(role))).collect();
-    Err(Error::new(
-        Kind::Refused,
-        format!("the dump needs roles that this server does not have: {}", missing.join(", ")),
-    )
-    .with("state", UNTOUCHED)
-    .hint(format!("As a superuser: {}", create.join(" ")))
-    .hint("Or repeat it with --no-owner --no-privileges: everything then belongs to the role that restores."))
+    let names: Vec<&str> = missing.iter().map(|role| role.as_str()).collect();
+    let mut hints = vec![format!("As a superuser: {}", create.join(" "))];
+    let by_option = |role: &&String| !contents.roles.contains(&(RoleUse::Object, (*role).clone()));
+    if missing.iter().all(by_option) {
+        hints.push(
+            "Or repeat it with --no-owner --no-privileges: everything then belongs to the role that restores.".into(),
+        );
+    }
+    lacks.add(format!("the dump needs roles that this server does not have: {}", names.join(", ")), hints);
+    Ok(())
+}
+
+async fn tablespaces(
+    client: &Client,
+    contents: &Contents,
+    policy: &Policy,
+    user: &str,
+    lacks: &mut Lacks,
+) -> Result<()> {
+    if policy.no_tablespaces || contents.tablespaces.is_empty() {
+        return Ok(());
+    }
+    let wanted: Vec<&String> = contents.tablespaces.iter().collect();
+    let rows = client
+        .query(
+            "SELECT w, t.oid IS NOT NULL, coalesce(has_tablespace_privilege(t.oid, 'CREATE'), false) \
+             FROM unnest($1::text[]) AS w LEFT JOIN pg_tablespace t ON t.spcname = w ORDER BY w",
+            &[&wanted],
+        )
+        .await
+        .query_context("cannot ask for the tablespaces")?;
+    let (mut missing, mut forbidden) = (Vec::new(), Vec::new());
+    for row in rows {
+        let (name, exists, usable): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        if !exists {
+            missing.push(name);
+        } else if !usable {
+            forbidden.push(name);
+        }
+    }
+    let otherwise = "Or repeat it with --no-tablespaces: everything then lies in the database's own tablespace.";
+    if !missing.is_empty() {
+        let create: Vec<String> =
+            missing.iter().map(|name| format!("CREATE TABLESPACE {} LOCATION '/…';", ident(name))).collect();
+        let hints = [format!("As a superuser: {}", create.join(" ")), otherwise.to_owned()];
+        lacks.add(format!("the server does not have the {}", listed("tablespace", &missing)), hints);
+    }
+    if !forbidden.is_empty() {
+        let grant: Vec<String> =
+            forbidden.iter().map(|name| format!("GRANT CREATE ON TABLESPACE {} TO {};", ident(name), ident(user))).collect();
+        let hints = [format!("As a superuser: {}", grant.join(" ")), otherwise.to_owned()];
+        lacks.add(format!("role \"{user}\" may not use the {}", listed("tablespace", &forbidden)), hints);
+    }
+    Ok(())
 }
 
 /// What would stop the rename is found before the service is stopped.

@@ -24,7 +24,7 @@ impl Session<'_> {
             Err(error) => {
                 // The transaction has to end before the database can be dropped.
                 let _ = self.client().batch_execute("ROLLBACK").await;
-                Err(staging::abandon(self.client(), name, error).await)
+                Err(staging::abandon(self.client(), &self.env.connector, name, error).await)
             }
         }
     }
@@ -49,7 +49,7 @@ impl Session<'_> {
         if replaces {
             // Between the first look and now, somebody may have prepared a transaction.
             if let Err(error) = check::nothing_in_the_way(self.client(), live).await {
-                return Err(staging::abandon(self.client(), name, error).await);
+                return Err(staging::abandon(self.client(), &self.env.connector, name, error).await);
             }
         }
         let swapped = self.swap_with_service(&swap).await;
@@ -59,7 +59,7 @@ impl Session<'_> {
                 let left = staging::databases(self.client()).await.unwrap_or_default();
                 // Where the swap did not take place, the staging database is still there by its name.
                 if left.iter().any(|found| found == name) {
-                    return Err(staging::abandon(self.client(), name, error).await);
+                    return Err(staging::abandon(self.client(), &self.env.connector, name, error).await);
                 }
                 return Err(error
                     .escalate(Kind::Attention)
@@ -126,7 +126,7 @@ impl Session<'_> {
         let keep = usize::try_from(self.env.settings.keep_previous).unwrap_or(usize::MAX);
         let surplus = previous.len().saturating_sub(keep);
         for name in previous.drain(..surplus) {
-            match staging::drop_database(self.client(), &name).await {
+            match staging::drop_database(self.client(), &self.env.connector, &name).await {
                 Ok(()) => done.dropped.push(name),
                 Err(error) => self.env.reporter.warn(error.message()),
             }

@@ -17,13 +17,14 @@ use tokio::process::{Child, ChildStderr};
 use tokio_postgres::Client;
 
 use super::Policy;
+use super::left_out::LeftOut;
 use super::stored::Stored;
-use crate::database::Connector;
+use crate::database::{Connector, ident};
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::dump::contents::TableName;
 use crate::dump::format::decompress;
-use crate::dump::judge::{HashingReader, Judgement};
+use crate::dump::judge::{HashingReader, Judgement, explain_pg_restore};
 use crate::dump::rules::{self, Disposition};
 use crate::dump::scan::{Scanner, Statement, Visitor};
 use crate::dump::source::{Body, Source};
@@ -45,6 +46,16 @@ pub struct Loader<'a> {
     pub reporter: &'a Reporter,
     /// What the command line asked for.
     pub policy: &'a Policy,
+    /// What is left out of the dump.
+    pub left_out: &'a LeftOut,
+    /// Parallel jobs; with one, everything is loaded in the order of the dump.
+    pub jobs: u32,
+}
+
+/// Whether one job may load what several could not: a function that reads another table finds other rows then.
+#[must_use]
+pub fn may_load_in_order(error: &Error, jobs: u32) -> bool {
+    jobs > 1 && error.kind() == Kind::Verify && error.detail("section").is_some_and(|section| section != "pre-data")
 }
 
 impl Loader<'_> {
@@ -99,8 +110,7 @@ impl Loader<'_> {
             out: BufWriter::with_capacity(PIECE, pipe),
             line: 1,
             restricted: supports_restrict(self.tools.version),
-            no_owner: self.policy.no_owner,
-            no_privileges: self.policy.no_privileges,
+            left_out: self.left_out.clone(),
             skipping_rows: false,
             broken: None,
             meter: meter.clone(),
@@ -132,8 +142,15 @@ impl Loader<'_> {
         contents: &Contents,
         database: &str,
     ) -> Result<()> {
-        let jobs = if source.format == Format::Tar { 1 } else { self.policy.jobs };
+        let jobs = if source.format == Format::Tar { 1 } else { self.jobs };
         let options = self.options(jobs).await?;
+        let list = self.list(source).await?;
+        if contents.makes_public
+            && !self.policy.no_owner
+            && let Some(owner) = &contents.public_owner
+        {
+            self.own_public(database, owner).await?;
+        }
         for section in ["pre-data", "data", "post-data"] {
             if self.policy.schema_only && section == "data" {
                 continue;
@@ -147,11 +164,9 @@ impl Loader<'_> {
             if jobs > 1 {
                 command.arg(format!("--jobs={jobs}"));
             }
-            for (wanted, flag) in [(self.policy.no_owner, "--no-owner"), (self.policy.no_privileges, "--no-privileges")]
-            {
-                if wanted {
-                    command.arg(flag);
-                }
+            command.args(self.left_out.options());
+            if let Some(list) = &list {
+                command.arg(format!("--use-list={}", list.path().display()));
             }
             // pg_restore takes both by themselves, and a dot would be a part of the name.
             let wanted = |table: &&TableName| self.policy.tables.iter().any(|words| table.is_called(words));
@@ -170,15 +185,43 @@ impl Loader<'_> {
             let work = self.watch(&mut child, &meter, database);
             let (status, words) = self.reporter.show(&meter, work).await;
             if !status?.success() {
-                return Err(load_failed("pg_restore", &words.join("\n"), source));
+                return Err(load_failed("pg_restore", &words.join("\n"), source).with("section", section));
             }
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
-                let loading = stored.load(self.connector, database, self.policy, &meter);
+                let loading = stored.load(self.connector, database, self.policy, self.jobs, &meter);
                 self.reporter.show(&meter, Box::pin(loading)).await?;
             }
         }
         Ok(())
+    }
+
+    /// The archive's list of contents without what is left out, in a file; `None` if all of it stays.
+    async fn list(&self, source: &Source) -> Result<Option<tempfile::NamedTempFile>> {
+        let (stdin, path) = source.for_pg_restore()?;
+        let mut command = crate::process::command(&self.tools.path("pg_restore"));
+        command.arg("--list");
+        if path != "-" {
+            command.arg(path);
+        }
+        let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let output = child.context(Kind::Refused, "cannot run pg_restore")?.wait_with_output().await;
+        let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
+        if !output.status.success() {
+            return Err(explain_pg_restore(&String::from_utf8_lossy(&output.stderr), self.tools));
+        }
+        let Some(shortened) = self.left_out.shortened(&String::from_utf8_lossy(&output.stdout)) else { return Ok(None) };
+        let failed = "cannot write a temporary file";
+        let mut file = tempfile::NamedTempFile::new().context(Kind::Store, failed)?;
+        file.write_all(shortened.as_bytes()).context(Kind::Store, failed)?;
+        Ok(Some(file))
+    }
+
+    /// The owner of a schema that is there already stands in the entry that is left out.
+    async fn own_public(&self, database: &str, owner: &str) -> Result<()> {
+        let client = self.connector.connect_to(database).await?;
+        let sql = format!("ALTER SCHEMA public OWNER TO {}", ident(owner));
+        client.batch_execute(&sql).await.query_context("cannot give the schema public to its owner")
     }
 
     /// Waits for `pg_restore`; the size of the database tells how far it is.
@@ -253,8 +296,7 @@ struct Feeder<W: Write> {
     /// The line of `out` that comes next.
     line: u64,
     restricted: bool,
-    no_owner: bool,
-    no_privileges: bool,
+    left_out: LeftOut,
     skipping_rows: bool,
     broken: Option<io::Error>,
     meter: Arc<Meter>,
@@ -321,9 +363,8 @@ impl<W: Write> Feeder<W> {
 
 impl<W: Write> Visitor for Feeder<W> {
     fn statement(&mut self, statement: &Statement<'_>) -> std::result::Result<(), Flaw> {
-        let skipped = matches!(rules::disposition(statement), Disposition::Skip(_))
-            || (self.no_owner && rules::sets_owner(statement))
-            || (self.no_privileges && rules::sets_privileges(statement));
+        let skipped =
+            matches!(rules::disposition(statement), Disposition::Skip(_)) || self.left_out.statement(statement);
         self.skipping_rows = skipped && statement.is_copy();
         if skipped {
             return Ok(());
@@ -392,7 +433,7 @@ fn load_failed(program: &str, words: &str, source: &Source) -> Error {
     } else {
         (Kind::Verify, "the dump cannot be loaded without an error")
     };
-    let mut error = Error::new(kind, what).with("file", &source.name).with(program, words);
+    let mut error = Error::new(kind, what).with("file", &source.name).with(program, without_secrets(words));
     if words.contains("type \"earth\" does not exist") || words.contains("ll_to_earth") {
         error = error.hint(
             "An index uses ll_to_earth, which old versions of earthdistance cannot do while a dump is loaded: \
@@ -402,17 +443,56 @@ fn load_failed(program: &str, words: &str, source: &Source) -> Error {
     error
 }
 
+/// The words of a program without the strings of statements that may hold a password.
+fn without_secrets(words: &str) -> String {
+    let upper = words.to_uppercase();
+    let may_hold = ["PASSWORD", "PASSFILE", "USER MAPPING", "SUBSCRIPTION", "CREATE SERVER", "CONNECTION '"];
+    if !may_hold.iter().any(|word| upper.contains(word)) {
+        return words.to_owned();
+    }
+    let mut kept = String::with_capacity(words.len());
+    // A quoted line may begin and end in the middle of a string, and a string may go on over several lines.
+    let mut is_statement = false;
+    for line in words.lines() {
+        let is_excerpt = line.trim_start().starts_with("LINE ") || line.contains(": LINE ");
+        is_statement |= ["Command was: ", "STATEMENT: ", "QUERY: "].iter().any(|begin| line.contains(begin));
+        is_statement &= !["error: ", "ERROR: ", "DETAIL: ", "HINT: "].iter().any(|begin| line.contains(begin));
+        if is_excerpt || is_statement || line.trim() == "^" {
+            continue;
+        }
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept.push_str("(the statement is not shown: it may hold a password)");
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn k5_a_statement_with_a_password_is_not_shown() {
+        let words = "pg_restore: error: could not execute query: ERROR:  role \"x\" does not exist\n\
+                     Command was: CREATE USER MAPPING FOR x SERVER s OPTIONS (\n    password 'secret',\n    \"user\" 'y'\n);\n";
+        let shown = without_secrets(words);
+        assert!(shown.contains("role \"x\" does not exist") && !shown.contains("secret"), "{shown}");
+        let words = "psql:<stdin>:9: ERROR:  syntax error\nLINE 1: ...ssword 'secret'\n             ^";
+        assert!(!without_secrets(words).contains("secret"));
+        assert_eq!(without_secrets("ERROR:  x\nLINE 1: y"), "ERROR:  x\nLINE 1: y");
+    }
 
     fn fed(text: &str, restricted: bool) -> String {
         let mut feeder = Feeder {
             out: Vec::new(),
             line: 1,
             restricted,
-            no_owner: false,
-            no_privileges: true,
+            left_out: LeftOut::new(
+                &Policy { no_privileges: true, ..Policy::default() },
+                &super::super::Destination::Live,
+                &Contents::default(),
+                BTreeSet::new(),
+            ),
             skipping_rows: false,
             broken: None,
             meter: Meter::new(""),

@@ -6,7 +6,9 @@
 
 pub mod back;
 pub mod check;
+pub mod extensions;
 pub mod forward;
+mod left_out;
 mod live;
 pub mod load;
 pub mod names;
@@ -37,6 +39,7 @@ use crate::migrate::compare::Migration;
 use crate::progress::Meter;
 use crate::tables::catalog::Table;
 use check::Live;
+use left_out::LeftOut;
 use load::Loader;
 use names::Role;
 use properties::Properties;
@@ -72,6 +75,10 @@ pub struct Policy {
     pub no_owner: bool,
     /// Privileges are not restored.
     pub no_privileges: bool,
+    /// Everything lies in the database's own tablespace.
+    pub no_tablespaces: bool,
+    /// Extensions that are left out, with what belongs to them.
+    pub skip_extensions: Vec<String>,
     /// Only definitions.
     pub schema_only: bool,
     /// Only these tables.
@@ -120,6 +127,15 @@ pub struct Restored {
     pub load: Duration,
     /// All of it.
     pub duration: Duration,
+}
+
+/// What is loaded, and with which programs.
+#[derive(Clone, Copy)]
+struct Material<'a> {
+    source: &'a Source,
+    stored: Option<&'a Stored>,
+    judgement: &'a Judgement,
+    tools: &'a Tools,
 }
 
 /// A run of a restore command, which holds the lock.
@@ -207,7 +223,8 @@ impl<'a> Session<'a> {
             }
             None => None,
         };
-        let properties = self.check(&judgement, live.as_ref(), source, destination, policy).await?;
+        let properties =
+            self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy).await?;
         let release = forward::release(env, &judgement.contents, destination, policy)?;
 
         let safety_backup = match (destination, &live) {
@@ -221,16 +238,17 @@ impl<'a> Session<'a> {
         };
         let name = names::fresh(base, Role::Staging, chrono::Utc::now(), &databases);
         // From here on there is something to clean up, whatever happens.
-        let work = Box::pin(self.stage(source, stored, &judgement, &tools, policy, &properties, &name, live.as_ref()));
+        let material = Material { source, stored, judgement: &judgement, tools: &tools };
+        let work = Box::pin(self.stage(&material, destination, policy, &properties, &name, live.as_ref()));
         let verified = match env.interrupt.guard(work).await {
             Ok(verified) => verified,
-            Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
+            Err(error) => return Err(staging::abandon(self.client(), &env.connector, &name, error).await),
         };
         let migrated = match &release {
             None => Vec::new(),
             Some(release) => match Box::pin(forward::bring(env, release, &name)).await {
                 Ok(migrated) => migrated,
-                Err(error) => return Err(staging::abandon(self.client(), &name, error).await),
+                Err(error) => return Err(staging::abandon(self.client(), &env.connector, &name, error).await),
             },
         };
         let load = started.elapsed();
@@ -247,7 +265,7 @@ impl<'a> Session<'a> {
         match destination {
             Destination::Drill => {
                 env.reporter.step(&format!("dropping {name}")).await;
-                staging::drop_database(self.client(), &name).await.map_err(|error| {
+                staging::drop_database(self.client(), &env.connector, &name).await.map_err(|error| {
                     error.escalate(Kind::Attention).hint(format!("psql -c 'DROP DATABASE {}'", ident(&name)))
                 })?;
             }
@@ -293,6 +311,7 @@ impl<'a> Session<'a> {
         judgement: &Judgement,
         live: Option<&Live>,
         source: &Source,
+        is_ours: bool,
         destination: &Destination,
         policy: &Policy,
     ) -> Result<Properties> {
@@ -314,7 +333,7 @@ impl<'a> Session<'a> {
                 .with("state", "nothing was touched")
                 .hint("Name a database that does not exist; without --into the live one is replaced safely."));
         }
-        check::contents(contents, live, self.server, policy)?;
+        check::contents(contents, live, self.server, is_ours, policy)?;
         let live_name = live.map(|_| self.live_name());
         check::rights(self.client(), live_name, contents, policy).await?;
         if is_plain {
@@ -337,24 +356,30 @@ impl<'a> Session<'a> {
     }
 
     /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
-    #[allow(clippy::too_many_arguments, reason = "a step of the recipe above, cut out for its error handling")]
     async fn stage(
         &self,
-        source: &Source,
-        stored: Option<&Stored>,
-        judgement: &Judgement,
-        tools: &Tools,
+        material: &Material<'_>,
+        destination: &Destination,
         policy: &Policy,
         properties: &Properties,
         name: &str,
         live: Option<&Live>,
     ) -> Result<Verified> {
         let env = self.env;
+        let contents = &material.judgement.contents;
         env.reporter.step(&format!("loading into {name}")).await;
         staging::create(self.client(), self.live_name(), name, properties).await?;
-        let loader =
-            Loader { connector: &env.connector, client: self.client(), tools, reporter: &env.reporter, policy };
-        loader.load(source, stored, judgement, name).await?;
+        // Of a part of a dump, extensions are not loaded.
+        let made = if policy.tables.is_empty() {
+            extensions::try_out(&env.connector, name, contents, policy).await?
+        } else {
+            extensions::Made::default()
+        };
+        let left_out = LeftOut::new(policy, destination, contents, made.absent);
+        for remark in left_out.remarks(contents) {
+            env.reporter.warn(&remark);
+        }
+        self.load(material, policy, &left_out, properties, name).await?;
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
@@ -364,7 +389,8 @@ impl<'a> Session<'a> {
             if policy.partial {
                 return Ok(Verified::default());
             }
-            verify::verify(&client, &judgement.contents, Live::expects_teslamate(live, policy)).await
+            let expected = verify::Expected { contents, left_out: &left_out, made: &made.rows };
+            verify::verify(&client, &expected, Live::expects_teslamate(live, policy)).await
         };
         let ((), verified) = tokio::try_join!(analyzing, verifying)?;
         for remark in &verified.remarks {
@@ -377,5 +403,36 @@ impl<'a> Session<'a> {
             properties.compare(&copied)?;
         }
         Ok(verified)
+    }
+    /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
+    /// function that reads another table.
+    async fn load(
+        &self,
+        material: &Material<'_>,
+        policy: &Policy,
+        left_out: &LeftOut,
+        properties: &Properties,
+        name: &str,
+    ) -> Result<()> {
+        let env = self.env;
+        let Material { source, stored, judgement, tools } = *material;
+        let loader = |jobs| Loader {
+            connector: &env.connector,
+            client: self.client(),
+            tools,
+            reporter: &env.reporter,
+            policy,
+            left_out,
+            jobs,
+        };
+        let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
+        if !load::may_load_in_order(&error, policy.jobs) {
+            return Err(error);
+        }
+        let what = format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
+        env.reporter.warn(&what);
+        staging::drop_database(self.client(), &env.connector, name).await?;
+        staging::create(self.client(), self.live_name(), name, properties).await?;
+        loader(1).load(source, stored, judgement, name).await
     }
 }

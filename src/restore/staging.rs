@@ -37,10 +37,34 @@ pub async fn mark_again(client: &Client, name: &str, live: &str) -> Result<()> {
     client.batch_execute(&comment).await.query_context("cannot mark the new database")
 }
 
-/// Drops a database, ending the sessions in it.
-pub async fn drop_database(client: &Client, name: &str) -> Result<()> {
+/// Drops a database, ending the sessions in it. Subscriptions are detached first: the replication slots that they name
+/// stay, since they may be those of another database.
+pub async fn drop_database(client: &Client, connector: &Connector, name: &str) -> Result<()> {
+    detach(client, connector, name).await?;
+    let template = "SELECT FROM pg_database WHERE datname = $1 AND datistemplate";
+    if client.query_opt(template, &[&name]).await.query_context("cannot look for the database")?.is_some() {
+        let statement = format!("ALTER DATABASE {} IS_TEMPLATE false", ident(name));
+        client.batch_execute(&statement).await.query_context(format!("cannot drop database \"{name}\""))?;
+    }
     let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(name));
     client.batch_execute(&statement).await.query_context(format!("cannot drop database \"{name}\""))
+}
+
+async fn detach(client: &Client, connector: &Connector, name: &str) -> Result<()> {
+    let sql = "SELECT s.subname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1";
+    let rows = client.query(sql, &[&name]).await.query_context("cannot look for subscriptions")?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let inside = connector.connect_to(name).await?;
+    for row in rows {
+        let subscription = ident(row.get(0));
+        for statement in ["ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", "DROP SUBSCRIPTION {}"] {
+            let statement = statement.replace("{}", &subscription);
+            inside.batch_execute(&statement).await.query_context(format!("cannot detach subscription {subscription}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Drops what a killed run left behind. The caller holds the lock, so nobody is at work on it. Returns the names.
@@ -56,7 +80,7 @@ pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result
         // Killed between making and marking it: then the name alone is ours, and nothing is in it.
         let unmarked = comment.is_none() && names::time_of(&name, live, Role::Staging).is_some();
         if marked || (unmarked && is_empty(connector, &name).await?) {
-            drop_database(client, &name).await?;
+            drop_database(client, connector, &name).await?;
             dropped.push(name);
         }
     }
@@ -77,8 +101,8 @@ async fn is_empty(connector: &Connector, name: &str) -> Result<bool> {
 }
 
 /// Adds to a failure what became of the staging database, which is dropped.
-pub async fn abandon(client: &Client, name: &str, error: Error) -> Error {
-    match drop_database(client, name).await {
+pub async fn abandon(client: &Client, connector: &Connector, name: &str, error: Error) -> Error {
+    match drop_database(client, connector, name).await {
         Ok(()) => error.or_state("the live database and its service are as they were, the new database was dropped"),
         Err(_) if error.kind() == Kind::Attention => error,
         Err(cause) => error

@@ -154,15 +154,43 @@ impl Stored {
 
     /// Loads the rows of the wanted tables into a database that has the tables, on as many connections as there are jobs,
     /// and compares their number, chunk by chunk.
-    pub async fn load(&self, connector: &Connector, database: &str, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
+    ///
+    /// With one job, tables are loaded in the order of `pg_dump`, which is that of their names. Rows that a CHECK refuses
+    /// then come again after the others: its function may read a table that is loaded later.
+    pub async fn load(
+        &self,
+        connector: &Connector,
+        database: &str,
+        policy: &Policy,
+        jobs: u32,
+        meter: &Arc<Meter>,
+    ) -> Result<()> {
         let tasks = self.tasks(policy, meter);
         let mut clients = Vec::new();
-        for _ in 0..policy.jobs.max(1) {
+        for _ in 0..jobs.max(1) {
             let client = connector.connect_to(database).await?;
             client.batch_execute(SETTINGS).await.query_context("cannot prepare a session to load rows")?;
             clients.push(client);
         }
+        if let [client] = clients.as_slice() {
+            return self.load_in_order(client, tasks, meter).await;
+        }
         try_join_all(clients.iter().map(|client| self.work(client, tasks.clone(), meter))).await.map(drop)
+    }
+
+    async fn load_in_order(&self, client: &Client, mut tasks: Tasks, meter: &Arc<Meter>) -> Result<()> {
+        loop {
+            let wanted = tasks.lock().unwrap_or_else(PoisonError::into_inner).len();
+            let mut refused = Vec::new();
+            self.work_through(client, tasks, meter, Some(&mut refused)).await?;
+            if refused.is_empty() {
+                return Ok(());
+            }
+            if refused.len() == wanted {
+                return Err(refused.swap_remove(0).1);
+            }
+            tasks = Arc::new(Mutex::new(refused.into_iter().map(|(task, _)| task).collect()));
+        }
     }
 
     /// The same in one session, whose transaction the caller ends.
@@ -186,25 +214,33 @@ impl Stored {
     }
 
     async fn work(&self, client: &Client, tasks: Tasks, meter: &Arc<Meter>) -> Result<()> {
+        self.work_through(client, tasks, meter, None).await
+    }
+
+    /// Loads one chunk after the other; with `refused`, those that a CHECK refuses are put there.
+    async fn work_through(
+        &self,
+        client: &Client,
+        tasks: Tasks,
+        meter: &Arc<Meter>,
+        mut refused: Option<&mut Vec<(Task, Error)>>,
+    ) -> Result<()> {
         let mut pieces = read_ahead(self.contents.clone(), tasks);
         while let Some(piece) = pieces.recv().await {
             let Piece::Begin(task) = piece? else { return Err(out_of_step()) };
             let table = task.table.qualified();
             meter.now(&format!("{}.{}", task.table.schema, task.table.name));
-            let failed = |cause: &tokio_postgres::Error| load_failed(&table, &task.chunk.path, cause);
-            let sink = client.copy_in::<_, Bytes>(&task.statement()).await.map_err(|cause| failed(&cause))?;
-            let mut sink = std::pin::pin!(sink);
-            loop {
-                match pieces.recv().await.transpose()? {
-                    Some(Piece::Data(bytes)) => {
-                        meter.add(bytes.len() as u64);
-                        sink.send(bytes).await.map_err(|cause| failed(&cause))?;
+            let rows = match copy(client, &task, &mut pieces, meter).await? {
+                Ok(rows) => rows,
+                Err(cause) => {
+                    let error = load_failed(&table, &task.chunk.path, &cause);
+                    match &mut refused {
+                        Some(refused) if cause.code() == Some(&SqlState::CHECK_VIOLATION) => refused.push((task, error)),
+                        _ => return Err(error),
                     }
-                    Some(Piece::End) => break,
-                    Some(Piece::Begin(_)) | None => return Err(out_of_step()),
+                    continue;
                 }
-            }
-            let rows = sink.finish().await.map_err(|cause| failed(&cause))?;
+            };
             meter.rows.fetch_add(rows, Ordering::Relaxed);
             if rows != task.chunk.rows {
                 return Err(Error::new(Kind::Verify, format!("{table} did not get the rows that it had"))
@@ -214,6 +250,36 @@ impl Stored {
         }
         Ok(())
     }
+}
+
+/// Copies one chunk into its table, and reads its pieces to their end also where the server refuses them.
+async fn copy(
+    client: &Client,
+    task: &Task,
+    pieces: &mut mpsc::Receiver<Result<Piece>>,
+    meter: &Meter,
+) -> Result<std::result::Result<u64, tokio_postgres::Error>> {
+    let (mut sink, mut failed) = match client.copy_in::<_, Bytes>(&task.statement()).await {
+        Ok(sink) => (Some(Box::pin(sink)), None),
+        Err(cause) => (None, Some(cause)),
+    };
+    loop {
+        match pieces.recv().await.transpose()? {
+            Some(Piece::Data(bytes)) => {
+                meter.add(bytes.len() as u64);
+                if let (Some(open), None) = (&mut sink, &failed) {
+                    failed = open.send(bytes).await.err();
+                }
+            }
+            Some(Piece::End) => break,
+            Some(Piece::Begin(_)) | None => return Err(out_of_step()),
+        }
+    }
+    Ok(match (failed, sink) {
+        (Some(cause), _) => Err(cause),
+        (None, Some(mut sink)) => sink.as_mut().finish().await,
+        (None, None) => return Err(out_of_step()),
+    })
 }
 
 fn out_of_step() -> Error {
@@ -283,5 +349,6 @@ fn load_failed(table: &str, path: &str, cause: &tokio_postgres::Error) -> Error 
         Some(_) => (Kind::Verify, "the server did not take the rows of"),
         None => (Kind::Source, "the server ended the connection while it loaded"),
     };
-    Error::new(kind, format!("{what} {table}")).with("file", path).with("cause", chain(cause))
+    let error = Error::new(kind, format!("{what} {table}")).with("file", path).with("cause", chain(cause));
+    if kind == Kind::Verify { error.with("section", "data") } else { error }
 }

@@ -46,8 +46,11 @@ mod repository_keeping;
 #[cfg(feature = "network")]
 mod repository_network;
 mod restore_backup;
+mod restore_cluster;
+mod restore_extensions;
 mod restore_kill;
 mod restore_load;
+mod restore_order;
 mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;

@@ -1,0 +1,106 @@
+//! Tries every extension of a dump in the new database, before anything is loaded.
+//!
+//! Whether `CREATE EXTENSION` works, only the server knows: an extension may want to be preloaded, to be in one database
+//! only, or another extension. All that fail are named at once. The transaction is rolled back; what is kept of it is how
+//! many rows the extensions' own tables have before the dump adds its rows to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::Client;
+
+use super::Policy;
+use crate::database::connect::{QueryContext, chain};
+use crate::database::{Connector, ident};
+use crate::dump::Contents;
+use crate::dump::contents::{Extension, TableName};
+use crate::error::{Error, Kind, Result};
+
+/// What the extensions of a dump make.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// The rows of their tables that the dump adds rows to.
+    pub rows: BTreeMap<TableName, u64>,
+    /// Objects that the dump uses and neither it nor an extension makes.
+    pub absent: BTreeSet<TableName>,
+}
+
+/// The way around extensions that this server cannot have.
+#[must_use]
+pub fn skip_hint(names: &[String]) -> String {
+    let options: Vec<String> = names.iter().map(|name| format!("--skip-extension {name}")).collect();
+    format!("Or leave out what the database can do without: {}", options.join(" "))
+}
+
+/// Makes the extensions of a dump in a database that is new and empty, looks at them, and takes them back.
+///
+/// # Errors
+/// [`Kind::Refused`] if the server does not make one of them.
+pub async fn try_out(connector: &Connector, database: &str, contents: &Contents, policy: &Policy) -> Result<Made> {
+    // Some extensions want to be the first thing that a session does.
+    let client = connector.connect_to(database).await?;
+    let begin = "BEGIN; SET LOCAL client_min_messages = error; SET LOCAL search_path = public";
+    client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
+    let mut failed = Vec::new();
+    for extension in contents.extensions.iter().filter(|extension| !policy.skip_extensions.contains(&extension.name)) {
+        if let Err(cause) = make(&client, extension).await {
+            failed.push((extension.name.clone(), chain(&cause)));
+        }
+    }
+    if !failed.is_empty() {
+        return Err(cannot_be_made(&failed));
+    }
+    client.batch_execute("SET LOCAL search_path = pg_catalog").await.query_context("cannot go on")?;
+    let mut made = Made::default();
+    for name in contents.of_extensions() {
+        if !exists(&client, name).await? {
+            made.absent.insert(name.clone());
+        } else if contents.rows.contains_key(name) {
+            made.rows.insert(name.clone(), count(&client, name).await?);
+        }
+    }
+    client.batch_execute("ROLLBACK").await.query_context("cannot take the extensions back")?;
+    Ok(made)
+}
+
+async fn make(client: &Client, extension: &Extension) -> std::result::Result<(), tokio_postgres::Error> {
+    let mut sql = "SAVEPOINT extension;".to_owned();
+    let mut create = format!("CREATE EXTENSION IF NOT EXISTS {}", ident(&extension.name));
+    if let Some(schema) = &extension.schema {
+        sql = format!("{sql} CREATE SCHEMA IF NOT EXISTS {};", ident(schema));
+        create = format!("{create} WITH SCHEMA {}", ident(schema));
+    }
+    let made = client.batch_execute(&format!("{sql} {create}; RELEASE extension")).await;
+    if made.is_err() {
+        client.batch_execute("ROLLBACK TO extension").await?;
+    }
+    made
+}
+
+fn cannot_be_made(failed: &[(String, String)]) -> Error {
+    let names: Vec<String> = failed.iter().map(|(name, _)| name.clone()).collect();
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    let words: Vec<String> = failed.iter().map(|(name, cause)| format!("{name}: {cause}")).collect();
+    let what = match quoted.as_slice() {
+        [name] => format!("the server does not make the extension {name}"),
+        names => format!("the server does not make the extensions {}", names.join(", ")),
+    };
+    Error::new(Kind::Refused, what)
+        .with("cause", words.join("\n"))
+        .hint(skip_hint(&names).replacen("Or leave", "Leave", 1))
+}
+
+async fn exists(client: &Client, object: &TableName) -> Result<bool> {
+    let sql = "SELECT CASE WHEN $2 = '' THEN EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) \
+               ELSE EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1 AND ( \
+                   EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = $2) \
+                   OR EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND p.proname = $2) \
+                   OR EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typname = $2))) END";
+    let row = client.query_one(sql, &[&object.schema, &object.name]).await;
+    Ok(row.query_context(format!("cannot look for {object}"))?.get(0))
+}
+
+async fn count(client: &Client, table: &TableName) -> Result<u64> {
+    let sql = format!("SELECT count(*) FROM ONLY {}.{}", ident(&table.schema), ident(&table.name));
+    let row = client.query_one(&sql, &[]).await.query_context(format!("cannot count the rows of {table}"))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
