@@ -84,7 +84,9 @@ impl Connector {
         }
         match self.attempt("postgres").await? {
             Ok(client) => Ok(client),
-            Err(cause) if cause.code() == Some(&SqlState::INVALID_CATALOG_NAME) && self.database.name != "template1" => {
+            Err(cause)
+                if cause.code() == Some(&SqlState::INVALID_CATALOG_NAME) && self.database.name != "template1" =>
+            {
                 self.connect_to("template1").await
             }
             Err(cause) => Err(self.explain(&cause, "postgres")),

@@ -92,13 +92,7 @@ fn trust(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
 }
 
 /// Whether the dump is one that this database can be replaced by. `is_ours`: it comes out of the repository.
-pub fn contents(
-    contents: &Contents,
-    live: Option<&Live>,
-    server: u32,
-    is_ours: bool,
-    policy: &Policy,
-) -> Result<()> {
+pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, is_ours: bool, policy: &Policy) -> Result<()> {
     trust(contents, is_ours, policy)?;
     if let Some(version) = contents.server_version.filter(|version| version / 10_000 > server / 10_000)
         && !policy.allow_newer
@@ -239,13 +233,13 @@ async fn extensions(
         }
     }
     if !missing.is_empty() {
-        let install = "Install it beside the server (Debian: postgresql-contrib; NixOS: services.postgresql.extensions).";
+        let install =
+            "Install it beside the server (Debian: postgresql-contrib; NixOS: services.postgresql.extensions).";
         let hints = [install.to_owned(), super::extensions::skip_hint(&missing)];
         lacks.add(format!("the server does not have the {}", listed("extension", &missing)), hints);
     }
     if !forbidden.is_empty() {
-        let hint =
-            format!("As a superuser: ALTER ROLE {} SUPERUSER; TeslaMate's own module does so.", ident(user));
+        let hint = format!("As a superuser: ALTER ROLE {} SUPERUSER; TeslaMate's own module does so.", ident(user));
         let names = listed("extension", &forbidden);
         lacks.add(format!("role \"{user}\" may not create the {names}: only a superuser may"), [hint]);
     }
@@ -258,13 +252,15 @@ async fn roles(client: &Client, contents: &Contents, policy: &Policy, lacks: &mu
         RoleUse::Privilege => !policy.no_privileges,
         RoleUse::Object => true,
     };
-    let rows = client
-        .query("SELECT rolname::text FROM pg_roles", &[])
-        .await
-        .query_context("cannot ask for the roles")?;
+    let rows =
+        client.query("SELECT rolname::text FROM pg_roles", &[]).await.query_context("cannot ask for the roles")?;
     let known: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    let missing: BTreeSet<&String> =
-        contents.roles.iter().filter(|(reason, role)| is_wanted(*reason) && !known.contains(role)).map(|(_, role)| role).collect();
+    let missing: BTreeSet<&String> = contents
+        .roles
+        .iter()
+        .filter(|(reason, role)| is_wanted(*reason) && !known.contains(role))
+        .map(|(_, role)| role)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -317,8 +313,10 @@ async fn tablespaces(
         lacks.add(format!("the server does not have the {}", listed("tablespace", &missing)), hints);
     }
     if !forbidden.is_empty() {
-        let grant: Vec<String> =
-            forbidden.iter().map(|name| format!("GRANT CREATE ON TABLESPACE {} TO {};", ident(name), ident(user))).collect();
+        let grant: Vec<String> = forbidden
+            .iter()
+            .map(|name| format!("GRANT CREATE ON TABLESPACE {} TO {};", ident(name), ident(user)))
+            .collect();
         let hints = [format!("As a superuser: {}", grant.join(" ")), otherwise.to_owned()];
         lacks.add(format!("role \"{user}\" may not use the {}", listed("tablespace", &forbidden)), hints);
     }

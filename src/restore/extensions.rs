@@ -41,7 +41,11 @@ pub async fn try_out(connector: &Connector, database: &str, contents: &Contents,
     let begin = "BEGIN; SET LOCAL client_min_messages = error; SET LOCAL search_path = public";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
     let mut failed = Vec::new();
-    for extension in contents.extensions.iter().filter(|extension| !policy.skip_extensions.contains(&extension.name)) {
+    let wanted = contents.extensions.iter().filter(|extension| {
+        // In every new database, and no dump of today makes it.
+        extension.name != "plpgsql" && !policy.skip_extensions.contains(&extension.name)
+    });
+    for extension in wanted {
         if let Err(cause) = make(&client, extension).await {
             failed.push((extension.name.clone(), chain(&cause)));
         }
@@ -66,7 +70,10 @@ async fn make(client: &Client, extension: &Extension) -> std::result::Result<(),
     let mut sql = "SAVEPOINT extension;".to_owned();
     let mut create = format!("CREATE EXTENSION IF NOT EXISTS {}", ident(&extension.name));
     if let Some(schema) = &extension.schema {
-        sql = format!("{sql} CREATE SCHEMA IF NOT EXISTS {};", ident(schema));
+        // Not IF NOT EXISTS, which pg_catalog is refused with all the same.
+        if client.query_opt("SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1", &[schema]).await?.is_none() {
+            sql = format!("{sql} CREATE SCHEMA {};", ident(schema));
+        }
         create = format!("{create} WITH SCHEMA {}", ident(schema));
     }
     let made = client.batch_execute(&format!("{sql} {create}; RELEASE extension")).await;

@@ -61,9 +61,16 @@ impl LeftOut {
         let subscriptions = self.subscriptions(contents).iter().map(|name| {
             format!("subscription \"{name}\" is left out: two databases must not read from one replication slot")
         });
+        let disabled = contents.subscriptions.iter().filter(|_| !self.subscriptions).map(|name| {
+            let quoted = crate::database::ident(name);
+            format!(
+                "subscription \"{name}\" is disabled, as pg_dump writes it: ALTER SUBSCRIPTION {quoted} ENABLE; \
+                 ALTER SUBSCRIPTION {quoted} REFRESH PUBLICATION;"
+            )
+        });
         let rows = self.absent.iter().filter_map(|name| Some((name, contents.rows.get(name)?)));
         let rows = rows.map(|(name, rows)| format!("{rows} rows of {name} are left out with the extension"));
-        subscriptions.chain(rows).collect()
+        subscriptions.chain(disabled).chain(rows).collect()
     }
 
     /// Whether a statement is left out.
@@ -183,7 +190,8 @@ mod tests {
                     9; 0 17 TABLE DATA cron job postgres\n10; 0 17 TABLE DATA cron job_details postgres\n\
                     11; 0 0 SEQUENCE SET cron jobid_seq postgres\n12; 0 0 ACL cron TABLE job postgres\n\
                     13; 0 0 ACL - SCHEMA cron postgres\n14; 0 0 ACL cron FUNCTION job(text) postgres\n";
-        let expected = "; Archive created\n3; 3079 16385 EXTENSION - pg_cron2 \n10; 0 17 TABLE DATA cron job_details postgres\n";
+        let expected =
+            "; Archive created\n3; 3079 16385 EXTENSION - pg_cron2 \n10; 0 17 TABLE DATA cron job_details postgres\n";
         assert_eq!(left_out.shortened(list).as_deref(), Some(expected));
         assert_eq!(left_out.shortened("3; 3079 16385 EXTENSION - cube \n"), None);
     }

@@ -19,9 +19,9 @@ use tokio_postgres::Client;
 use super::Policy;
 use super::left_out::LeftOut;
 use super::stored::Stored;
-use crate::database::{Connector, ident};
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
+use crate::database::{Connector, ident};
 use crate::dump::contents::TableName;
 use crate::dump::format::decompress;
 use crate::dump::judge::{HashingReader, Judgement, explain_pg_restore};
@@ -210,7 +210,9 @@ impl Loader<'_> {
         if !output.status.success() {
             return Err(explain_pg_restore(&String::from_utf8_lossy(&output.stderr), self.tools));
         }
-        let Some(shortened) = self.left_out.shortened(&String::from_utf8_lossy(&output.stdout)) else { return Ok(None) };
+        let Some(shortened) = self.left_out.shortened(&String::from_utf8_lossy(&output.stdout)) else {
+            return Ok(None);
+        };
         let failed = "cannot write a temporary file";
         let mut file = tempfile::NamedTempFile::new().context(Kind::Store, failed)?;
         file.write_all(shortened.as_bytes()).context(Kind::Store, failed)?;

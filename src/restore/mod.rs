@@ -223,8 +223,7 @@ impl<'a> Session<'a> {
             }
             None => None,
         };
-        let properties =
-            self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy).await?;
+        let properties = self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy).await?;
         let release = forward::release(env, &judgement.contents, destination, policy)?;
 
         let safety_backup = match (destination, &live) {
@@ -429,7 +428,8 @@ impl<'a> Session<'a> {
         if !load::may_load_in_order(&error, policy.jobs) {
             return Err(error);
         }
-        let what = format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
+        let what =
+            format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
         env.reporter.warn(&what);
         staging::drop_database(self.client(), &env.connector, name).await?;
         staging::create(self.client(), self.live_name(), name, properties).await?;

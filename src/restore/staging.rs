@@ -51,7 +51,8 @@ pub async fn drop_database(client: &Client, connector: &Connector, name: &str) -
 }
 
 async fn detach(client: &Client, connector: &Connector, name: &str) -> Result<()> {
-    let sql = "SELECT s.subname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1";
+    let sql =
+        "SELECT s.subname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1";
     let rows = client.query(sql, &[&name]).await.query_context("cannot look for subscriptions")?;
     if rows.is_empty() {
         return Ok(());
@@ -59,9 +60,14 @@ async fn detach(client: &Client, connector: &Connector, name: &str) -> Result<()
     let inside = connector.connect_to(name).await?;
     for row in rows {
         let subscription = ident(row.get(0));
-        for statement in ["ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", "DROP SUBSCRIPTION {}"] {
+        for statement in
+            ["ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", "DROP SUBSCRIPTION {}"]
+        {
             let statement = statement.replace("{}", &subscription);
-            inside.batch_execute(&statement).await.query_context(format!("cannot detach subscription {subscription}"))?;
+            inside
+                .batch_execute(&statement)
+                .await
+                .query_context(format!("cannot detach subscription {subscription}"))?;
         }
     }
     Ok(())

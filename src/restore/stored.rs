@@ -235,7 +235,9 @@ impl Stored {
                 Err(cause) => {
                     let error = load_failed(&table, &task.chunk.path, &cause);
                     match &mut refused {
-                        Some(refused) if cause.code() == Some(&SqlState::CHECK_VIOLATION) => refused.push((task, error)),
+                        Some(refused) if cause.code() == Some(&SqlState::CHECK_VIOLATION) => {
+                            refused.push((task, error))
+                        }
                         _ => return Err(error),
                     }
                     continue;

@@ -11,7 +11,8 @@ const SUBSCRIPTION: &str = "CREATE PUBLICATION p FOR ALL TABLES; \
     CREATE SUBSCRIPTION s1 CONNECTION 'dbname=nowhere password=very-secret' PUBLICATION p \
     WITH (connect = false, enabled = false, slot_name = 's1_slot'); COMMENT ON SUBSCRIPTION s1 IS 'copy'";
 
-const DETACH: &str = "ALTER SUBSCRIPTION s1 DISABLE; ALTER SUBSCRIPTION s1 SET (slot_name = NONE); DROP SUBSCRIPTION s1";
+const DETACH: &str =
+    "ALTER SUBSCRIPTION s1 DISABLE; ALTER SUBSCRIPTION s1 SET (slot_name = NONE); DROP SUBSCRIPTION s1";
 
 #[test]
 fn k5_a_subscription_is_in_no_copy_and_disabled_when_live() {
@@ -80,10 +81,14 @@ fn k5_a_dump_of_the_schema_public_alone_is_loaded() {
         ),
     );
     let site = Site::new(server, &database);
-    for (number, arguments) in
-        [vec!["-n", "public"], vec!["-n", "public", "--clean"], vec!["-n", "public", "-n", "other"], vec!["-n", "other"]]
-            .into_iter()
-            .enumerate()
+    for (number, arguments) in [
+        vec!["-n", "public"],
+        vec!["-n", "public", "--clean"],
+        vec!["-n", "public", "-n", "other"],
+        vec!["-n", "other"],
+    ]
+    .into_iter()
+    .enumerate()
     {
         for format in ["p", "c", "t", "d"] {
             let name = format!("{number}.{format}");
@@ -116,7 +121,7 @@ fn k5_tablespaces_that_are_missing_are_named_or_left_out() {
         server.query("postgres", &format!("CREATE TABLESPACE {name} LOCATION '{}'", dir.display()));
     }
     server.query("spaces", "ALTER TABLE cars SET TABLESPACE fast");
-    server.query("spaces", "ALTER INDEX drives_pkey SET TABLESPACE slow");
+    server.query("spaces", "ALTER INDEX trips_pkey SET TABLESPACE slow");
     let before = server.content("spaces");
     let site = Site::with_repository(&server, "spaces");
     site.run("teslamate-backup", &[]).expect(0);
@@ -156,7 +161,7 @@ fn k5_a_database_called_postgres_is_replaced_and_undone() {
     site.run("teslamate-restore", &["--undo", "--yes"]).expect(0);
     assert_eq!(server.query("postgres", "SELECT a FROM t"), "2");
     // Other runs find the lock.
-    let key = "SELECT pg_advisory_lock(hashtextextended('glovebox:swap:postgres', 0))";
+    let key = "DO $$BEGIN PERFORM pg_advisory_lock(hashtextextended('glovebox:swap:postgres', 0)); END$$";
     let held = server.hold("template1", key);
     site.run("teslamate-restore", &["--drill", "--allow-other", "a.dump"]).expect(11);
     drop(held);
@@ -180,9 +185,15 @@ fn k5_an_index_that_was_not_valid_is_a_warning() {
          CREATE INDEX alone ON ONLY p (a); CREATE INDEX whole ON p (b); ALTER TABLE ONLY p ADD CONSTRAINT key UNIQUE (a, b)",
     );
     // One of two partitions has its index.
-    server.query(&database, "CREATE INDEX half ON ONLY p (a, b); CREATE INDEX half1 ON p1 (a, b); ALTER INDEX half ATTACH PARTITION half1");
+    server.query(
+        &database,
+        "CREATE INDEX half ON ONLY p (a, b); CREATE INDEX half1 ON p1 (a, b); ALTER INDEX half ATTACH PARTITION half1",
+    );
     // What an interrupted CREATE INDEX CONCURRENTLY leaves on a table, no dump holds.
-    server.query(&database, "CREATE INDEX broken ON p21 (b); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass");
+    server.query(
+        &database,
+        "CREATE INDEX broken ON p21 (b); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass",
+    );
     let site = Site::with_repository(server, &database);
     site.run("teslamate-backup", &[]).expect(0);
     for name in ["a.sql", "a.dump"] {

@@ -67,7 +67,9 @@ fn state_of(server: &Server, database: &str) -> String {
 
 #[test]
 fn k5_rows_that_an_extension_makes_are_not_compared() {
-    let Some(extension) = Extension::install("reference", "relocatable = false\nschema = public", REFERENCE) else { return };
+    let Some(extension) = Extension::install("reference", "relocatable = false\nschema = public", REFERENCE) else {
+        return;
+    };
     let server = Server::shared();
     let database = server.teslamate("reference");
     server.query(&database, &format!("CREATE EXTENSION {}; {USED}", extension.name));
@@ -80,7 +82,7 @@ fn k5_rows_that_an_extension_makes_are_not_compared() {
     }
     site.run("teslamate-backup", &["export", "latest", "b.sql"]).expect(0);
     for source in ["latest", "a.sql", "a.sql.zst", "a.dump", "b.sql"] {
-        site.run("teslamate-restore", &["--drill", source]).expect(0).says("can be restored");
+        site.run("teslamate-restore", &["--drill", source]).expect(0);
         site.run("teslamate-restore", &["--yes", "--no-safety-backup", source]).expect(0);
         assert_eq!(state_of(server, &database), expected, "{source}");
         assert_eq!(server.content(&database), before, "{source}");
@@ -146,7 +148,12 @@ fn k5_an_extension_for_one_database_is_left_out_by_name() {
     server.pg_dump(&database, &site.path("b.sql"), &["--inserts"]);
     for source in ["latest", "a.sql", "a.dump", "b.sql"] {
         let refused = site.run("teslamate-restore", &["--drill", source]).expect(10);
-        let refused = refused.says("can only create extension in one database");
+        assert_eq!(
+            refused.stderr.matches("can only create extension in one database").count(),
+            2,
+            "{}",
+            refused.stderr
+        );
         let options = format!("--skip-extension {} --skip-extension {}", single.name, second.name);
         assert!(refused.stderr.contains(&options), "{source}: {}", refused.stderr);
         assert_eq!(server.databases(&format!("{database}_restore_")), Vec::<String>::new());
@@ -253,6 +260,10 @@ fn k5_functions_of_the_server_need_no_trust_in_a_backup() {
     assert_eq!(server.query(&database, "SELECT mine(2, 3)"), "5");
     let refused = site.run("teslamate-restore", &["--drill", "a.dump"]).expect(10).says("runs as the server's account");
     assert!(!refused.stderr.contains("never writes"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("language c") && refused.stderr.contains("language internal"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("language c") && refused.stderr.contains("language internal"),
+        "{}",
+        refused.stderr
+    );
     site.run("teslamate-restore", &["--drill", "--trust-dump", "a.dump"]).expect(0);
 }
