@@ -104,3 +104,24 @@ fn k9_rows_that_no_order_loads_fail_with_their_reason() {
     assert!(failed.stderr.contains("violates check constraint \"t_check\""), "{}", failed.stderr);
     assert_eq!(server.databases(&format!("{database}_restore_")), Vec::<String>::new());
 }
+
+#[test]
+fn k9_a_view_that_reads_another_view_is_refreshed_in_order() {
+    let server = Server::shared();
+    let database = server.teslamate("views");
+    server.query(
+        &database,
+        "CREATE MATERIALIZED VIEW a_view AS SELECT 7 AS n, pg_sleep(0.7)::text AS s; \
+         CREATE FUNCTION seven() RETURNS integer LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT n FROM public.a_view); END'; \
+         CREATE MATERIALIZED VIEW b_view AS SELECT seven() AS n",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    for source in ["latest", "a.dump"] {
+        let copy = server.fresh_name("views_copy");
+        let outcome = site.run("teslamate-restore", &["--into", &copy, "--jobs", "4", source]).expect(0);
+        assert_eq!(server.query(&copy, "SELECT n FROM b_view"), "7");
+        assert!(outcome.stderr.contains("loading again with one"), "{}", outcome.stderr);
+    }
+}
