@@ -178,8 +178,8 @@ pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
         ["GRANT" | "REVOKE", ..] | ["ALTER", "DEFAULT", "PRIVILEGES", ..] => (Privilege, grantees(&words)),
         ["ALTER", .., "OWNER", "TO", role] => (Owner, vec![role]),
         ["CREATE", "USER", "MAPPING", "FOR", role, ..]
-        | ["CREATE", "USER", "MAPPING", "IF", "NOT", "EXISTS", "FOR", role, ..] => (Object, vec![role]),
-        ["CREATE", "SCHEMA", .., "AUTHORIZATION", role] => (Object, vec![role]),
+        | ["CREATE", "USER", "MAPPING", "IF", "NOT", "EXISTS", "FOR", role, ..]
+        | ["CREATE", "SCHEMA", .., "AUTHORIZATION", role] => (Object, vec![role]),
         ["CREATE", "POLICY", _, rest @ ..] => {
             let to = rest.iter().position(|word| *word == "TO").map_or(rest.len(), |at| at + 1);
             (Object, rest[to..].iter().take_while(|word| !matches!(**word, "USING" | "WITH")).copied().collect())

@@ -114,7 +114,7 @@ impl Writer<'_> {
             drop(client);
             let meter = Meter::new("reading the catalogue");
             let work = self.dump(&tools, format, selection, target, &meter);
-            let result = self.reporter.show(&meter, work).await;
+            let result = self.reporter.show(&meter, Box::pin(work)).await;
             drop(lock);
             result
         };

@@ -68,9 +68,11 @@ impl LeftOut {
                  ALTER SUBSCRIPTION {quoted} REFRESH PUBLICATION;"
             )
         });
+        let unknown = self.extensions.iter().filter(|name| contents.extensions.iter().all(|made| made.name != **name));
+        let unknown = unknown.map(|name| format!("there is no extension \"{name}\" in it to be left out"));
         let rows = self.absent.iter().filter_map(|name| Some((name, contents.rows.get(name)?)));
         let rows = rows.map(|(name, rows)| format!("{rows} rows of {name} are left out with the extension"));
-        subscriptions.chain(disabled).chain(rows).collect()
+        subscriptions.chain(disabled).chain(unknown).chain(rows).collect()
     }
 
     /// Whether a statement is left out.

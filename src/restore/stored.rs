@@ -236,7 +236,7 @@ impl Stored {
                     let error = load_failed(&table, &task.chunk.path, &cause);
                     match &mut refused {
                         Some(refused) if cause.code() == Some(&SqlState::CHECK_VIOLATION) => {
-                            refused.push((task, error))
+                            refused.push((task, error));
                         }
                         _ => return Err(error),
                     }

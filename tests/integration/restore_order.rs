@@ -120,8 +120,7 @@ fn k9_a_view_that_reads_another_view_is_refreshed_in_order() {
     server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
     for source in ["latest", "a.dump"] {
         let copy = server.fresh_name("views_copy");
-        let outcome = site.run("teslamate-restore", &["--into", &copy, "--jobs", "4", source]).expect(0);
+        site.run("teslamate-restore", &["--into", &copy, "--jobs", "4", source]).expect(0);
         assert_eq!(server.query(&copy, "SELECT n FROM b_view"), "7");
-        assert!(outcome.stderr.contains("loading again with one"), "{}", outcome.stderr);
     }
 }
