@@ -40,7 +40,7 @@ impl Drop for Extension {
     }
 }
 
-/// Tables that are filled when it is made, as those of PostGIS are.
+/// Tables that are filled when it is made, as those of `PostGIS` are.
 const REFERENCE: &str = "
     CREATE TABLE ref_systems (id integer PRIMARY KEY, name text, own boolean DEFAULT true);
     INSERT INTO ref_systems SELECT i, 'system ' || i, false FROM generate_series(1, 500) i;
