@@ -51,6 +51,7 @@ mod restore_load;
 mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;
+mod service_states;
 mod settings;
 mod support;
 mod tables;
