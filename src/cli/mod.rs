@@ -64,6 +64,8 @@ pub struct Needs {
     pub opens: Opens,
     /// It is a step of another program's start.
     pub is_step: bool,
+    /// The database may be another one afterwards.
+    pub restores: bool,
     /// It sees to a service that was left stopped by itself.
     pub recovers: bool,
     /// Nothing is opened but the configuration file, which is looked at.
@@ -243,7 +245,7 @@ impl Run<'_> {
     async fn work<W: AsyncFnOnce(Env) -> Result<Report>>(&self, work: W, env: Env) -> Result<Report> {
         // A step of the service's own start cannot start it.
         if !self.needs.is_step && !self.needs.recovers {
-            recovery::before_work(&env).await;
+            recovery::before_work(&env, self.needs.restores).await;
         }
         work(env).await
     }

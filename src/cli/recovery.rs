@@ -9,10 +9,11 @@ use crate::error::{Error, Kind, Result};
 use crate::host::Recovered;
 
 /// Before the work of any command: starts the service and takes the hold file away, where no restore is at work. What
-/// does not succeed is a warning, as the command may be what helps.
-pub async fn before_work(env: &Env) {
+/// does not succeed is a warning, as the command may be what helps. What did not start after a restore is tried again by
+/// what `restores`, and left to its user by the others.
+pub async fn before_work(env: &Env, restores: bool) {
     let unit = &env.settings.service.unit;
-    match recover(env).await {
+    match recover(env, restores).await {
         Ok(Recovered::Nothing) => {}
         Ok(Recovered::Started) => env.reporter.info(&started(unit)),
         Ok(Recovered::NotOurs) => env.reporter.warn(&format!(
@@ -31,7 +32,7 @@ pub async fn before_work(env: &Env) {
 /// [`Kind::Busy`] while a restore is at work; [`Kind::Refused`] without the right to it; what starting the service says.
 pub async fn run(env: &Env) -> Result<Report> {
     let unit = &env.settings.service.unit;
-    let recovered = recover(env).await.map_err(|error| error.with("while", unrecovered(unit)))?;
+    let recovered = recover(env, false).await.map_err(|error| error.with("while", unrecovered(unit)))?;
     let text = match recovered {
         Recovered::Nothing => format!("no run that was killed left {unit} stopped"),
         Recovered::Started => started(unit),
@@ -44,13 +45,13 @@ pub async fn run(env: &Env) -> Result<Report> {
     Ok(Report::new(text, json!({ "unit": unit, "started": recovered == Recovered::Started })))
 }
 
-async fn recover(env: &Env) -> Result<Recovered> {
+async fn recover(env: &Env, not_started: bool) -> Result<Recovered> {
     if !env.host.service_is_left_over().await? {
         return Ok(Recovered::Nothing);
     }
     // A restore has it for itself until its swap is done, also one whose process was killed while the server was at it.
     let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Maintenance)).await?;
-    let recovered = env.host.recover_service().await;
+    let recovered = env.host.recover_service(not_started).await;
     lock.release().await?;
     recovered
 }

@@ -99,6 +99,7 @@ impl Args {
             opens: Opens { input, ..Opens::default() },
             repository,
             takes_backup: is_live && !self.no_safety_backup,
+            restores: true,
             ..Needs::default()
         }
     }

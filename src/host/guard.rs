@@ -15,6 +15,9 @@ use crate::error::{Error, Kind, Result};
 use crate::service::{State, Unit};
 use crate::settings::Settings;
 
+/// The second line of a note: the service did not start, and its user knows.
+const TOLD: &str = "does not start";
+
 /// What became of a service that a killed run may have left stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Recovered {
@@ -74,11 +77,13 @@ impl ServiceGuard {
     /// until [`ServiceGuard::start`]. If it does not stop, it is started again. Answers with warnings.
     pub async fn stop(&mut self) -> Result<Vec<String>> {
         self.hold();
-        self.can_come_back().await?;
+        let untouched = "the live database and the service were not touched";
+        self.can_come_back().await.map_err(|error| error.or_state(untouched))?;
         let mut warnings = Vec::new();
         let comes_up = self.unit.state().await?.comes_up();
         if comes_up {
-            warnings.extend(self.write_note());
+            let name = self.unit.name().to_owned();
+            warnings.extend(self.write_note(&name));
         }
         // Or stopped by an earlier run, and did not start again on what that one left: it is to run on what this one does.
         self.stopped = comes_up || self.has_note();
@@ -97,7 +102,7 @@ impl ServiceGuard {
     async fn take_back(&mut self, error: Error) -> Error {
         let name = self.unit.name().to_owned();
         if !self.stopped {
-            return error.with("state", "the live database and the service were not touched");
+            return error.with("state", "the live database was not touched");
         }
         match self.start().await {
             Ok(()) => error.with("state", format!("the live database was not touched, {name} was started again")),
@@ -119,7 +124,13 @@ impl ServiceGuard {
             return Ok(());
         }
         let name = self.unit.name().to_owned();
-        self.unit.start(anew).await.map_err(|error| {
+        let started = self.unit.start(anew).await;
+        if started.is_err() && anew {
+            // It is told now. The next restore tries again; a backup does not, against the will of whoever mends it.
+            let told = self.told();
+            self.write_note(&told);
+        }
+        started.map_err(|error| {
             let message = format!("{name} was stopped and does not start again");
             Error::new(Kind::Attention, message)
                 .with("cause", error.to_string())
@@ -132,14 +143,16 @@ impl ServiceGuard {
     /// Whether a run that was killed may have left something: a note, or a hold file, that no living process has locked.
     #[must_use]
     pub fn is_left_over(&self) -> bool {
-        let marks = self.notes().into_iter().chain([self.hold_mark()]);
-        marks.into_iter().any(|mark| mark.exists() && !mark.is_held())
+        let counts = |note: &Mark| note.is_ours() || (note.exists() && !is_root());
+        let notes = self.notes(self.unit.name());
+        let is_noted = notes.iter().any(|note| counts(note) && !note.is_held());
+        is_noted || self.notes(&self.told()).iter().any(Mark::is_ours) || self.hold_mark().is_left()
     }
 
-    /// Takes away what a run that was killed left, and starts the service if that run had stopped it. Whoever calls this
-    /// holds the lock, so nobody is exchanging the database.
-    pub async fn recover(&mut self) -> Result<Recovered> {
-        let notes = self.notes();
+    /// Takes away what a run that was killed left, and starts the service if that run had stopped it; if it is asked for, one
+    /// that did not start after a restore, too. Whoever calls this holds the lock, so nobody is exchanging the database.
+    pub async fn recover(&mut self, not_started: bool) -> Result<Recovered> {
+        let notes = self.notes(self.unit.name());
         for note in &notes {
             note.remove_partial();
         }
@@ -148,20 +161,20 @@ impl ServiceGuard {
             return Ok(Recovered::Nothing);
         }
         let hold_stays = !self.hold_mark().remove_if_free();
-        let has_note = notes.iter().any(Mark::is_ours);
-        let is_foreign = notes.iter().any(|note| note.exists() && !note.is_ours());
-        if !has_note && !is_foreign && !hold_stays {
+        let has_note = notes.iter().any(Mark::is_ours) || (not_started && self.has_note());
+        let is_foreign = !is_root() && notes.iter().any(|note| note.exists() && !note.is_ours());
+        if !self.has_note() && !is_foreign && !hold_stays {
             return Ok(Recovered::Nothing);
         }
         let state = self.unit.state().await?;
-        if state.comes_up() || state == State::Missing {
+        if state == State::Missing || (self.unit.is_asked() && state.comes_up()) {
             // Somebody has seen to it. A note that only root may take away does no harm.
             let _ = self.remove_note();
             return Ok(Recovered::Nothing);
         }
         if !has_note {
-            let is_stopped = is_foreign || (hold_stays && !self.hold_mark().is_held());
-            return Ok(if is_stopped { Recovered::NotOurs } else { Recovered::Nothing });
+            let is_kept = is_foreign || (hold_stays && !is_root());
+            return Ok(if is_kept { Recovered::NotOurs } else { Recovered::Nothing });
         }
         self.stopped = true;
         self.start().await?;
@@ -176,13 +189,17 @@ impl ServiceGuard {
 
     /// Where the note may be: in the state directory, which outlives a boot, or, where that cannot be written, where only
     /// root may write.
-    fn notes(&self) -> [Mark; 2] {
+    fn notes(&self, content: &str) -> [Mark; 2] {
         let place = self.state_dir.display().to_string().replace('/', "-");
-        let unit = self.unit.name();
         [
-            Mark::new(self.state_dir.clone(), "service-stopped".to_owned(), unit),
-            Mark::new(RUN_DIR.into(), format!("{unit}{place}.stopped"), unit),
+            Mark::new(self.state_dir.clone(), "service-stopped".to_owned(), content),
+            Mark::new(RUN_DIR.into(), format!("{}{place}.stopped", self.unit.name()), content),
         ]
+    }
+
+    /// What the note says of a service that did not start, after its user was told.
+    fn told(&self) -> String {
+        format!("{}\n{TOLD}", self.unit.name())
     }
 
     /// Where only root may write; anybody else stops the service in another way, and has nothing to hold it with.
@@ -201,14 +218,14 @@ impl ServiceGuard {
     }
 
     fn has_note(&self) -> bool {
-        self.notes().iter().any(Mark::is_ours)
+        [self.unit.name(), &self.told()].iter().any(|content| self.notes(content).iter().any(Mark::is_ours))
     }
 
     /// Answers with a warning where no note can be written: going back must work on a machine in a bad state.
-    fn write_note(&mut self) -> Option<String> {
+    fn write_note(&mut self, content: &str) -> Option<String> {
         let _ = super::run_dir();
         let mut causes = Vec::new();
-        for note in self.notes() {
+        for note in self.notes(content) {
             match note.make() {
                 Ok(file) => {
                     self.note = Some(file);
@@ -226,7 +243,8 @@ impl ServiceGuard {
 
     fn remove_note(&mut self) -> Result<()> {
         self.note = None;
-        for note in self.notes() {
+        let told = self.told();
+        for note in self.notes(&told).into_iter().chain(self.notes(self.unit.name())) {
             note.remove().map_err(|cause| {
                 Error::new(Kind::Attention, "cannot remove the note of a stopped service")
                     .with("file", note.path().display())
@@ -235,4 +253,8 @@ impl ServiceGuard {
         }
         Ok(())
     }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }

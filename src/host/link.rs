@@ -92,9 +92,9 @@ impl Host {
         }
     }
 
-    /// Starts the service if a killed run left it stopped.
-    pub async fn recover_service(&self) -> Result<Recovered> {
-        match self.call(Request::ServiceRecover).await? {
+    /// Starts the service if a killed run left it stopped; if that is said, one that did not start after a restore, too.
+    pub async fn recover_service(&self, not_started: bool) -> Result<Recovered> {
+        match self.call(Request::ServiceRecover { not_started }).await? {
             Answer::Recovered(found) => Ok(found),
             _ => Err(out_of_step()),
         }

@@ -51,6 +51,11 @@ impl Mark {
         self.open().is_some_and(|file| lock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK))
     }
 
+    /// It is there, and its process does not live, as far as can be seen.
+    pub(super) fn is_left(&self) -> bool {
+        self.exists() && !self.is_held()
+    }
+
     fn open(&self) -> Option<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = fs::open(self.path(), flags, Mode::empty()).ok()?;

@@ -99,7 +99,10 @@ pub enum Request {
     /// Start the service again if it ran.
     ServiceStart,
     /// Start the service again if a run that was killed had stopped it.
-    ServiceRecover,
+    ServiceRecover {
+        /// Or if it did not start after a restore.
+        not_started: bool,
+    },
     /// Tell the service manager what is being done, and whether anything was since the last time.
     Status {
         /// A sentence.
@@ -177,7 +180,7 @@ impl HostState {
             Request::ServiceLeftOver => Ok(Answer::Yes(self.service.is_left_over())),
             Request::ServiceStop => self.service.stop().await.map(Answer::Warnings),
             Request::ServiceStart => self.service.start().await.map(|()| Answer::Done),
-            Request::ServiceRecover => self.service.recover().await.map(Answer::Recovered),
+            Request::ServiceRecover { not_started } => self.service.recover(not_started).await.map(Answer::Recovered),
             Request::Status { text, moves } => {
                 notify::status(&text, moves);
                 Ok(Answer::Done)
