@@ -31,7 +31,8 @@ pub enum Host {
 impl Host {
     async fn call(&self, request: Request) -> Result<Answer> {
         match self {
-            Self::Here(state) => state.lock().await.handle(request).await,
+            // On the heap: seeing to the service is large, and this is a part of everything that reports its progress.
+            Self::Here(state) => Box::pin(state.lock().await.handle(request)).await,
             Self::Parent(link) => {
                 let link = link.clone().lock_owned().await;
                 // The socket blocks; the answer may take as long as a service takes to stop.

@@ -154,12 +154,12 @@ mod tests {
         drop(held);
         assert!(note.remove_if_free() && !note.exists());
 
-        let hold = mark(&dir, "");
-        let (one, other) = (hold.make_shared().unwrap(), hold.make_shared().unwrap());
+        let shared = mark(&dir, "");
+        let (one, other) = (shared.make_shared().unwrap(), shared.make_shared().unwrap());
         drop(one);
-        assert!(hold.is_held() && !hold.remove_if_free());
+        assert!(shared.is_held() && !shared.remove_if_free());
         drop(other);
-        assert!(hold.remove_if_free() && !hold.exists());
+        assert!(shared.remove_if_free() && !shared.exists());
     }
 
     #[test]

@@ -152,8 +152,10 @@ impl Shown {
 mod tests {
     use super::*;
 
+    type Properties = [(&'static str, &'static str)];
+
     /// `active/sub job`, further properties.
-    fn state(words: &str, more: &[(&str, &str)]) -> State {
+    fn state(words: &str, more: &Properties) -> State {
         let (states, job) = words.split_once(' ').unwrap_or((words, ""));
         let (active, sub) = states.split_once('/').unwrap();
         let mut text = format!("LoadState=loaded\nActiveState={active}\nSubState={sub}\nResult=success\nRestart=no\n");
@@ -166,9 +168,9 @@ mod tests {
     #[test]
     fn k11_every_state_of_systemd_says_whether_the_service_comes_up() {
         use State::{Active, Ending, Inactive, Missing, Waiting};
-        let failing: &[(&str, &str)] = &[("Restart", "on-failure"), ("Result", "exit-code")];
-        let lasting: &[(&str, &str)] = &[("Restart", "always")];
-        let cases: &[(&str, &[(&str, &str)], State)] = &[
+        let failing: &Properties = &[("Restart", "on-failure"), ("Result", "exit-code")];
+        let lasting: &Properties = &[("Restart", "always")];
+        let cases: &[(&str, &Properties, State)] = &[
             ("active/running", &[], Active),
             ("active/exited", &[("Type", "oneshot")], Active),
             ("active/running reload", &[], Active),

@@ -23,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_mins(30);
 const LEFT_OVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long systemd may take to answer a question.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
 /// Between two looks at a unit.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -146,7 +146,11 @@ impl Unit {
                 State::Active | State::Waiting if stops < STOPS => {
                     stops += 1;
                     done.was_up = true;
-                    self.run(program, &["stop", "--", &self.name], STOP_LIMIT).await?;
+                    match self.run(program, &["stop", "--", &self.name], STOP_LIMIT).await {
+                        // Somebody's start took the place of our stop.
+                        Err(error) if error.detail("cause").is_some_and(|cause| cause.contains("cancel")) => {}
+                        stopped => stopped?,
+                    }
                     continue;
                 }
                 State::Missing | State::Inactive => {

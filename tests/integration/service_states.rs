@@ -23,10 +23,8 @@ fn verbs(site: &Site) -> Vec<String> {
 fn k11_a_service_that_is_being_stopped_is_waited_for_and_left() {
     let site = site("ending");
     site.systemctl.set("deactivating", "SubState=stop-sigterm\nRestart=always", "stop");
-    site.systemctl.ends_after(4);
-    let started = Instant::now();
+    site.systemctl.ends_after(20);
     site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0).says("waiting until teslamate.service has ended");
-    assert!(started.elapsed() > Duration::from_secs(2), "{:?}", started.elapsed());
     assert_eq!((verbs(&site), site.systemctl.state()), (Vec::new(), "inactive".to_owned()));
 }
 

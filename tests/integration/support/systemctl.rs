@@ -26,7 +26,10 @@ show)
   state=$(cat state)
   if [ "$state" = missing ]; then echo LoadState=not-found; echo ActiveState=inactive; echo ControlGroup=
   else
-    [ -e ends ] && [ "$(date +%s)" -ge "$(cat ends)" ] && state=inactive && rm ends properties && echo inactive > state
+    if [ -e ends ]; then
+      left=$(($(cat ends) - 1)); echo $left > ends
+      if [ $left -le 0 ]; then state=inactive; echo inactive > state; rm ends properties; fi
+    fi
     echo "Id=teslamate.service"; [ -e properties ] && cat properties
     echo LoadState=loaded; echo "ActiveState=$state"; echo ControlGroup=
   fi ;;
@@ -56,10 +59,9 @@ esac
         fs::write(self.dir.join("jobs"), format!("4711 teslamate.service {job} running\n")).expect("jobs");
     }
 
-    /// It is inactive by itself after so many seconds.
-    pub fn ends_after(&self, seconds: u64) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_secs();
-        fs::write(self.dir.join("ends"), (now + seconds).to_string()).expect("ends");
+    /// It is inactive by itself after it was asked about so many times.
+    pub fn ends_after(&self, questions: u32) {
+        fs::write(self.dir.join("ends"), questions.to_string()).expect("ends");
     }
 
     /// The unit's state now.
