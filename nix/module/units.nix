@@ -149,6 +149,9 @@ let
           Type = "oneshot";
           # STATUS with the progress, and more time while there is some.
           NotifyAccess = "main";
+          # A restore that was killed may have left the application stopped, and only root may start it. In spite of `User=`
+          # and of the sandbox, which are for what reads the database; where nothing was left, nothing is done.
+          ExecStartPre = [ "-+${run "teslamate-restore" " --recover --quiet"}" ];
           ExecStart = commands;
           User = cfg.database.osUser;
           LoadCredential = secrets.load;

@@ -8,6 +8,7 @@ pub mod close;
 pub mod delete;
 pub mod migrate;
 pub mod records;
+pub mod recovery;
 pub mod report;
 pub mod restore;
 
@@ -63,6 +64,10 @@ pub struct Needs {
     pub opens: Opens,
     /// It is a step of another program's start.
     pub is_step: bool,
+    /// The database may be another one afterwards.
+    pub restores: bool,
+    /// It sees to a service that was left stopped by itself.
+    pub recovers: bool,
     /// Nothing is opened but the configuration file, which is looked at.
     pub config_alone: bool,
     /// Standard output carries data: the report goes to standard error.
@@ -216,7 +221,7 @@ impl Run<'_> {
                     self.reporter.info("working as root: `database.os_user` or the state directory's owner says so");
                 }
                 let env = self.env(settings, Host::Here(host.clone()), opened, interrupt);
-                work_here(runtime, &host, work, env)
+                work_here(runtime, &host, async |env| self.work(work, env).await, env)
             }
         }
     }
@@ -231,10 +236,18 @@ impl Run<'_> {
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let interrupt = Interrupt::listen()?;
-            work(self.env(settings, host, opened, interrupt)).await
+            self.work(work, self.env(settings, host, opened, interrupt)).await
         });
         runtime.shutdown_background();
         result.map(Ended::Here)
+    }
+
+    async fn work<W: AsyncFnOnce(Env) -> Result<Report>>(&self, work: W, env: Env) -> Result<Report> {
+        // A step of the service's own start cannot start it.
+        if !self.needs.is_step && !self.needs.recovers {
+            recovery::before_work(&env, self.needs.restores).await;
+        }
+        work(env).await
     }
 
     fn env(&self, settings: Settings, host: Host, opened: Opened, interrupt: Interrupt) -> Env {
@@ -256,7 +269,12 @@ where
             .with("state", "the live database is whole: it is only ever replaced in one transaction")
             .hint("Please report it with the lines above."))
     });
-    finished.and(result).map(Ended::Here)
+    match (result, finished) {
+        (Ok(report), Ok(())) => Ok(Ended::Here(report)),
+        (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+        // Both are told: the service is the more urgent, the work the more telling.
+        (Err(error), Err(service)) => Err(error.escalate(Kind::Attention).with("service", service)),
+    }
 }
 
 fn runtime() -> Result<Runtime> {

@@ -6,7 +6,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::report::{self, Report};
-use super::{Common, Env, Needs};
+use super::{Common, Env, Needs, recovery};
 use crate::backup;
 use crate::dump::Source;
 use crate::error::{Error, Kind, Result};
@@ -32,7 +32,7 @@ pub struct Args {
     pub common: Common,
     /// The begin of a backup's id (4 digits or more), or `latest`; or a dump file (.sql, .sql.gz, .sql.zst, .dump), a
     /// directory of pg_dump -Fd, or `-` for standard input
-    #[arg(value_name = "SOURCE", required_unless_present = "undo", conflicts_with = "undo")]
+    #[arg(value_name = "SOURCE", required_unless_present_any = ["undo", "recover"], conflicts_with_all = ["undo", "recover"])]
     pub source: Option<PathBuf>,
     /// Load into a new database of this name, beside the live one
     #[arg(long, value_name = "NAME", conflicts_with_all = ["drill", "undo"])]
@@ -43,6 +43,9 @@ pub struct Args {
     /// Swap the database back that the last restore replaced
     #[arg(long)]
     pub undo: bool,
+    /// Start the service that a killed restore left stopped, and do nothing else; any other command does so first
+    #[arg(long, conflicts_with_all = ["into", "drill", "undo", "data_only"])]
+    pub recover: bool,
     /// Do not ask before the live database is replaced
     #[arg(long)]
     pub yes: bool,
@@ -92,6 +95,9 @@ impl Args {
     #[must_use]
     pub fn needs(&self) -> Needs {
         let input = if self.backup().is_some() { None } else { self.source.clone() };
+        if self.recover {
+            return Needs { recovers: true, ..Needs::default() };
+        }
         // A password that cannot be read must not stand between somebody and the file that they have.
         let is_live = !(self.undo || self.drill || self.into.is_some());
         let repository = self.backup().is_some() || (is_live && !self.no_safety_backup);
@@ -99,6 +105,7 @@ impl Args {
             opens: Opens { input, ..Opens::default() },
             repository,
             takes_backup: is_live && !self.no_safety_backup,
+            restores: true,
             ..Needs::default()
         }
     }
@@ -154,6 +161,9 @@ impl Args {
 
 /// Restores, drills or undoes.
 pub async fn run(args: &Args, env: Env) -> Result<Report> {
+    if args.recover {
+        return recovery::run(&env).await;
+    }
     if args.undo {
         return undo(args, &env).await;
     }

@@ -74,6 +74,15 @@ impl Lock {
         }
     }
 
+    /// Gives it up now: another session of this process may take it at once.
+    ///
+    /// # Errors
+    /// [`Kind::Source`] if the session is gone, and the lock with it.
+    pub async fn release(self) -> Result<()> {
+        self.client.query_one("SELECT pg_advisory_unlock_all()", &[]).await.query_context("cannot give up the lock")?;
+        Ok(())
+    }
+
     /// Lets others change rows, and back up, while no second restore may begin: for a restore that has done its swap.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 
-use super::{Answer, HostState, Request};
+use super::{Answer, HostState, Recovered, Request};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
 use crate::service::State;
@@ -31,7 +31,8 @@ pub enum Host {
 impl Host {
     async fn call(&self, request: Request) -> Result<Answer> {
         match self {
-            Self::Here(state) => state.lock().await.handle(request).await,
+            // On the heap: seeing to the service is large, and this is a part of everything that reports its progress.
+            Self::Here(state) => Box::pin(state.lock().await.handle(request)).await,
             Self::Parent(link) => {
                 let link = link.clone().lock_owned().await;
                 // The socket blocks; the answer may take as long as a service takes to stop.
@@ -57,9 +58,27 @@ impl Host {
         }
     }
 
-    /// Stops the service if it runs.
-    pub async fn stop_service(&self) -> Result<()> {
-        self.call(Request::ServiceStop).await.map(drop)
+    /// Whether this run is a part of the service.
+    pub async fn is_part_of_service(&self) -> Result<bool> {
+        self.ask_for(Request::ServiceIsPart).await
+    }
+
+    /// Refuses a service that could not be started again once it is stopped.
+    pub async fn service_can_come_back(&self) -> Result<()> {
+        self.call(Request::ServiceCanComeBack).await.map(drop)
+    }
+
+    /// Whether a run that was killed may have left the service stopped or held.
+    pub async fn service_is_left_over(&self) -> Result<bool> {
+        self.ask_for(Request::ServiceLeftOver).await
+    }
+
+    /// Stops the service if it runs; answers with warnings.
+    pub async fn stop_service(&self) -> Result<Vec<String>> {
+        match self.call(Request::ServiceStop).await? {
+            Answer::Warnings(warnings) => Ok(warnings),
+            _ => Err(out_of_step()),
+        }
     }
 
     /// Starts the service if [`Host::stop_service`] stopped it.
@@ -67,9 +86,16 @@ impl Host {
         self.call(Request::ServiceStart).await.map(drop)
     }
 
-    /// Starts the service if a killed run left it stopped; answers whether one did.
-    pub async fn recover_service(&self) -> Result<bool> {
-        match self.call(Request::ServiceRecover).await? {
+    async fn ask_for(&self, request: Request) -> Result<bool> {
+        match self.call(request).await? {
+            Answer::Yes(yes) => Ok(yes),
+            _ => Err(out_of_step()),
+        }
+    }
+
+    /// Starts the service if a killed run left it stopped; if that is said, one that did not start after a restore, too.
+    pub async fn recover_service(&self, not_started: bool) -> Result<Recovered> {
+        match self.call(Request::ServiceRecover { not_started }).await? {
             Answer::Recovered(found) => Ok(found),
             _ => Err(out_of_step()),
         }

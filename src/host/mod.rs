@@ -9,6 +9,7 @@ pub mod extra;
 pub mod guard;
 pub mod identity;
 pub mod link;
+mod marks;
 pub mod output;
 
 use std::fs::File;
@@ -29,6 +30,7 @@ use crate::error::{Context, Kind, Result};
 use crate::process::on_thread;
 use crate::service::{State, notify};
 use crate::settings::Settings;
+pub use guard::Recovered;
 use guard::ServiceGuard;
 
 /// Where root leaves what lasts as long as a run. What is below `/run` is gone after a boot.
@@ -86,12 +88,21 @@ pub enum Request {
     Publish,
     /// Is the service running?
     ServiceState,
+    /// Is this run a part of the service?
+    ServiceIsPart,
+    /// Refuse if the service could not be started again once it is stopped.
+    ServiceCanComeBack,
+    /// Did a run that was killed leave something of the service's?
+    ServiceLeftOver,
     /// Stop the service, remembering whether it ran.
     ServiceStop,
     /// Start the service again if it ran.
     ServiceStart,
-    /// Start the service again if a run that was killed had stopped it; answers whether there was one.
-    ServiceRecover,
+    /// Start the service again if a run that was killed had stopped it.
+    ServiceRecover {
+        /// Or if it did not start after a restore.
+        not_started: bool,
+    },
     /// Tell the service manager what is being done, and whether anything was since the last time.
     Status {
         /// A sentence.
@@ -110,8 +121,12 @@ pub enum Answer {
     Done,
     /// For [`Request::ServiceState`].
     State(State),
+    /// For [`Request::ServiceIsPart`] and [`Request::ServiceLeftOver`].
+    Yes(bool),
+    /// For [`Request::ServiceStop`].
+    Warnings(Vec<String>),
     /// For [`Request::ServiceRecover`].
-    Recovered(bool),
+    Recovered(Recovered),
     /// For [`Request::Ask`]; `None` where there is no terminal.
     Line(Option<String>),
 }
@@ -160,9 +175,12 @@ impl HostState {
                 Ok(Answer::Done)
             }
             Request::ServiceState => self.service.state().await.map(Answer::State),
-            Request::ServiceStop => self.service.stop().await.map(|()| Answer::Done),
+            Request::ServiceIsPart => self.service.is_part().await.map(Answer::Yes),
+            Request::ServiceCanComeBack => self.service.can_come_back().await.map(|()| Answer::Done),
+            Request::ServiceLeftOver => Ok(Answer::Yes(self.service.is_left_over())),
+            Request::ServiceStop => self.service.stop().await.map(Answer::Warnings),
             Request::ServiceStart => self.service.start().await.map(|()| Answer::Done),
-            Request::ServiceRecover => self.service.recover().await.map(Answer::Recovered),
+            Request::ServiceRecover { not_started } => self.service.recover(not_started).await.map(Answer::Recovered),
             Request::Status { text, moves } => {
                 notify::status(&text, moves);
                 Ok(Answer::Done)

@@ -133,10 +133,19 @@ async fn refuse_beside_the_application(env: &Env) -> Result<()> {
     if env.settings.service.stop.is_some() {
         return Ok(());
     }
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let is_its_step = own.lines().any(|line| line.split('/').any(|part| part == unit));
-    if is_its_step || env.host.service_state().await? != State::Active {
+    if env.host.is_part_of_service().await? {
         return Ok(());
+    }
+    match env.host.service_state().await? {
+        State::Inactive | State::Missing => return Ok(()),
+        // Between two starts, as after a migration that failed: the next one waits until this run has ended.
+        State::Waiting | State::Ending => {
+            for warning in env.host.stop_service().await? {
+                env.reporter.warn(&warning);
+            }
+            return Ok(());
+        }
+        State::Active => {}
     }
     Err(Error::new(Kind::Refused, format!("{unit} is running, and would meet tables that it does not know"))
         .with("state", "nothing was changed")

@@ -90,12 +90,15 @@ impl Session<'_> {
         }
         let unit = &env.settings.service.unit;
         match env.host.service_state().await? {
-            State::Active => env.reporter.step(&format!("stopping {unit}")).await,
+            State::Active | State::Waiting => env.reporter.step(&format!("stopping {unit}")).await,
+            State::Ending => env.reporter.step(&format!("waiting until {unit} has ended; it stays so")).await,
             State::Inactive => env.reporter.debug(&format!("{unit} is not running and stays so")),
             State::Missing => env.reporter.debug(&format!("there is no {unit} here")),
         }
         let started = Instant::now();
-        env.host.stop_service().await?;
+        for warning in env.host.stop_service().await? {
+            env.reporter.warn(&warning);
+        }
         env.reporter.debug("swapping");
         let swapped = swap.run(self.client(), &ender).await;
         env.reporter.debug("swapped");

@@ -149,24 +149,11 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Takes the lock and cleans up after a run that was killed: its staging databases, its stopped service.
+    /// Takes the lock and cleans up after a run that was killed: its staging databases.
     pub async fn begin(env: &'a Env) -> Result<Self> {
         // A server that is starting up is waited for: a signal must be heard meanwhile.
         let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
-        let session = Self::with_lock(env, lock).await?;
-        let unit = &env.settings.service.unit;
-        match env.host.recover_service().await {
-            Ok(false) => {}
-            Ok(true) => {
-                env.reporter.info(&format!("started {unit}, which a run that was killed had left stopped"));
-            }
-            // It may not start because of the database that it has: then a restore, or an undo, is what helps.
-            Err(error) => {
-                env.reporter
-                    .warn(&format!("{unit}, which an earlier run left stopped, does not start: {}", error.message()));
-            }
-        }
-        Ok(Self { with_service: true, ..session })
+        Ok(Self { with_service: true, ..Self::with_lock(env, lock).await? })
     }
 
     /// The same for a part of the service's own start: it is not running, and waits for this to end, as this does for
@@ -207,6 +194,10 @@ impl<'a> Session<'a> {
         let env = self.env;
         for warning in &source.warnings {
             env.reporter.warn(warning);
+        }
+        if *destination == Destination::Live && self.with_service {
+            // Hours before it is stopped.
+            env.host.service_can_come_back().await.map_err(|error| error.or_state("nothing was touched"))?;
         }
         let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), self.server).await?;
         let mut judgement = env.interrupt.guard(self.judge(source, &tools)).await?;

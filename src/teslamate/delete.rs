@@ -14,7 +14,6 @@ use super::session::{self, Explain, Session, begin};
 use crate::database::ident;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::service::State;
 
 /// What is to be deleted, and how.
 #[derive(Clone, Debug)]
@@ -45,7 +44,7 @@ async fn one(env: &Env, session: &mut Session, plan: &Plan, id: i32) -> Result<O
         env.reporter.warn(&format!("{} {id} does not exist: nothing to delete", record.noun()));
         return Ok(Outcome::new(id, Status::Absent));
     };
-    if removal.is_open() && !plan.force_open && env.host.service_state().await? == State::Active {
+    if removal.is_open() && !plan.force_open && env.host.service_state().await?.is_at_work() {
         return Err(still_open(env, record, id));
     }
     if plan.dry_run {

@@ -54,6 +54,7 @@ mod restore_order;
 mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;
+mod service_states;
 mod settings;
 mod support;
 mod tables;

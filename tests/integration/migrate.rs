@@ -384,3 +384,18 @@ mod behind_a_network {
         assert_eq!((installed.newest(), site.backups().len()), (FIRST, 1));
     }
 }
+
+#[test]
+fn k11_run_again_stops_a_service_that_is_between_two_starts() {
+    let installed = installed("between", &[("wrong", "SELECT no_such_column FROM cars;")], "");
+    let systemctl = &installed.site.systemctl;
+    installed.migrate(&[]).expect(15);
+    fs::write(installed.migrations().join(format!("{FIRST}_wrong.exs")), "CREATE TABLE mended (id int);").unwrap();
+    systemctl.set("active", "SubState=running", "");
+    installed.migrate(&["run", "--again"]).expect(10).says("is running, and would meet tables");
+    systemctl.set("activating", "SubState=auto-restart\nRestart=always\nResult=exit-code", "");
+    installed.migrate(&["run", "--again"]).expect(0);
+    let verbs: Vec<String> = systemctl.calls().into_iter().map(|(_, verb)| verb).filter(|verb| verb != "cat").collect();
+    assert_eq!(verbs, ["stop", "start"]);
+    assert_eq!(systemctl.state(), "active");
+}

@@ -111,12 +111,12 @@ async fn choose(env: &Env, plan: &Plan) -> Result<(Route, String)> {
     };
     match (plan.via, state, executable) {
         (Via::Sql, state, _) => {
-            if state == State::Active {
+            if state.is_at_work() {
                 env.reporter.warn(&format!("{unit} is running: it may go on recording into a {}", plan.record.noun()));
             }
             Ok((Route::Sql, "--via sql".into()))
         }
-        (Via::Rpc, State::Inactive, _) => {
+        (Via::Rpc, State::Inactive | State::Waiting | State::Ending, _) => {
             Err(Error::new(Kind::Refused, format!("{unit} is not running, and rpc needs it"))
                 .with("state", "nothing was changed")
                 .hint(format!("systemctl start {unit}"))
@@ -128,6 +128,8 @@ async fn choose(env: &Env, plan: &Plan) -> Result<(Route, String)> {
         (Via::Rpc, _, Ok(path)) => Ok((rpc(&path), "--via rpc".into())),
         (Via::Auto, State::Active, Ok(path)) => Ok((rpc(&path), format!("{unit} is running"))),
         (Via::Auto, State::Active, Err(why)) => Ok((Route::Sql, format!("{unit} is running, but {why}"))),
+        (Via::Auto, State::Waiting, _) => Ok((Route::Sql, format!("{unit} is between two starts"))),
+        (Via::Auto, State::Ending, _) => Ok((Route::Sql, format!("{unit} is going down"))),
         (Via::Auto, State::Inactive, _) => Ok((Route::Sql, format!("{unit} is not running"))),
         (Via::Auto, State::Missing, _) => Ok((Route::Sql, format!("there is no {unit} here"))),
     }

@@ -3,6 +3,7 @@
 mod elsewhere;
 mod machine;
 mod power;
+mod states;
 
 use std::time::Duration;
 

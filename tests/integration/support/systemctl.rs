@@ -25,9 +25,17 @@ case "$1" in
 show)
   state=$(cat state)
   if [ "$state" = missing ]; then echo LoadState=not-found; echo ActiveState=inactive; echo ControlGroup=
-  else echo LoadState=loaded; echo "ActiveState=$state"; echo ControlGroup=; fi ;;
-stop) [ -e slow-stop ] && sleep "$(cat slow-stop)"; echo inactive > state ;;
-start) [ -e run-on-start ] && sh ./run-on-start; echo active > state ;;
+  else
+    if [ -e ends ]; then
+      left=$(($(cat ends) - 1)); echo $left > ends
+      if [ $left -le 0 ]; then state=inactive; echo inactive > state; rm ends properties; fi
+    fi
+    echo "Id=teslamate.service"; [ -e properties ] && cat properties
+    echo LoadState=loaded; echo "ActiveState=$state"; echo ControlGroup=
+  fi ;;
+list-jobs) cat jobs 2>/dev/null || true ;;
+stop) [ -e slow-stop ] && sleep "$(cat slow-stop)"; rm -f ends properties; echo inactive > state ;;
+start | restart) [ -e run-on-start ] && sh ./run-on-start; echo active > state ;;
 *) exit 1 ;;
 esac
 "#,
@@ -40,6 +48,20 @@ esac
 
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Puts the unit into a state, with further properties (`NAME=VALUE` lines) that end when it is stopped, and with a
+    /// job of this type.
+    pub fn set(&self, state: &str, properties: &str, job: &str) {
+        let number = if job.is_empty() { String::new() } else { "Job=4711\n".to_owned() };
+        fs::write(self.dir.join("state"), state).expect("state");
+        fs::write(self.dir.join("properties"), format!("{number}{properties}\n")).expect("properties");
+        fs::write(self.dir.join("jobs"), format!("4711 teslamate.service {job} running\n")).expect("jobs");
+    }
+
+    /// It is inactive by itself after it was asked about so many times.
+    pub fn ends_after(&self, questions: u32) {
+        fs::write(self.dir.join("ends"), questions.to_string()).expect("ends");
     }
 
     /// The unit's state now.
@@ -60,7 +82,7 @@ esac
                 let mut words = line.split(' ');
                 Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
             })
-            .filter(|(_, verb)| verb != "show")
+            .filter(|(_, verb)| verb != "show" && verb != "list-jobs")
             .collect()
     }
 }

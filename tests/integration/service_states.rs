@@ -1,0 +1,185 @@
+//! The service in every state that systemd knows, with a stand-in that says so. The same on a real systemd: `host`.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::support::server::is_root;
+use crate::support::{Server, Site};
+
+/// A database with a dump file of it.
+fn site(name: &str) -> Site {
+    let server = Server::shared();
+    let site = Site::new(server, &server.teslamate(name));
+    site.run("teslamate-backup", &["a.dump"]).expect(0);
+    site
+}
+
+fn verbs(site: &Site) -> Vec<String> {
+    let changes = |verb: &String| ["stop", "start", "restart", "kill", "reset-failed"].contains(&verb.as_str());
+    site.systemctl.calls().into_iter().map(|(_, verb)| verb).filter(changes).collect()
+}
+
+#[test]
+fn k11_a_service_that_is_being_stopped_is_waited_for_and_left() {
+    let site = site("ending");
+    site.systemctl.set("deactivating", "SubState=stop-sigterm\nRestart=always", "stop");
+    site.systemctl.ends_after(20);
+    site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0).says("waiting until teslamate.service has ended");
+    assert_eq!((verbs(&site), site.systemctl.state()), (Vec::new(), "inactive".to_owned()));
+}
+
+#[test]
+fn k11_a_service_that_would_have_come_up_is_started_afterwards() {
+    let site = site("coming");
+    for (state, properties, job) in [
+        ("deactivating", "SubState=stop-sigterm", "restart"),
+        ("deactivating", "SubState=stop-post\nRestart=on-failure\nResult=exit-code", ""),
+        ("activating", "SubState=auto-restart\nRestart=always\nResult=exit-code", ""),
+        ("activating", "SubState=start-pre", "start"),
+        ("inactive", "SubState=dead", "start"),
+        ("failed", "SubState=failed-before-auto-restart\nResult=exit-code", ""),
+        ("reloading", "SubState=reload", "reload"),
+        ("refreshing", "SubState=refresh-extensions", ""),
+    ] {
+        site.systemctl.set(state, properties, job);
+        let before = verbs(&site).len();
+        site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0).says("stopping teslamate.service");
+        assert_eq!(verbs(&site)[before..], ["stop", "start"], "{state} {properties}");
+        assert_eq!(site.systemctl.state(), "active", "{state} {properties}");
+    }
+}
+
+#[test]
+fn k11_a_service_that_stays_down_is_not_started() {
+    let site = site("down");
+    for (state, properties, job) in [
+        ("failed", "SubState=failed\nRestart=always\nResult=start-limit-hit", ""),
+        ("failed", "SubState=failed\nRestart=no\nResult=exit-code", ""),
+        ("inactive", "SubState=dead\nRestart=always", ""),
+        ("inactive", "SubState=dead", "verify-active"),
+    ] {
+        site.systemctl.set(state, properties, job);
+        site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
+        assert_eq!((verbs(&site), site.systemctl.state()), (Vec::new(), state.to_owned()), "{properties}");
+    }
+}
+
+#[test]
+fn k11_what_could_not_be_started_again_is_not_stopped() {
+    let site = site("oneway");
+    let content = Server::shared().content(&site.database);
+    for (properties, words) in [
+        ("LoadState=masked", "it is masked"),
+        ("LoadState=not-found", "its unit file is gone"),
+        ("LoadState=bad-setting", "its unit file has a mistake"),
+        ("Transient=yes", "it is a transient unit"),
+    ] {
+        site.systemctl.set("active", properties, "");
+        let refused = site.run("teslamate-restore", &["--yes", "a.dump"]).expect(10).says(words);
+        refused.says("nothing was touched");
+        assert_eq!(verbs(&site), Vec::<String>::new());
+        site.run("teslamate-restore", &["--drill", "a.dump"]).expect(0);
+    }
+    assert_eq!(Server::shared().content(&site.database), content);
+    // Stopped by its user, it is in nobody's way.
+    site.systemctl.set("inactive", "LoadState=masked", "");
+    site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
+}
+
+#[test]
+fn k11_a_systemctl_that_cannot_answer_is_not_taken_for_no_service() {
+    let site = site("mute");
+    let program = site.systemctl.dir().join("systemctl");
+    fs::write(&program, "#!/bin/sh\necho 'Access denied' >&2; exit 1\n").unwrap();
+    site.run("teslamate-restore", &["--yes", "a.dump"])
+        .expect(10)
+        .says("cannot ask for the state of teslamate.service");
+    fs::write(&program, "#!/bin/sh\necho 'System has not been booted with systemd as init system' >&2; exit 1\n")
+        .unwrap();
+    site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
+}
+
+#[test]
+fn k11_a_note_that_cannot_be_written_does_not_stand_in_the_way() {
+    let site = site("nonote");
+    let note = site.state_dir().join("service-stopped");
+    // Whatever its account puts there, root neither waits for it nor reads it.
+    fs::create_dir(&note).unwrap();
+    let done = site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
+    assert_eq!(done.stderr.contains("cannot note that teslamate.service is stopped"), !is_root(), "{}", done.stderr);
+    fs::remove_dir(&note).unwrap();
+    nix::unistd::mkfifo(&note, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
+    assert_eq!(verbs(&site), ["stop", "start", "stop", "start"]);
+    assert_eq!(site.files("state"), Vec::<String>::new());
+}
+
+#[test]
+fn k2_any_command_starts_what_a_killed_restore_left_stopped() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("recovered"));
+    site.run("teslamate-backup", &[]).expect(0);
+    let id = site.backups().remove(0);
+    let leave = || {
+        fs::write(site.state_dir().join("service-stopped"), "teslamate.service\n").unwrap();
+        site.systemctl.set("inactive", "SubState=dead", "");
+    };
+    let commands: &[(&str, &[&str])] = &[
+        ("teslamate-backup", &[]),
+        ("teslamate-backup", &["b.sql"]),
+        ("teslamate-backup", &["check"]),
+        ("teslamate-backup", &["forget"]),
+        ("teslamate-backup", &["list"]),
+        ("teslamate-backup", &["show", &id]),
+        ("teslamate-backup", &["export", &id, "c.sql"]),
+        ("teslamate-restore", &["latest", "--drill"]),
+        ("teslamate-restore", &["--recover"]),
+        ("teslamate-close-drive", &["--list"]),
+    ];
+    for (program, arguments) in commands {
+        leave();
+        let done = site.run(program, arguments).expect(0);
+        let said = done.text() + &done.stderr;
+        assert!(said.contains("started teslamate.service, which a run that was killed"), "{arguments:?}: {said}");
+        assert_eq!(site.systemctl.state(), "active", "{program} {arguments:?}");
+        assert!(!site.state_dir().join("service-stopped").exists(), "{program} {arguments:?}");
+    }
+    // Somebody started it meanwhile: nothing is done, and nothing untrue is said.
+    leave();
+    site.systemctl.set("active", "SubState=running", "");
+    let before = verbs(&site).len();
+    let listed = site.run("teslamate-backup", &["list"]).expect(0);
+    assert!(!listed.stderr.contains("teslamate.service"), "{}", listed.stderr);
+    assert_eq!(verbs(&site).len(), before);
+    assert!(!site.state_dir().join("service-stopped").exists());
+    assert!(site.run("teslamate-restore", &["--recover"]).expect(0).text().contains("no run that was killed"));
+    // A service that does not start keeps nobody from working, and is told.
+    leave();
+    site.systemctl.fail("start");
+    site.run("teslamate-backup", &["list"])
+        .expect(0)
+        .says("teslamate.service, which a run that was killed left stopped");
+    site.run("teslamate-restore", &["--recover"]).expect(15).says("does not start again");
+}
+
+#[test]
+fn k2_a_restore_that_is_at_work_starts_its_service_itself() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("atwork"));
+    site.run("teslamate-backup", &[]).expect(0);
+    fs::write(site.systemctl.dir().join("slow-stop"), "4").unwrap();
+    let mut restore = site.command("teslamate-restore").args(&["latest", "--yes", "--no-safety-backup"]).spawn();
+    let note = site.state_dir().join("service-stopped");
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !note.exists() {
+        assert!(Instant::now() < give_up, "no note");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    site.run("teslamate-backup", &["list"]).expect(0);
+    site.run("teslamate-restore", &["--recover"]).expect(0);
+    assert!(note.exists());
+    assert_eq!(verbs(&site), ["stop"]);
+    assert!(restore.wait().unwrap().success());
+    assert_eq!(verbs(&site), ["stop", "start"]);
+    assert!(!note.exists());
+}
