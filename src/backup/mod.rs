@@ -36,6 +36,7 @@ use crate::tables::facts::Facts;
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers;
 use crate::tables::surroundings::Surroundings;
+use crate::tables::unchanged::{self, Scope, Seen};
 use crate::tables::{Plan, Snapshot, changes, definitions, reuse};
 use extra::Extra;
 use feed::{Contents, Feed, WrittenManifest, heap_bytes};
@@ -54,6 +55,9 @@ const DEFINITIONS_LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Between two attempts to begin, for whoever was waiting.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a backup begins while somebody alters the schema.
+const ATTEMPTS: u32 = 6;
 
 /// What is said of a lock that could not be had then.
 const IN_BETWEEN: &str = "locking tables that this run has locked already: somebody waits to change one";
@@ -119,10 +123,11 @@ struct Parent {
 pub struct Prepared {
     session: Client,
     snapshot: Snapshot,
+    seen: Seen,
     facts: Facts,
     plan: Plan,
     others: Vec<Other>,
-    readers: Vec<Client>,
+    readers: Vec<Arc<Client>>,
     definitions: File,
     schema_hash: String,
     horizon: Option<String>,
@@ -149,13 +154,17 @@ impl Backup<'_> {
     /// # Errors
     /// [`Kind::Source`]; [`Kind::Busy`] if a table stays locked.
     pub async fn prepare(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
-        match self.prepare_once(tools, meter).await {
-            // What is in the way of these locks waits for this one's, and can go on now that they are gone.
-            Err(error) if error.kind() == Kind::Source || error.detail("while") == Some(IN_BETWEEN) => {
-                tokio::time::sleep(PAUSE).await;
-                self.prepare_once(tools, meter).await
+        let mut attempt = 1;
+        loop {
+            match self.prepare_once(tools, meter).await {
+                Err(error) if unchanged::is_change(&error) && attempt < ATTEMPTS => {}
+                // What is in the way of these locks waits for this one's, and can go on now that they are gone.
+                Err(error)
+                    if attempt == 1 && (error.kind() == Kind::Source || error.detail("while") == Some(IN_BETWEEN)) => {}
+                prepared => return prepared,
             }
-            prepared => prepared,
+            tokio::time::sleep(PAUSE * attempt).await;
+            attempt += 1;
         }
     }
 
@@ -164,7 +173,7 @@ impl Backup<'_> {
     /// A signal ends it before the next chunk, and before anything is published.
     ///
     /// # Errors
-    /// [`Kind::Source`] if reading failed, [`Kind::Store`] if storing did, [`Kind::Verify`] if what was stored reads
+    /// [`Kind::Source`] if reading failed, or definitions were altered meanwhile ([`unchanged::is_change`]); [`Kind::Store`] if storing did, [`Kind::Verify`] if what was stored reads
     /// back differently, or if a pack that it leans on is damaged. Nothing is listed then.
     pub async fn take(
         &self,
@@ -240,12 +249,14 @@ impl Backup<'_> {
         meter.now("reading the schema");
         let started = Utc::now();
         let snapshot = Snapshot::export(self.connector, self.lock_wait).await?;
+        let seen = Seen::read(&snapshot).await?;
         let facts = Facts::read(&snapshot).await?;
-        let (plan, others) = Catalog::read(&snapshot).await?.plan(self.chunk_blocks);
+        let mut catalog = Catalog::read(&snapshot).await?;
+        seen.compare(self.connector, Scope::Definitions).await?;
+        catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
+        let (plan, others) = catalog.plan(self.chunk_blocks);
         let in_between =
             |error: Error| if error.kind() == Kind::Busy { error.with("while", IN_BETWEEN) } else { error };
-        let readers = readers::join(self.connector, &snapshot, &plan, self.jobs, self.lock_wait).await;
-        let readers = readers.map_err(in_between)?;
         // The tables are locked already: whoever is in the way now waits for us.
         let lock_wait = self.lock_wait.min(DEFINITIONS_LOCK_WAIT);
         let pg_dump = PgDump { connector: self.connector, tools, lock_wait };
@@ -257,9 +268,14 @@ impl Backup<'_> {
                 .with("state", "no backup was made; those before it are as they were"),
             _ => error,
         })?;
+        seen.compare(self.connector, Scope::Definitions).await?;
+        // Not before pg_dump has ended: its locks take the same room.
+        let readers = readers::join(self.connector, &snapshot, &plan, self.jobs, self.lock_wait).await;
+        let readers = readers.map_err(in_between)?;
         Ok(Prepared {
             session,
             snapshot,
+            seen,
             facts,
             plan,
             others,
@@ -322,7 +338,7 @@ impl Backup<'_> {
         parent: Option<Id>,
         meter: &Arc<Meter>,
     ) -> Result<(Archived, WrittenManifest)> {
-        let Prepared { session, snapshot, facts, plan, others, readers, .. } = prepared;
+        let Prepared { session, snapshot, seen, facts, plan, others, readers, .. } = prepared;
         let (definitions, schema_hash, horizon) = (prepared.definitions, prepared.schema_hash, prepared.horizon);
         let started = prepared.started;
         drop(session);
@@ -357,9 +373,13 @@ impl Backup<'_> {
         };
         let handle = repository.clone();
         // The snapshot's session must live until the last reader has joined and read.
-        let archived = self.interrupt.on_thread(meter, move || archive(&handle, feed, &request)).await;
+        let archived = self.interrupt.on_thread(meter, move || archive(&handle, feed, &request)).await?;
+        let unchanged = self.interrupt.guard(Box::pin(seen.compare(self.connector, Scope::Rows))).await;
         drop(snapshot);
-        Ok((archived?, written))
+        match unchanged {
+            Ok(()) => Ok((archived, written)),
+            Err(error) => Err(discard(repository, archived, error).await),
+        }
     }
 
     /// Reads back what was written, and a share of what it leans on. What fails this is not published.
@@ -394,6 +414,15 @@ impl Backup<'_> {
         let read: Vec<HexId> = ids(&archived.packs_written)?.into_iter().chain(older).collect();
         ledger.note_read_back(&read, Utc::now())?;
         Ok(archived)
+    }
+}
+
+/// Takes away what was stored of a backup that failed with this.
+async fn discard(repository: &Handle, archived: Archived, error: Error) -> Error {
+    let handle = repository.clone();
+    match crate::process::on_thread(move || snapshots::discard(&handle, &archived)).await {
+        Ok(Ok(())) => error,
+        Ok(Err(second)) | Err(second) => error.with("left", second.message()),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Purpose, Snapshot as Noted};
 use crate::repository::{Handle, Location};
+use crate::tables::unchanged;
 
 /// How long a locked table is waited for, unless the command line says otherwise.
 pub const LOCK_WAIT: Duration = Duration::from_mins(1);
@@ -60,13 +61,11 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         surroundings: surroundings::look(&env.settings).await,
     };
     let meter = session.meter.clone();
-    let preparing = async {
-        let server = server_version(lock.client()).await?;
-        let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
-        env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
-        backup.prepare(&tools, &meter).await
-    };
-    let preparing = env.interrupt.guard(Box::pin(preparing));
+    let server = env.interrupt.guard(server_version(lock.client())).await?;
+    let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server);
+    let tools = env.interrupt.guard(Box::pin(tools)).await?;
+    env.reporter.step(&format!("backing up database \"{}\"", env.settings.database.name)).await;
+    let preparing = env.interrupt.guard(Box::pin(backup.prepare(&tools, &meter)));
     let (prepared, (repository, missing)) = if session.ledger.repository_id()?.is_some() {
         // Deriving the key from the password takes as long as a small backup: both at once.
         tokio::try_join!(preparing, Box::pin(open(session)))?
@@ -76,7 +75,17 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         (prepared, open(session).await?)
     };
     let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
-    let taken = Taken { missing, ..env.reporter.show(&meter, taking).await? };
+    let taken = match env.reporter.show(&meter, taking).await {
+        Err(error) if unchanged::is_change(&error) => {
+            let what = error.detail("changed").unwrap_or_default().replace('\n', ", ");
+            env.reporter.warn(&format!("{}: once more, from the start ({what})", error.message()));
+            let prepared = env.interrupt.guard(Box::pin(backup.prepare(&tools, &meter))).await?;
+            let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
+            env.reporter.show(&meter, taking).await?
+        }
+        taken => taken?,
+    };
+    let taken = Taken { missing, ..taken };
     session.figures.bytes_read = Some(taken.bytes_read);
     session.figures.bytes_added = Some(taken.bytes_stored);
     session.figures.snapshot = Some(taken.noted.facts.id.clone());

@@ -8,6 +8,7 @@
 pub mod contents;
 pub mod format;
 pub mod judge;
+pub mod moment;
 pub mod pg_dump;
 pub mod rules;
 pub mod scan;

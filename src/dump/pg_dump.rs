@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr};
+use tokio::sync::oneshot;
 
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
@@ -65,6 +66,7 @@ impl PgDump<'_> {
             error = error
                 .hint("A page of the database is damaged: keep every backup that you have, then run `pg_amcheck`.");
         }
+        error = with_conflict_hint(error);
         if text.contains("row-level security") {
             error = error.hint("Rows are hidden from this role: dump as the owner, or give the role BYPASSRLS.");
         }
@@ -93,8 +95,13 @@ impl PgDump<'_> {
     }
 }
 
-/// Reads `pg_dump`'s verbose stream: which table it is at, and every word from the first error on.
-pub async fn collect(stderr: Option<ChildStderr>, meter: &Meter) -> Vec<String> {
+/// Reads `pg_dump`'s verbose stream: which table it is at, and every word from the first error on. `at_rows` is told when it comes to the first
+/// table's rows: it has read all definitions by then.
+pub async fn collect(
+    stderr: Option<ChildStderr>,
+    meter: &Meter,
+    mut at_rows: Option<oneshot::Sender<()>>,
+) -> Vec<String> {
     let Some(stderr) = stderr else { return Vec::new() };
     let mut lines = BufReader::new(stderr).split(b'\n');
     let mut words: Vec<String> = Vec::new();
@@ -102,6 +109,9 @@ pub async fn collect(stderr: Option<ChildStderr>, meter: &Meter) -> Vec<String> 
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         if let Some(table) = line.split("dumping contents of table ").nth(1) {
             meter.now(table.trim_matches('"'));
+            if let Some(at_rows) = at_rows.take() {
+                let _ = at_rows.send(());
+            }
         }
         let is_error = line.contains(": error: ") || line.starts_with("FATAL") || line.contains(": fatal: ");
         if (is_error || !words.is_empty()) && words.len() < 40 {
@@ -109,6 +119,16 @@ pub async fn collect(stderr: Option<ChildStderr>, meter: &Meter) -> Vec<String> 
         }
     }
     words
+}
+
+/// Adds what to do where a standby ended a query that stood in the way of the replay.
+#[must_use]
+pub fn with_conflict_hint(error: Error) -> Error {
+    if !error.detail("cause").is_some_and(|cause| cause.contains("conflict with recovery")) {
+        return error;
+    }
+    error
+        .hint("The standby gave the replay precedence: set hot_standby_feedback = on there, or raise max_standby_streaming_delay.")
 }
 
 /// Whether `pg_dump` failed since something that it had seen was gone a moment later.

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::process::Child;
+use tokio::sync::oneshot;
 
 use super::contents::Reader;
 use super::format::{Compression, Compressor};
 use super::judge::{self, unusable};
+use super::moment::Moment;
 use super::pg_dump::{NOTHING_LEFT, PgDump, collect, has_vanished, write_failed};
 use super::text::Flaw;
 use super::{Contents, Format, PIECE, hex};
@@ -29,6 +31,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
+use crate::tables::unchanged;
 
 /// What is dumped, in `pg_dump`'s own words.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +154,7 @@ impl Writer<'_> {
     }
 
     /// Dumps; and once more if a table was dropped between the moment when `pg_dump` saw it and the one when it locked
-    /// it. Not to standard output: what went there cannot be taken back.
+    /// it, or if definitions were altered meanwhile. Not to standard output: what went there cannot be taken back.
     async fn dump(
         &self,
         tools: &Tools,
@@ -166,8 +169,12 @@ impl Writer<'_> {
         };
         let first = self.attempt(tools, format, selection, target, meter).await;
         match (first, again) {
-            (Err(error), Some(mut file)) if has_vanished(&error) => {
-                self.reporter.warn("a table was dropped while pg_dump looked at it: once more, from the start");
+            (Err(error), Some(mut file)) if has_vanished(&error) || unchanged::is_change(&error) => {
+                let what = match error.detail("changed") {
+                    Some(changed) => format!("{} ({})", error.message(), changed.replace('\n', ", ")),
+                    None => "a table was dropped while pg_dump looked at it".to_owned(),
+                };
+                self.reporter.warn(&format!("{what}: once more, from the start"));
                 file.set_len(0).and_then(|()| file.rewind()).context(Kind::Store, "cannot begin the dump again")?;
                 meter.bytes.store(0, Ordering::Relaxed);
                 meter.rows.store(0, Ordering::Relaxed);
@@ -189,15 +196,19 @@ impl Writer<'_> {
         target: Target,
         meter: &Arc<Meter>,
     ) -> Result<(u64, String, Contents)> {
-        match (format, target) {
+        let moment = Moment::begin(self.connector, self.lock_wait, !selection.tables.is_empty()).await?;
+        let written = match (format, target) {
             (Format::Plain(compression), target) => {
                 let pg_dump = self.pg_dump(tools);
-                let mut child = pg_dump.start(&selection.arguments(&["--format=plain"]), Stdio::piped())?;
-                self.pump(&pg_dump, &mut child, compression, target, meter).await
+                let arguments = selection.arguments(&["--format=plain", &moment.argument()]);
+                let mut child = pg_dump.start(&arguments, Stdio::piped())?;
+                self.pump(&pg_dump, &mut child, &moment, compression, target, meter).await?
             }
-            (_, Target::File(file)) => self.archive(tools, selection, file, meter).await,
-            (_, Target::Stdout) => Err(Error::new(Kind::Usage, "standard output gets plain SQL only")),
-        }
+            (_, Target::File(file)) => self.archive(tools, &moment, selection, file, meter).await?,
+            (_, Target::Stdout) => return Err(Error::new(Kind::Usage, "standard output gets plain SQL only")),
+        };
+        moment.end(self.connector, &written.2).await.map_err(|error| error.with("state", NOTHING_LEFT))?;
+        Ok(written)
     }
 
     /// Plain SQL: from `pg_dump`'s standard output through the scanner and the compressor to the target.
@@ -205,6 +216,7 @@ impl Writer<'_> {
         &self,
         pg_dump: &PgDump<'_>,
         child: &mut Child,
+        moment: &Moment,
         compression: Compression,
         target: Target,
         meter: &Arc<Meter>,
@@ -214,9 +226,12 @@ impl Writer<'_> {
         let level = self.level;
         let counted = meter.clone();
         let pump = on_thread(move || pump(source, compression, level, target, &counted));
-        let words = collect(child.stderr.take(), meter);
-        let (pumped, words) = tokio::join!(pump, words);
+        let (at_rows, rows) = oneshot::channel();
+        let words = collect(child.stderr.take(), meter, Some(at_rows));
+        // Whatever is found, the thread that writes into the target must have ended before anybody else may.
+        let (pumped, words, definitions) = tokio::join!(pump, words, moment.watch(self.connector, rows, child));
         let pumped = pumped?;
+        definitions?;
         // Where the reading was given up, pg_dump only complains about its broken pipe: the reason comes first.
         let ended = match &pumped {
             Err(Failure::Target(_) | Failure::Text(_)) => Ok(()),
@@ -236,13 +251,15 @@ impl Writer<'_> {
     async fn archive(
         &self,
         tools: &Tools,
+        moment: &Moment,
         selection: &Selection,
         mut file: File,
         meter: &Arc<Meter>,
     ) -> Result<(u64, String, Contents)> {
         let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
         // Level 1: nearly as small as the default, in less than half of the time.
-        let arguments = ["--format=custom", "--compress=1"];
+        let snapshot = moment.argument();
+        let arguments = ["--format=custom", "--compress=1", &snapshot];
         let pg_dump = self.pg_dump(tools);
         let mut child = pg_dump.start(&selection.arguments(&arguments), Stdio::from(shared))?;
         let stderr = child.stderr.take();
@@ -253,10 +270,18 @@ impl Writer<'_> {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
-        let words = tokio::select! {
-            words = collect(stderr, meter) => words,
-            () = growth => Vec::new(),
+        let (at_rows, rows) = oneshot::channel();
+        let work = async {
+            tokio::join!(collect(stderr, meter, Some(at_rows)), moment.watch(self.connector, rows, &mut child))
         };
+        let (words, definitions) = tokio::select! {
+            done = work => done,
+            () = growth => (Vec::new(), Ok(())),
+        };
+        if definitions.is_err() {
+            let _ = child.wait().await;
+        }
+        definitions?;
         pg_dump.ended_well(&mut child, &words).await?;
         meter.now("reading the archive back");
         meter.bytes.store(0, Ordering::Relaxed);

@@ -23,6 +23,8 @@ fn manifest() -> Manifest {
         logged: true,
         is_heap: true,
         stands_alone: true,
+        read_whole: false,
+        root: None,
         format: CopyFormat::Text,
         columns: Vec::new(),
         blocks: 1,

@@ -144,8 +144,9 @@ impl Stored {
     /// Adds to what was found in the definitions what is known of the rows.
     pub fn complete(&self, contents: &mut Contents) {
         for entry in &self.manifest.tables {
-            let name = TableName { schema: entry.table.schema.clone(), name: entry.table.name.clone() };
-            contents.rows.insert(name, entry.rows);
+            let (schema, name) = entry.table.loaded_through();
+            let name = TableName { schema: schema.to_owned(), name: name.to_owned() };
+            *contents.rows.entry(name).or_default() += entry.rows;
         }
         contents.bytes += self.manifest.bytes();
         contents.server_version = Some(self.manifest.facts.server_version);

@@ -3,14 +3,17 @@
 //! Every relation is accounted for: its rows are copied here, or they come with `pg_dump`, or there are none to copy.
 //! Nothing is skipped in silence.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 
 use super::snapshot::Snapshot;
 use super::types::{CopyFormat, is_stable};
+use super::{locks, unchanged};
 use crate::database::connect::QueryContext;
 use crate::database::ident;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 
 /// A table whose rows are copied: an ordinary one, or a leaf of a partitioned one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,12 +35,28 @@ pub struct Table {
     /// Its rows read the same as long as none of its blocks changes: no column shows the name of something that can be
     /// renamed (`regclass`, `regrole`, …) or of a role (`aclitem`).
     pub stands_alone: bool,
+    /// It is read in one piece, by a plain COPY, since a query on it cannot be planned without its `search_path`: an index on an expression, say.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub read_whole: bool,
+    /// The root of its partitioned table, which its rows are loaded through: whether they belong into this partition depends on a hash, and
+    /// that may be another one elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub root: Option<Root>,
     /// The form in which its rows are copied.
     pub format: CopyFormat,
     /// The columns that are copied, in their order.
     pub columns: Vec<Column>,
     /// Blocks at the moment of the snapshot or a little later; no row that it sees lies beyond.
     pub blocks: u64,
+}
+
+/// A partitioned table that is no partition itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Root {
+    /// The schema.
+    pub schema: String,
+    /// The name in it.
+    pub name: String,
 }
 
 /// A column that is copied. Generated and dropped columns are not.
@@ -78,13 +97,27 @@ impl Table {
         self.columns.iter().map(|column| ident(&column.name)).collect::<Vec<_>>().join(", ")
     }
 
-    /// What COPY ... FROM names: `"schema"."name" ("id", "name")`. Without columns there is no list: an empty one is no SQL.
+    /// What COPY ... TO names: `"schema"."name" ("id", "name")`. Without columns there is no list: an empty one is no SQL.
+    #[must_use]
+    pub fn copy_source(&self) -> String {
+        self.with_columns(&self.qualified())
+    }
+
+    /// What COPY ... FROM names: the same of the table that the rows are loaded through.
     #[must_use]
     pub fn copy_target(&self) -> String {
-        if self.columns.is_empty() {
-            return self.qualified();
-        }
-        format!("{} ({})", self.qualified(), self.column_list())
+        let (schema, name) = self.loaded_through();
+        self.with_columns(&format!("{}.{}", ident(schema), ident(name)))
+    }
+
+    /// Schema and name of the table that its rows are loaded through: itself, or the root of its partitions.
+    #[must_use]
+    pub fn loaded_through(&self) -> (&str, &str) {
+        self.root.as_ref().map_or((&self.schema, &self.name), |root| (&root.schema, &root.name))
+    }
+
+    fn with_columns(&self, table: &str) -> String {
+        if self.columns.is_empty() { table.to_owned() } else { format!("{table} ({})", self.column_list()) }
     }
 }
 
@@ -181,6 +214,23 @@ const NAMING: &str = "\
     WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND t.typnamespace = 'pg_catalog'::regnamespace \
           AND (t.typname LIKE 'reg%' OR t.typname = 'aclitem')";
 
+/// The root of each table that is a partition, at any level, of one that is partitioned by a hash.
+const ROOTS: &str = "\
+    WITH RECURSIVE up (leaf, parent) AS ( \
+        SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = ANY ($1) \
+        UNION SELECT u.leaf, i.inhparent FROM up u JOIN pg_catalog.pg_inherits i ON i.inhrelid = u.parent) \
+    SELECT u.leaf, n.nspname::text, c.relname::text \
+    FROM up u JOIN pg_catalog.pg_class c ON c.oid = u.parent AND c.relkind = 'p' AND NOT c.relispartition \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE EXISTS (SELECT FROM up h JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = h.parent \
+                  WHERE h.leaf = u.leaf AND p.partstrat = 'h')";
+
+/// The tables of a list of which the planner reads more than columns: expressions of indexes and statistics, and checks.
+const EXPRESSIONS: &str = "\
+    SELECT indrelid FROM pg_catalog.pg_index WHERE indrelid = ANY ($1) AND (indexprs IS NOT NULL OR indpred IS NOT NULL) \
+    UNION SELECT stxrelid FROM pg_catalog.pg_statistic_ext WHERE stxrelid = ANY ($1) AND stxexprs IS NOT NULL \
+    UNION SELECT conrelid FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1) AND contype = 'c'";
+
 impl Catalog {
     /// Looks at every relation and keeps the tables from being altered, as `pg_dump` does: with ACCESS SHARE, until the
     /// snapshot's session ends.
@@ -192,22 +242,24 @@ impl Catalog {
         let client = snapshot.client();
         let failed = "cannot read the catalogue";
         let mut catalog = Self { tables: Vec::new(), others: Vec::new() };
+        let mut names = Vec::new();
         for row in client.query(RELATIONS, &[]).await.query_context(failed)? {
-            let (schema, name) = (row.get(1), row.get(2));
-            match elsewhere(&row) {
+            let (schema, name): (String, String) = (row.get(1), row.get(2));
+            let rows = elsewhere(&row);
+            if matches!(rows, None | Some(Elsewhere::Partitions)) && !row.get::<_, bool>(8) {
+                names.push(format!("{}.{}", ident(&schema), ident(&name)));
+            }
+            match rows {
                 Some(rows) => catalog.others.push(Other { schema, name, rows }),
                 None => catalog.tables.push(table(&row)),
             }
         }
-        for table in &catalog.tables {
-            let sql = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.qualified());
-            client.batch_execute(&sql).await.query_context(format!("cannot lock table {}", table.qualified()))?;
-        }
+        locks::take(client, &names).await?;
         let oids: Vec<u32> = catalog.tables.iter().map(|table| table.oid).collect();
-        catalog.measure(snapshot, &oids).await?;
+        let places: HashMap<u32, usize> = oids.iter().enumerate().map(|(place, oid)| (*oid, place)).collect();
+        catalog.measure(snapshot, &oids, &places).await?;
         for row in client.query(COLUMNS, &[&oids]).await.query_context(failed)? {
-            let oid: u32 = row.get(0);
-            let Some(table) = catalog.tables.iter_mut().find(|table| table.oid == oid) else { continue };
+            let Some(table) = places.get(&row.get(0)).map(|place| &mut catalog.tables[*place]) else { continue };
             let is_enum: bool = row.get(7);
             if !is_enum && !is_stable(row.get(6)) {
                 table.format = CopyFormat::Text;
@@ -222,29 +274,56 @@ impl Catalog {
             });
         }
         for row in client.query(NAMING, &[&oids]).await.query_context(failed)? {
-            let oid: u32 = row.get(0);
-            catalog.tables.iter_mut().filter(|table| table.oid == oid).for_each(|table| table.stands_alone = false);
+            if let Some(place) = places.get(&row.get(0)) {
+                catalog.tables[*place].stands_alone = false;
+            }
+        }
+        for row in client.query(ROOTS, &[&oids]).await.query_context(failed)? {
+            if let Some(place) = places.get(&row.get(0)) {
+                catalog.tables[*place].root = Some(Root { schema: row.get(1), name: row.get(2) });
+            }
         }
         Ok(catalog)
+    }
+
+    /// Finds the tables of more than so many blocks on which no query can be planned.
+    ///
+    /// A part of a table is read with a query. The planner looks at the expressions of indexes and of statistics and inlines their functions,
+    /// of which some need a `search_path`. `COPY table`, as `pg_dump` uses it, is not planned.
+    pub async fn find_unplannable(&mut self, snapshot: &Snapshot, chunk_blocks: u32) -> Result<()> {
+        let client = snapshot.client();
+        let failed = "cannot read the catalogue";
+        let large = |table: &&mut Table| table.is_heap && table.blocks > chunk_blocks.into();
+        let oids: Vec<u32> = self.tables.iter_mut().filter(large).map(|table| table.oid).collect();
+        let rows = client.query(EXPRESSIONS, &[&oids]).await.query_context(failed)?;
+        let suspects: HashSet<u32> = rows.iter().map(|row| row.get(0)).collect();
+        for table in self.tables.iter_mut().filter(|table| suspects.contains(&table.oid)) {
+            let (columns, name) = (table.column_list(), table.qualified());
+            let explain = format!("EXPLAIN SELECT {columns} FROM ONLY {name} WHERE ctid >= '(0,0)' AND ctid < '(1,0)'");
+            let planned = client.batch_execute(&format!("SAVEPOINT planning; {explain}")).await;
+            match planned {
+                Err(cause) if cause.as_db_error().is_none() => return Err(cause).query_context(failed),
+                planned => table.read_whole = planned.is_err(),
+            }
+            client.batch_execute("ROLLBACK TO SAVEPOINT planning").await.query_context(failed)?;
+        }
+        Ok(())
     }
 
     /// Sizes, after the locks; and whether each table is still the one that the snapshot sees.
     ///
     /// `pg_class` is read as of the snapshot, these functions look at what is there now.
-    async fn measure(&mut self, snapshot: &Snapshot, oids: &[u32]) -> Result<()> {
+    async fn measure(&mut self, snapshot: &Snapshot, oids: &[u32], places: &HashMap<u32, usize>) -> Result<()> {
         let sql = "SELECT oid, pg_catalog.pg_relation_filenode(oid), \
                           pg_catalog.pg_relation_size(oid, 'main') / current_setting('block_size')::bigint \
                    FROM unnest($1::oid[]) AS oid";
         let rows = snapshot.client().query(sql, &[&oids]).await.query_context("cannot read the size of the tables")?;
         for row in rows {
-            let oid: u32 = row.get(0);
-            let Some(table) = self.tables.iter_mut().find(|table| table.oid == oid) else { continue };
+            let Some(table) = places.get(&row.get(0)).map(|place| &mut self.tables[*place]) else { continue };
             if row.get::<_, Option<u32>>(1) != Some(table.filenode) {
-                return Err(Error::new(
-                    Kind::Source,
-                    format!("table {} was rewritten or dropped while the backup began", table.qualified()),
-                )
-                .hint("Try again: the backup has to begin before or after that."));
+                let name = table.qualified();
+                let message = format!("table {name} was rewritten or dropped while the backup began");
+                return Err(unchanged::error(message, name));
             }
             table.blocks = row.get::<_, Option<i64>>(2).and_then(|blocks| u64::try_from(blocks).ok()).unwrap_or(0);
         }
@@ -274,6 +353,8 @@ fn table(row: &Row) -> Table {
         logged: row.get::<_, &str>(4) == "p",
         is_heap: row.get::<_, &str>(7) == "heap",
         stands_alone: true,
+        read_whole: false,
+        root: None,
         // Until a column says otherwise.
         format: CopyFormat::Binary,
         columns: Vec::new(),

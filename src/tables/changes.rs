@@ -30,9 +30,14 @@ const FIRST_VERSION: u32 = 170_000;
 /// makes that sure: `pg_snapshot_xmax` is only one more than the last that has *ended*, and does not count those that
 /// run with a higher one.
 ///
+/// `None` on a standby, too, which gives no numbers.
+///
 /// The session must not be in a transaction.
 pub async fn settle(client: &Client, wait: Duration) -> Result<Option<String>> {
     let failed = "cannot read the position in the write-ahead log";
+    if client.query_one("SELECT pg_is_in_recovery()", &[]).await.query_context(failed)?.get(0) {
+        return Ok(None);
+    }
     let horizon: String =
         client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.query_context(failed)?.get(0);
     // In this order, as two statements: every number that was given before the position was read is lower.

@@ -38,7 +38,7 @@ pub async fn write(
     arguments.extend(tables.iter().map(|table| format!("--exclude-table-data={}", table.qualified())));
     let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
     let mut child = pg_dump.start(&arguments, Stdio::from(shared))?;
-    let words = collect(child.stderr.take(), meter).await;
+    let words = collect(child.stderr.take(), meter, None).await;
     pg_dump.ended_well(&mut child, &words).await?;
     let rewound = |file: &mut File| file.rewind().context(Kind::Store, "cannot read a temporary file back");
     rewound(&mut file)?;

@@ -211,6 +211,8 @@ mod tests {
             logged: true,
             is_heap: true,
             stands_alone: true,
+            read_whole: false,
+            root: None,
             format: CopyFormat::Text,
             columns: Vec::new(),
             blocks,

@@ -7,6 +7,8 @@
 //! Where rows are to be read without a server, [`mod@decode`] turns binary ones into text.
 //! What was read, and from where ([`facts`]), is written down in a [`manifest`].
 //!
+//! What is read under names and definitions of the moment is proved to be what the snapshot sees ([`unchanged`], [`locks`]).
+//!
 //! Where the server keeps summaries of its write-ahead log, chunks that did not change since an earlier backup need not be
 //! read again: [`changes`] says which blocks may be other ones, [`reuse`] decides.
 //!
@@ -18,6 +20,7 @@ pub mod changes;
 pub mod decode;
 pub mod definitions;
 pub mod facts;
+pub mod locks;
 pub mod manifest;
 pub mod plan;
 pub mod readers;
@@ -26,6 +29,7 @@ pub mod rows;
 pub mod snapshot;
 pub mod surroundings;
 pub mod types;
+pub mod unchanged;
 
 pub use catalog::{Column, Table};
 pub use manifest::Manifest;

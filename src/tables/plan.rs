@@ -36,7 +36,7 @@ impl Plan {
         for (number, table) in tables.iter().enumerate() {
             let directory = directory(table);
             // Only a heap is known to keep its rows where their ctid says.
-            let step = if table.is_heap { u64::from(chunk_blocks.max(1)) } else { u64::MAX };
+            let step = if table.is_heap && !table.read_whole { u64::from(chunk_blocks.max(1)) } else { u64::MAX };
             let mut begin = 0;
             while begin < table.blocks {
                 let end = begin.saturating_add(step).min(table.blocks);
@@ -52,19 +52,21 @@ impl Plan {
     }
 
     /// The statement that copies a chunk.
+    ///
+    /// A whole table is copied as `pg_dump` does it: this is not planned, and locks no index.
     #[must_use]
     pub fn statement(&self, chunk: &Chunk) -> String {
         let table = &self.tables[chunk.table];
-        let range = if table.is_heap {
-            format!(" WHERE ctid >= '({},0)' AND ctid < '({},0)'", chunk.blocks.start, chunk.blocks.end)
-        } else {
-            String::new()
-        };
+        let format = table.format.word();
+        if chunk.blocks == (0..table.blocks) {
+            return format!("COPY {} TO STDOUT (FORMAT {format})", table.copy_source());
+        }
         format!(
-            "COPY (SELECT {} FROM ONLY {}{range}) TO STDOUT (FORMAT {})",
+            "COPY (SELECT {} FROM ONLY {} WHERE ctid >= '({},0)' AND ctid < '({},0)') TO STDOUT (FORMAT {format})",
             table.column_list(),
             table.qualified(),
-            table.format.word()
+            chunk.blocks.start,
+            chunk.blocks.end
         )
     }
 }
@@ -112,6 +114,8 @@ mod tests {
             logged: true,
             is_heap: true,
             stands_alone: true,
+            read_whole: false,
+            root: None,
             format: CopyFormat::Binary,
             columns: Vec::new(),
             blocks,

@@ -2,6 +2,7 @@
 //!
 //! Source: PostgreSQL documentation, "Snapshot Synchronization Functions".
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -20,7 +21,7 @@ const SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgre
 
 /// A session that holds a snapshot open; as long as it lives, others can join.
 pub struct Snapshot {
-    client: Client,
+    client: Arc<Client>,
     id: String,
     /// The server's version, as `server_version_num` counts.
     pub server: u32,
@@ -34,7 +35,7 @@ impl Snapshot {
         begin(&client, lock_wait).await?;
         let row =
             client.query_one("SELECT pg_export_snapshot()", &[]).await.query_context("cannot export a snapshot")?;
-        Ok(Self { id: row.get(0), client, server })
+        Ok(Self { id: row.get(0), client: Arc::new(client), server })
     }
 
     /// Its name, for `pg_dump --snapshot`.
@@ -45,7 +46,7 @@ impl Snapshot {
 
     /// The session that holds it.
     #[must_use]
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
 

@@ -25,6 +25,8 @@ fn table() -> Table {
         logged: true,
         is_heap: true,
         stands_alone: true,
+        read_whole: false,
+        root: None,
         format: CopyFormat::Binary,
         columns: vec![column],
         blocks: 16,

@@ -1,0 +1,112 @@
+//! The moment of a dump: a snapshot that `pg_dump` joins, and the proof that its definitions are those that `pg_dump` met.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::sync::oneshot;
+
+use super::Contents;
+use super::contents::TableName;
+use crate::database::Connector;
+use crate::database::connect::QueryContext;
+use crate::error::Result;
+use crate::tables::unchanged::{self, Change, Scope, Seen};
+use crate::tables::{Snapshot, locks};
+
+/// How often a dump begins while somebody alters the schema.
+const ATTEMPTS: u32 = 6;
+
+/// Between two of them, the first time.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The tables that `pg_dump` locks, by their quoted names.
+const TABLES: &str = "\
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' \
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+                          AND d.objid = c.oid AND d.deptype = 'e')";
+
+/// A snapshot that is held, and what it sees.
+pub struct Moment {
+    snapshot: Snapshot,
+    seen: Seen,
+    /// Only some tables are dumped.
+    is_partial: bool,
+    /// The definitions were compared when `pg_dump` had read all of them.
+    compared: AtomicBool,
+}
+
+impl Moment {
+    /// Exports a snapshot and locks the tables in it that nobody else has locked: from then on they stay as the snapshot sees them. `pg_dump`
+    /// waits for the others, and what happens to them until then is found later. Of a partial dump nothing is locked, since a role need not have
+    /// a right to the rest.
+    pub async fn begin(connector: &Connector, lock_wait: Duration, is_partial: bool) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let snapshot = Snapshot::export(connector, lock_wait).await?;
+            let seen = Seen::read(&snapshot).await?;
+            let is_locked = !is_partial && lock(&snapshot).await?;
+            let compared = if is_locked { seen.compare(connector, Scope::Definitions).await } else { Ok(()) };
+            match compared {
+                Err(error) if unchanged::is_change(&error) && attempt < ATTEMPTS => {}
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(Self { snapshot, seen, is_partial, compared: AtomicBool::new(false) }),
+            }
+            tokio::time::sleep(PAUSE * attempt).await;
+            attempt += 1;
+        }
+    }
+
+    /// `--snapshot=…` for `pg_dump`.
+    pub fn argument(&self) -> String {
+        format!("--snapshot={}", self.snapshot.id())
+    }
+
+    /// Compares the definitions when `pg_dump` comes to the rows, and ends it if they were altered.
+    pub async fn watch(
+        &self,
+        connector: &Connector,
+        at_rows: oneshot::Receiver<()>,
+        pg_dump: &mut Child,
+    ) -> Result<()> {
+        // Which tables belong to a partial dump is known when it is whole.
+        if at_rows.await.is_err() || self.is_partial {
+            return Ok(());
+        }
+        let compared = self.seen.compare(connector, Scope::Definitions).await;
+        self.compared.store(true, Ordering::Relaxed);
+        if compared.is_err() {
+            let _ = pg_dump.start_kill();
+        }
+        compared
+    }
+
+    /// Compares what the rows depend on, after the last one.
+    pub async fn end(&self, connector: &Connector, contents: &Contents) -> Result<()> {
+        let scope = if self.compared.load(Ordering::Relaxed) { Scope::Rows } else { Scope::Definitions };
+        let changes = self.seen.changes(connector, scope).await?;
+        let matters = |change: &Change| !self.is_partial || concerns(change, contents);
+        unchanged::altered(&changes.into_iter().filter(matters).collect::<Vec<_>>())
+    }
+}
+
+/// Whether a change concerns a partial dump: its tables, and what is in no table, as long as it is there.
+fn concerns(change: &Change, contents: &Contents) -> bool {
+    match &change.relation {
+        Some((schema, name)) => {
+            let name = TableName { schema: schema.clone(), name: name.clone() };
+            contents.rows.contains_key(&name) || contents.created.contains(&name)
+        }
+        None => !change.is_gone,
+    }
+}
+
+/// Locks what can be locked at once, if the server has room for that beside `pg_dump`'s own locks.
+async fn lock(snapshot: &Snapshot) -> Result<bool> {
+    let client = snapshot.client();
+    let rows = client.query(TABLES, &[]).await.query_context("cannot read the catalogue")?;
+    let tables: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(locks::room_for(client, tables.len()).await? > 1 && locks::try_all(client, &tables).await?)
+}
