@@ -11,11 +11,13 @@ use crate::tables::facts::Facts;
 #[must_use]
 pub fn text(facts: &Facts, plan: &Plan) -> String {
     let name = facts.database["datname"].as_str().unwrap_or("teslamate");
+    let is_unknown = facts.database["encoding"] == "SQL_ASCII";
+    let encoding = if is_unknown { " -E SQL_ASCII --locale=C" } else { "" };
     let mut text = format!(
         "# Restoring this backup without Glovebox\n\n\
          It holds the database \"{name}\" of a PostgreSQL {} server; the new one must be as new, or newer.\n\n\
          1. Get the files: `restic -r REPOSITORY restore SNAPSHOT --target DIRECTORY`, then go to DIRECTORY.\n\
-         2. Make a new, empty database, here called `restored`: `createdb -T template0 restored`.\n\
+         2. Make a new, empty database, here called `restored`: `createdb -T template0{encoding} restored`.\n\
          3. Definitions: `pg_restore --exit-on-error --section=pre-data --section=data -d restored schema.dump`.\n\
          4. Rows: `psql -X -v ON_ERROR_STOP=1 -d restored -f RESTORE.md.sql`, where RESTORE.md.sql holds the lines below.\n\
          5. Indexes and constraints: `pg_restore --exit-on-error --section=post-data -d restored schema.dump`.\n\
@@ -24,6 +26,9 @@ pub fn text(facts: &Facts, plan: &Plan) -> String {
          The lines for step 4 (`sed -n 's/^    //p' RESTORE.md > RESTORE.md.sql`):\n\n",
         version_text(facts.server_version)
     );
+    if is_unknown {
+        text.push_str("    SET client_encoding = 'SQL_ASCII';\n");
+    }
     let mut typed = Vec::new();
     for chunk in &plan.chunks {
         let table = &plan.tables[chunk.table];

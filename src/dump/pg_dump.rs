@@ -67,6 +67,10 @@ impl PgDump<'_> {
                 .hint("A page of the database is damaged: keep every backup that you have, then run `pg_amcheck`.");
         }
         error = with_conflict_hint(error);
+        if text.contains("invalid byte sequence") {
+            error = error
+                .hint("Take a backup into the repository, which keeps bytes of unknown encoding as they are: `teslamate-backup` without a file.");
+        }
         if text.contains("row-level security") {
             error = error.hint("Rows are hidden from this role: dump as the owner, or give the role BYPASSRLS.");
         }

@@ -125,28 +125,17 @@ impl Writer<'_> {
         Ok(Written { bytes, sha256, contents, duration: started.elapsed() })
     }
 
-    /// What would make the dump useless or slow is said before it is begun.
+    /// What would make the dump slow is said before it is begun.
     async fn look_first(&self, client: &tokio_postgres::Client) -> Result<()> {
         let row = client
             .query_one(
-                "SELECT pg_encoding_to_char(encoding), \
-                        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                          AND xact_start < now() - interval '1 hour') \
-                 FROM pg_database WHERE datname = current_database()",
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND xact_start < now() - interval '1 hour'",
                 &[],
             )
             .await
             .query_context("cannot read the database's properties")?;
-        if row.get::<_, &str>(0) == "SQL_ASCII" {
-            let name = self.connector.database_name();
-            return Err(Error::new(
-                Kind::Refused,
-                format!("the encoding of database \"{name}\" is not known (SQL_ASCII)"),
-            )
-            .with("state", "nothing was written")
-            .hint("A dump of it cannot be restored without a doubt about its characters; convert it to UTF8 first."));
-        }
-        let old: i64 = row.get(1);
+        let old: i64 = row.get(0);
         if old > 0 {
             self.reporter.warn(&format!("{old} transactions have been open for more than an hour in this database"));
         }

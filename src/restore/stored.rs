@@ -40,11 +40,11 @@ pub fn called(noted: &Snapshot) -> String {
 
 /// What COPY reads must mean what it meant when it was written.
 const FORMATS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; \
-     SET LOCAL lc_monetary = 'C'; SET LOCAL client_encoding = 'UTF8'";
+     SET LOCAL lc_monetary = 'C'";
 
 /// The same for a whole session; and nothing in it waits for the disk, since the swap does.
 const SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
-     SET lc_monetary = 'C'; SET client_encoding = 'UTF8'; SET row_security = off; SET search_path = ''; \
+     SET lc_monetary = 'C'; SET row_security = off; SET search_path = ''; \
      SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0;";
 
@@ -170,7 +170,8 @@ impl Stored {
         let mut clients = Vec::new();
         for _ in 0..jobs.max(1) {
             let client = connector.connect_to(database).await?;
-            client.batch_execute(SETTINGS).await.query_context("cannot prepare a session to load rows")?;
+            let settings = format!("{SETTINGS} SET client_encoding = '{}'", self.encoding());
+            client.batch_execute(&settings).await.query_context("cannot prepare a session to load rows")?;
             clients.push(client);
         }
         if let [client] = clients.as_slice() {
@@ -196,8 +197,14 @@ impl Stored {
 
     /// The same in one session, whose transaction the caller ends.
     pub async fn load_into(&self, client: &Client, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
-        client.batch_execute(FORMATS).await.query_context("cannot prepare a session to load rows")?;
+        let settings = format!("{FORMATS}; SET LOCAL client_encoding = '{}'", self.encoding());
+        client.batch_execute(&settings).await.query_context("cannot prepare a session to load rows")?;
         self.work(client, self.tasks(policy, meter), meter).await
+    }
+
+    /// The encoding of the rows: that of the database if it is unknown, and the server then checks that they fit into the new one.
+    fn encoding(&self) -> &'static str {
+        if self.manifest.facts.database["encoding"] == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
     }
 
     fn tasks(&self, policy: &Policy, meter: &Meter) -> Tasks {

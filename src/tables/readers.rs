@@ -73,7 +73,7 @@ pub async fn join(
     let mut clients = Vec::new();
     for _ in 0..jobs.max(1).min(room) {
         let client = snapshot.join(connector, lock_wait).await?;
-        match client.batch_execute(&format!("{lock} SAVEPOINT chunk")).await {
+        match client.batch_execute(&format!("{lock} {ENCODING}; SAVEPOINT chunk")).await {
             Err(cause) if locks::is_full(&cause) => break,
             locked => locked.query_context("cannot lock the tables in another session")?,
         }
@@ -81,7 +81,10 @@ pub async fn join(
     }
     if clients.is_empty() {
         let client = snapshot.client().clone();
-        client.batch_execute("SAVEPOINT chunk").await.query_context("cannot prepare a session to read rows")?;
+        client
+            .batch_execute(&format!("{ENCODING}; SAVEPOINT chunk"))
+            .await
+            .query_context("cannot prepare a session to read rows")?;
         clients.push(client);
     }
     Ok(clients)
@@ -178,6 +181,10 @@ impl Reader {
         Err(unchanged::error("the name of a table means another one than when the backup began", name))
     }
 }
+
+/// Bytes of unknown encoding are copied as they are. Everything else is read as UTF-8, which the server checks.
+const ENCODING: &str =
+    "SELECT set_config('client_encoding', 'SQL_ASCII', false) WHERE current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// The server's words; on a standby also what to do about a query that stood in the way of the replay.
 fn explain(cause: &tokio_postgres::Error, failed: String) -> Error {

@@ -3,6 +3,9 @@
 //! The count comes from the bytes themselves, so it is that of what is stored, not of what the server says it sent.
 //! Source: PostgreSQL documentation, "COPY", file formats.
 
+use futures_util::TryStreamExt;
+use tokio_postgres::Client;
+
 use super::CopyFormat;
 
 /// The signature, the flags and the length of the header's extension.
@@ -179,6 +182,33 @@ fn skip(bytes: u64, fields: u16) -> State {
 /// The length of the next field, or the next row.
 fn next(fields: u16) -> State {
     State::Number { bytes: [0; 4], have: 0, fields: (fields > 0).then_some(fields) }
+}
+
+/// Counts the rows of a table, given by its quoted name; of a partitioned one those of its partitions.
+///
+/// Where no query can be planned on it, since an index or a statistics object calls a function that needs a `search_path`, its rows are copied
+/// and counted: this is not planned.
+pub async fn count(
+    client: &Client,
+    name: &str,
+    is_partitioned: bool,
+) -> std::result::Result<u64, tokio_postgres::Error> {
+    let only = if is_partitioned { "" } else { "ONLY " };
+    let counted = client.query_one(&format!("SELECT count(*) FROM {only}{name}"), &[]).await;
+    match counted {
+        Ok(row) => Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)),
+        Err(cause) if cause.as_db_error().is_none() || is_partitioned => Err(cause),
+        Err(_) => {
+            let stream = client.copy_out(&format!("COPY {name} TO STDOUT")).await?;
+            let mut stream = std::pin::pin!(stream);
+            let mut rows = 0;
+            // The server sends each row in a message of its own.
+            while stream.try_next().await?.is_some() {
+                rows += 1;
+            }
+            Ok(rows)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ struct Object {
 /// `$1`: everything that `pg_dump` reads. `$2`: names that `reg…` columns show, too.
 ///
 /// System objects have OIDs below 16384, all but the schema `public` (2200). An array type or a row type changes with its element or its table.
-/// The label of an enum carries `xmin`, since it can be renamed and renamed back while rows are read.
+/// A rule is compared without the places in the text that it was typed as. The label of an enum carries `xmin`, since it can be renamed and renamed back while rows are read.
 const OBJECTS: &str = "\
     WITH n AS MATERIALIZED ( \
         SELECT oid, nspname::text AS nspname FROM pg_catalog.pg_namespace \
@@ -117,7 +117,7 @@ const OBJECTS: &str = "\
     SELECT 'function', p.oid, n.nspname, NULL, p.proname::text, md5((pg_catalog.to_jsonb(p) - 'proacl' - 'proowner')::text) \
     FROM pg_catalog.pg_proc p JOIN n ON n.oid = p.pronamespace WHERE $1 AND p.oid >= 16384 \
     UNION ALL \
-    SELECT 'rule', r.oid, c.nspname, c.relname::text, r.rulename::text, md5((pg_catalog.to_jsonb(r) - 'ev_enabled')::text) \
+    SELECT 'rule', r.oid, c.nspname, c.relname::text, r.rulename::text, md5(regexp_replace((pg_catalog.to_jsonb(r) - 'ev_enabled')::text, ':(stmt_)?(location|len) -?[0-9]+', '', 'g')) \
     FROM pg_catalog.pg_rewrite r JOIN c ON c.oid = r.ev_class WHERE $1 \
     UNION ALL \
     SELECT 'constraint', o.oid, n.nspname, c.relname::text, o.conname::text, \

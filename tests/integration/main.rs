@@ -38,7 +38,9 @@ mod maintenance_rpc;
 #[cfg(feature = "man")]
 mod manuals;
 mod migrate;
+mod moment;
 mod privileges;
+mod reading;
 mod repository_backup;
 mod repository_cli;
 mod repository_failures;

@@ -1,0 +1,259 @@
+//! Rows and definitions of one moment, whatever is altered while a backup begins or reads.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::dumps::{Case, load};
+use crate::support::probe::{self, pg_dump_of, signal};
+use crate::support::server::conninfo;
+use crate::support::{Outcome, Server, Site};
+
+/// A database with a table `big` that is read in many chunks, with an enum; and two schemas with the same tables.
+fn database(server: &Server, hint: &str) -> String {
+    let name = server.fresh_name(hint);
+    server.query("postgres", &format!("CREATE DATABASE {name} OWNER teslamate TEMPLATE template0"));
+    server.query(
+        &name,
+        "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE SCHEMA one; CREATE SCHEMA two; \
+         CREATE TABLE one.big AS SELECT i, CASE WHEN i % 2 = 0 THEN 'good' ELSE 'bad' END::mood AS m, repeat('one', 200) AS t \
+           FROM generate_series(1, 40000) i; \
+         CREATE TABLE two.big AS SELECT i, CASE WHEN i % 2 = 0 THEN 'good' ELSE 'bad' END::mood AS m, repeat('two', 200) AS t \
+           FROM generate_series(1, 40000) i; \
+         CREATE TABLE a (id int, x text, y text); INSERT INTO a SELECT i, 'x', 'y' FROM generate_series(1, 500) i; \
+         CREATE VIEW v AS SELECT id FROM a",
+    );
+    name
+}
+
+/// What the tables hold.
+fn held(server: &Server, database: &str) -> String {
+    server.query(
+        database,
+        "SELECT (SELECT md5(string_agg(t::text, ',' ORDER BY i)) FROM one.big t), (SELECT md5(string_agg(t::text, ',' ORDER BY i)) FROM two.big t)",
+    )
+}
+
+fn outcome(child: Child) -> Outcome {
+    let output = child.wait_with_output().unwrap();
+    Outcome {
+        code: output.status.code(),
+        signal: None,
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A session of a backup that reads, or has just read, a chunk of `big`; or of a `pg_dump` that copies it.
+const READS: &str = "(query LIKE 'COPY %big%' AND state = 'active' OR query LIKE '%SAVEPOINT chunk%big%')";
+
+/// Waits until a session copies a table of this database that is called `big`, stops the reader, alters, and lets it go on.
+fn alter_while_it_reads(server: &Server, database: &str, reader: u32, alter: &str) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    let reading = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND {READS}");
+    loop {
+        let wait = format!(
+            "DO $$ DECLARE n int := 0; BEGIN WHILE ({reading}) = 0 AND n < 1000 LOOP \
+             PERFORM pg_stat_clear_snapshot(); PERFORM pg_sleep(0.002); n := n + 1; END LOOP; END $$"
+        );
+        server.query("postgres", &wait);
+        signal(reader, Signal::SIGSTOP);
+        probe::sleep_ms(30);
+        if server.query("postgres", &reading) != "0" {
+            break;
+        }
+        signal(reader, Signal::SIGCONT);
+        assert!(Instant::now() < give_up, "the copy was always over too soon");
+    }
+    server.query(database, alter);
+    signal(reader, Signal::SIGCONT);
+}
+
+/// What may be altered while tables are locked.
+const ALTERATIONS: [(&str, &str); 3] = [
+    (
+        "labels",
+        "ALTER TYPE mood RENAME VALUE 'good' TO 'x'; ALTER TYPE mood RENAME VALUE 'bad' TO 'good'; ALTER TYPE mood RENAME VALUE 'x' TO 'bad'",
+    ),
+    ("label_and_back", "ALTER TYPE mood RENAME VALUE 'good' TO 'x'; ALTER TYPE mood RENAME VALUE 'x' TO 'good'"),
+    ("schemas", "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two"),
+];
+
+#[test]
+fn k1_labels_and_schemas_altered_while_a_repository_backup_reads() {
+    let server = Server::shared();
+    for (hint, alter) in ALTERATIONS {
+        let site = Site::with_repository(server, &database(server, hint));
+        let child = site.command("teslamate-backup").spawn();
+        alter_while_it_reads(server, &site.database, child.id(), alter);
+        let outcome = outcome(child).expect(0).says("once more, from the start");
+        assert_eq!(site.backups().len(), 1, "{}", outcome.stderr);
+        let copy = server.fresh_name("moment_copy");
+        site.run("teslamate-restore", &["latest", "--into", &copy]).expect(0);
+        assert_eq!(held(server, &copy), held(server, &site.database), "{hint}");
+    }
+}
+
+#[test]
+fn k1_labels_and_schemas_altered_while_a_dump_is_written() {
+    let server = Server::shared();
+    for (hint, alter) in ALTERATIONS {
+        let database = database(server, hint);
+        let case = Case::new(server, &database);
+        for name in ["a.sql.zst", "a.dump"] {
+            let child = case.backup(name).spawn();
+            let pg_dump = pg_dump_of(child.id());
+            alter_while_it_reads(server, &database, pg_dump, alter);
+            outcome(child).expect(0).says("once more, from the start");
+            assert_eq!(held(server, &load(server, &case.path(name))), held(server, &database), "{hint} {name}");
+            fs::remove_file(case.path(name)).unwrap();
+        }
+        // What went to a pipe cannot be taken back.
+        let child = case.site.command("teslamate-backup").arg("-").with(|command| {
+            command.stdout(Stdio::null());
+        });
+        let child = child.spawn();
+        let pg_dump = pg_dump_of(child.id());
+        alter_while_it_reads(server, &database, pg_dump, alter);
+        outcome(child).expect(12).says("definitions were altered").says("changed:").says("hint:");
+    }
+}
+
+#[test]
+fn k1_a_schema_that_is_altered_again_and_again_is_never_published() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &database(server, "again"));
+    let child = site.command("teslamate-backup").spawn();
+    let (_, alter) = ALTERATIONS[0];
+    alter_while_it_reads(server, &site.database, child.id(), alter);
+    // The second attempt begins with sessions of its own.
+    let begun = server.query("postgres", "SELECT now()");
+    probe::eventually(60, "the second attempt reads", || {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND backend_start > '{begun}' AND {READS}",
+            site.database
+        );
+        server.query("postgres", &sql) != "0"
+    });
+    alter_while_it_reads(server, &site.database, child.id(), alter);
+    outcome(child).expect(12).says("label of an enum public.mood.").says("state: no backup was made").says("hint:");
+    assert!(site.backups().is_empty());
+    site.run("teslamate-backup", &[]).expect(0);
+    assert_eq!(site.backups().len(), 1);
+}
+
+/// What is done in a transaction that holds the lock of table `a` while a backup begins.
+const BEHIND_A_LOCK: [(&str, &str); 4] = [
+    (
+        "renamed",
+        "ALTER TABLE a RENAME TO a_old; CREATE TABLE a (LIKE a_old); INSERT INTO a SELECT id + 1, x, y FROM a_old",
+    ),
+    ("exchanged", "ALTER TABLE a RENAME x TO z; ALTER TABLE a RENAME y TO x; ALTER TABLE a RENAME z TO y"),
+    ("again", "ALTER TABLE a DROP x; ALTER TABLE a ADD x text DEFAULT 'new'"),
+    ("moved", "ALTER TABLE a SET SCHEMA one; CREATE TABLE public.a (LIKE one.a)"),
+];
+
+#[test]
+fn k1_what_happens_while_a_lock_is_waited_for_is_in_the_backup() {
+    let server = Server::shared();
+    for (hint, alter) in BEHIND_A_LOCK {
+        let rows = "SELECT count(*), md5(string_agg(format('%s %s %s', id, x, y), ',' ORDER BY id)) FROM public.a";
+        for name in ["", "a.sql", "a.dump"] {
+            let database = database(server, hint);
+            let site = Site::with_repository(server, &database);
+            let mut holder = server.tool("psql");
+            let text = format!("BEGIN; LOCK a; SELECT pg_sleep(0.5); {alter}; SELECT pg_sleep(2); COMMIT");
+            holder.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &conninfo(&database)]);
+            for statement in text.split("; ") {
+                holder.args(["-c", statement]);
+            }
+            let mut holder = holder.stdout(Stdio::null()).spawn().unwrap();
+            probe::sleep_ms(300);
+            let file = site.path(name);
+            let arguments: Vec<&str> = if name.is_empty() { vec![] } else { vec![file.to_str().unwrap()] };
+            site.run("teslamate-backup", &arguments).expect(0);
+            assert!(holder.wait().unwrap().success());
+            let copy = if name.is_empty() {
+                let copy = server.fresh_name("behind_copy");
+                site.run("teslamate-restore", &["latest", "--into", &copy]).expect(0);
+                copy
+            } else {
+                load(server, &file)
+            };
+            assert_eq!(server.query(&copy, rows), server.query(&database, rows), "{hint} {name}");
+        }
+    }
+}
+
+#[test]
+fn k1_what_is_altered_before_pg_dump_reads_it_begins_the_backup_again() {
+    let server = Server::shared();
+    let alterations = [
+        "CREATE OR REPLACE VIEW v AS SELECT id, x FROM a",
+        "CREATE OR REPLACE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n + 1'",
+        "ALTER FUNCTION f RENAME TO g",
+        "DROP TYPE unused; CREATE TYPE unused AS ENUM ('a')",
+    ];
+    for alter in alterations {
+        let database = database(server, "before");
+        server.query(
+            &database,
+            "CREATE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n'; CREATE TYPE unused AS ENUM ('a')",
+        );
+        for name in ["", "out/a.sql", "out/a.dump"] {
+            let site = Site::with_repository(server, &database);
+            fs::create_dir(site.path("out")).unwrap();
+            let count = site.path("attempts");
+            let psql = format!(
+                "'{}/psql' -h '{}' -p {} -U postgres -Xqc \"{alter}\" {database}",
+                crate::support::server::bin_dir().display(),
+                server.dir().display(),
+                server.port()
+            );
+            let script = format!("[ -e '{0}' ] || {psql} || exit 9\necho >> '{0}'\nexec $REAL \"$@\"", count.display());
+            let tools = probe::tools(&site.path(""), &script);
+            let section = crate::support::repository::section(&site);
+            site.configure(&format!("port = {}\ntools = {tools:?}\n{section}", server.port()), "");
+            server.query(&database, "CREATE OR REPLACE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n'");
+            server.query(&database, "DROP FUNCTION IF EXISTS g; DROP VIEW v; CREATE VIEW v AS SELECT id FROM a");
+            let arguments: Vec<&str> = if name.is_empty() { vec![] } else { vec![name] };
+            site.run("teslamate-backup", &arguments).expect(0);
+            assert_eq!(fs::read_to_string(&count).unwrap().lines().count(), 2, "{alter} {name}");
+        }
+    }
+}
+
+#[test]
+fn k1_a_busy_application_does_not_keep_a_backup_from_being_made() {
+    let server = Server::shared();
+    let database = database(server, "busy");
+    server.query(&database, "CREATE MATERIALIZED VIEW mv AS SELECT count(*) FROM a; CREATE UNIQUE INDEX ON mv (count)");
+    let site = Site::with_repository(server, &database);
+    fs::create_dir(site.path("out")).unwrap();
+    let script = site.path("busy.sql");
+    let text: String = (0..20_000)
+        .map(|n| {
+            format!(
+                "GRANT SELECT ON a TO PUBLIC;\nGRANT USAGE ON SCHEMA one TO PUBLIC;\nALTER TYPE mood ADD VALUE 'm{n}';\n\
+                 CREATE TEMPORARY TABLE t (i serial);\nDROP TABLE t;\nREFRESH MATERIALIZED VIEW CONCURRENTLY mv;\nREFRESH MATERIALIZED VIEW mv;\n\
+                 CREATE TABLE new_{n} (i serial PRIMARY KEY);\nANALYZE a;\nVACUUM a;\nCREATE INDEX CONCURRENTLY i_{n} ON a (id);\n\
+                 DROP INDEX CONCURRENTLY i_{n};\nDROP TABLE new_{n};\nCREATE OR REPLACE VIEW v AS SELECT id FROM a;\n"
+            )
+        })
+        .collect();
+    fs::write(&script, text).unwrap();
+    let mut busy = server.tool("psql").args(["-X", "-q", "-d", &database, "-f"]).arg(&script).spawn().unwrap();
+    probe::sleep_ms(200);
+    for number in 0..3 {
+        site.run("teslamate-backup", &[]).expect(0);
+        for name in ["sql", "dump"] {
+            site.run("teslamate-backup", &[&format!("out/{number}.{name}")]).expect(0);
+        }
+        site.run("teslamate-backup", &["--table", "a", "--schema-only", &format!("out/{number}.a.sql")]).expect(0);
+    }
+    assert!(busy.try_wait().unwrap().is_none(), "it was busy no longer: the test proved nothing");
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+}
