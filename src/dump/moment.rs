@@ -38,6 +38,14 @@ pub struct Moment {
     compared: AtomicBool,
 }
 
+/// Whether rows of a partition may belong into another one elsewhere: it is chosen by the hash of something that is made of other types, in which
+/// there may be an enum, whose hash depends on OIDs. `pg_dump` itself knows this of an enum alone.
+const MOVES: &str = "\
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_partitioned_table p CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k (number) \
+                   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.number \
+                   LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+                   WHERE p.partstrat = 'h' AND (k.number = 0 OR t.typtype <> 'b' OR t.typcategory = 'A'))";
+
 impl Moment {
     /// Exports a snapshot and locks the tables in it that nobody else has locked: from then on they stay as the snapshot sees them. `pg_dump`
     /// waits for the others, and what happens to them until then is found later. Of a partial dump nothing is locked, since a role need not have
@@ -59,9 +67,14 @@ impl Moment {
         }
     }
 
-    /// `--snapshot=…` for `pg_dump`.
-    pub fn argument(&self) -> String {
-        format!("--snapshot={}", self.snapshot.id())
+    /// `pg_dump`'s arguments: `--snapshot=…`, and `--load-via-partition-root` where it is needed.
+    pub async fn arguments(&self) -> Result<Vec<String>> {
+        let mut arguments = vec![format!("--snapshot={}", self.snapshot.id())];
+        let row = self.snapshot.client().query_one(MOVES, &[]).await.query_context("cannot read the catalogue")?;
+        if row.get(0) && !self.is_partial {
+            arguments.push("--load-via-partition-root".to_owned());
+        }
+        Ok(arguments)
     }
 
     /// Compares the definitions when `pg_dump` comes to the rows, and ends it if they were altered.

@@ -69,7 +69,7 @@ impl PgDump<'_> {
         error = with_conflict_hint(error);
         if text.contains("invalid byte sequence") {
             error = error
-                .hint("Take a backup into the repository, which keeps bytes of unknown encoding as they are: `teslamate-backup` without a file.");
+                .hint("Convert that text to UTF-8; or take a backup into the repository (`teslamate-backup` without a file), which keeps the bytes of rows as they are.");
         }
         if text.contains("row-level security") {
             error = error.hint("Rows are hidden from this role: dump as the owner, or give the role BYPASSRLS.");

@@ -45,8 +45,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn arguments(&self, format: &[&str]) -> Vec<String> {
-        let mut arguments: Vec<String> = format.iter().map(|&argument| argument.to_owned()).collect();
+    fn arguments(&self, format: &[&str], mut arguments: Vec<String>) -> Vec<String> {
+        arguments.extend(format.iter().map(|&argument| argument.to_owned()));
         for (wanted, flag) in [(self.schema_only, "--schema-only"), (self.data_only, "--data-only")] {
             if wanted {
                 arguments.push(flag.to_owned());
@@ -189,7 +189,7 @@ impl Writer<'_> {
         let written = match (format, target) {
             (Format::Plain(compression), target) => {
                 let pg_dump = self.pg_dump(tools);
-                let arguments = selection.arguments(&["--format=plain", &moment.argument()]);
+                let arguments = selection.arguments(&["--format=plain"], moment.arguments().await?);
                 let mut child = pg_dump.start(&arguments, Stdio::piped())?;
                 self.pump(&pg_dump, &mut child, &moment, compression, target, meter).await?
             }
@@ -247,10 +247,9 @@ impl Writer<'_> {
     ) -> Result<(u64, String, Contents)> {
         let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
         // Level 1: nearly as small as the default, in less than half of the time.
-        let snapshot = moment.argument();
-        let arguments = ["--format=custom", "--compress=1", &snapshot];
+        let arguments = selection.arguments(&["--format=custom", "--compress=1"], moment.arguments().await?);
         let pg_dump = self.pg_dump(tools);
-        let mut child = pg_dump.start(&selection.arguments(&arguments), Stdio::from(shared))?;
+        let mut child = pg_dump.start(&arguments, Stdio::from(shared))?;
         let stderr = child.stderr.take();
         let size = || file.metadata().map_or(0, |metadata| metadata.len());
         let growth = async {

@@ -4,7 +4,7 @@
 //! Each connection has a thread that reads ahead for it: decrypting and comparing with what was stored go on while the
 //! server parses. A big table is loaded by all of them at once, chunk by chunk.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::Snapshot;
 use crate::progress::Meter;
 use crate::repository::{Handle, Id, read};
-use crate::tables::catalog::Table;
+use crate::tables::catalog::{Root, Table};
 use crate::tables::definitions;
 use crate::tables::manifest::{ChunkEntry, Manifest};
 
@@ -166,7 +166,7 @@ impl Stored {
         jobs: u32,
         meter: &Arc<Meter>,
     ) -> Result<()> {
-        let tasks = self.tasks(policy, meter);
+        let tasks = self.tasks(policy, meter, &HashSet::new());
         let mut clients = Vec::new();
         for _ in 0..jobs.max(1) {
             let client = connector.connect_to(database).await?;
@@ -199,7 +199,17 @@ impl Stored {
     pub async fn load_into(&self, client: &Client, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
         let settings = format!("{FORMATS}; SET LOCAL client_encoding = '{}'", self.encoding());
         client.batch_execute(&settings).await.query_context("cannot prepare a session to load rows")?;
-        self.work(client, self.tasks(policy, meter), meter).await
+        let tasks = self.tasks(policy, meter, &self.partly_wanted(policy));
+        self.work(client, tasks, meter).await
+    }
+
+    /// The partitioned tables of which some partitions are wanted and some are not.
+    ///
+    /// Between rows that stay, a row that went through the root into another partition could be there twice. Loaded into its own, it is refused
+    /// by the server if it does not belong there.
+    fn partly_wanted(&self, policy: &Policy) -> HashSet<&Root> {
+        let unwanted = self.manifest.tables.iter().filter(|entry| !policy.wants(&entry.table));
+        unwanted.filter_map(|entry| entry.table.root.as_ref()).collect()
     }
 
     /// The encoding of the rows: that of the database if it is unknown, and the server then checks that they fit into the new one.
@@ -207,11 +217,13 @@ impl Stored {
         if self.manifest.facts.database["encoding"] == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
     }
 
-    fn tasks(&self, policy: &Policy, meter: &Meter) -> Tasks {
+    fn tasks(&self, policy: &Policy, meter: &Meter, partly_wanted: &HashSet<&Root>) -> Tasks {
         let mut tasks = VecDeque::new();
         let mut total = 0;
         for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table)) {
-            let table = Arc::new(entry.table.clone());
+            let mut table = entry.table.clone();
+            table.root = table.root.filter(|root| !partly_wanted.contains(root));
+            let table = Arc::new(table);
             for chunk in &entry.chunks {
                 total += chunk.bytes;
                 tasks.push_back(Task { table: table.clone(), chunk: chunk.clone() });

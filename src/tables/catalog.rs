@@ -51,7 +51,7 @@ pub struct Table {
 }
 
 /// A partitioned table that is no partition itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Root {
     /// The schema.
     pub schema: String,

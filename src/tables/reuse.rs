@@ -25,8 +25,10 @@ pub fn known<'a>(parent: &'a Manifest, facts: &Facts, schema_hash: &str) -> Resu
     } else if parent.schema_hash.as_deref() != Some(schema_hash) {
         Err("the schema changed since the last backup")
     } else {
-        let horizon =
-            parent.horizon.as_deref().ok_or("the last backup has no horizon: a transaction ran for too long")?;
+        let horizon = parent
+            .horizon
+            .as_deref()
+            .ok_or("the last backup has no horizon: a transaction ran for too long, or the server was a standby")?;
         Ok(Known { horizon, mark: parent.mark.as_deref() })
     }
 }

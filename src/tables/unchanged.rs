@@ -60,7 +60,7 @@ struct Object {
 
 /// `$1`: everything that `pg_dump` reads. `$2`: names that `reg…` columns show, too.
 ///
-/// System objects have OIDs below 16384, all but the schema `public` (2200). An array type or a row type changes with its element or its table.
+/// System objects have OIDs below 16384, all but the schema `public` (2200). Of an extension's relations only those count whose rows are dumped. An array type or a row type changes with its element or its table.
 /// A rule is compared without the places in the text that it was typed as. The label of an enum carries `xmin`, since it can be renamed and renamed back while rows are read.
 const OBJECTS: &str = "\
     WITH n AS MATERIALIZED ( \
@@ -68,7 +68,10 @@ const OBJECTS: &str = "\
         WHERE (oid >= 16384 AND nspname !~ '^pg_(toast_)?temp_') OR oid IN (11, 2200)), \
     c AS MATERIALIZED ( \
         SELECT r.*, n.nspname FROM pg_catalog.pg_class r JOIN n ON n.oid = r.relnamespace \
-        WHERE r.oid >= 16384 AND r.relpersistence <> 't') \
+        WHERE r.oid >= 16384 AND r.relpersistence <> 't' \
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+                              AND d.objid = r.oid AND d.deptype = 'e' \
+                              AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE d.objid = ANY (e.extconfig)))) \
     SELECT 'schema', oid, nspname, NULL::text, nspname, nspname FROM n \
     UNION ALL \
     SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type' \

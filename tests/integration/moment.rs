@@ -138,7 +138,7 @@ fn k1_a_schema_that_is_altered_again_and_again_is_never_published() {
         server.query("postgres", &sql) != "0"
     });
     alter_while_it_reads(server, &site.database, child.id(), alter);
-    outcome(child).expect(12).says("label of an enum public.mood.").says("state: no backup was made").says("hint:");
+    outcome(child).expect(12).says("label of an enum public.mood.").says("no backup was made").says("hint:");
     assert!(site.backups().is_empty());
     site.run("teslamate-backup", &[]).expect(0);
     assert_eq!(site.backups().len(), 1);
