@@ -55,8 +55,11 @@ impl Moment {
         loop {
             let snapshot = Snapshot::export(connector, lock_wait).await?;
             let seen = Seen::read(&snapshot).await?;
-            let is_locked = !is_partial && lock(&snapshot).await?;
-            let compared = if is_locked { seen.compare(connector, Scope::Definitions).await } else { Ok(()) };
+            let locked = if is_partial { Ok(false) } else { lock(&snapshot).await };
+            let compared = match locked {
+                Ok(true) => seen.compare(connector, Scope::Definitions).await,
+                locked => locked.map(drop),
+            };
             match compared {
                 Err(error) if unchanged::is_change(&error) && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),

@@ -33,6 +33,7 @@ use crate::dump::{Contents, Format, PIECE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
+use crate::tables::locks;
 
 /// What a load works with.
 pub struct Loader<'a> {
@@ -57,6 +58,9 @@ pub struct Loader<'a> {
 pub fn may_load_in_order(error: &Error, jobs: u32) -> bool {
     jobs > 1 && error.kind() == Kind::Verify && error.detail("section").is_some_and(|section| section != "pre-data")
 }
+
+/// More locks than a table needs with its indexes, its sequence and what is stored outside its rows.
+const LOCKS_FOR_A_TABLE: usize = 10;
 
 impl Loader<'_> {
     /// Loads it into `database`, which is new and empty; with `stored`, rows come from there.
@@ -85,17 +89,15 @@ impl Loader<'_> {
 
     async fn plain(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
         let Body::Plain { file, compression } = &source.body else { return Ok(()) };
+        let mut arguments = vec!["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"];
+        // One transaction holds a lock on each table, index and sequence that it makes. What fails is dropped either way.
+        if locks::room_for(self.client, judgement.contents.created.len()).await? >= LOCKS_FOR_A_TABLE {
+            arguments.push("--single-transaction");
+        }
         let mut child = self
             .tools
             .command("psql", self.connector, database)
-            .args([
-                "--no-psqlrc",
-                "--quiet",
-                "--no-password",
-                "--set=ON_ERROR_STOP=1",
-                "--single-transaction",
-                "--file=-",
-            ])
+            .args(arguments)
             .env("PGOPTIONS", self.options(1).await?)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -125,7 +127,7 @@ impl Loader<'_> {
         let (outcome, words) = self.reporter.show(&meter, work).await;
         let outcome = outcome?;
         if let Err(Fed::Changed(error)) = outcome {
-            // psql still waits for more, so nothing was committed; it is killed with the command.
+            // psql still waits for more; it is killed with the command, and the new database is dropped.
             return Err(error);
         }
         let status = child.wait().await.context(Kind::Refused, "cannot wait for psql")?;

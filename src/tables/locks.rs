@@ -5,7 +5,7 @@ use tokio_postgres::error::SqlState;
 
 use super::unchanged;
 use crate::database::connect::{QueryContext, chain};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Locks these tables, each given by its quoted name, until the transaction ends: all at once if nobody is in the way, else one by one, so that
 /// the one that stays locked is named.
@@ -16,10 +16,7 @@ pub async fn take(client: &Client, tables: &[String]) -> Result<()> {
     for table in tables {
         let sql = format!("LOCK TABLE ONLY {table} IN ACCESS SHARE MODE");
         match client.batch_execute(&sql).await {
-            Err(cause) if is_missing(&cause) => {
-                let message = format!("table {table} was dropped or renamed while the backup began");
-                return Err(unchanged::error(message, chain(&cause)));
-            }
+            Err(cause) if is_missing(&cause) => return Err(vanished(&format!("table {table}"), &cause)),
             done => done.query_context(format!("cannot lock table {table}"))?,
         }
     }
@@ -27,11 +24,15 @@ pub async fn take(client: &Client, tables: &[String]) -> Result<()> {
 }
 
 /// Locks all of them without waiting, or none.
+///
+/// # Errors
+/// [`unchanged::is_change`] if one does not exist any more.
 pub async fn try_all(client: &Client, tables: &[String]) -> Result<bool> {
     let Some(lock) = statement(tables) else { return Ok(true) };
     let failed = "cannot lock the tables";
     match client.batch_execute(&format!("SAVEPOINT locks; {lock} NOWAIT; RELEASE SAVEPOINT locks")).await {
         Ok(()) => Ok(true),
+        Err(cause) if is_missing(&cause) => Err(vanished("a table", &cause)),
         Err(cause) if cause.as_db_error().is_some() => {
             client.batch_execute("ROLLBACK TO SAVEPOINT locks").await.query_context(failed)?;
             Ok(false)
@@ -61,6 +62,10 @@ pub async fn room_for(client: &Client, tables: usize) -> Result<usize> {
 #[must_use]
 pub fn is_full(cause: &tokio_postgres::Error) -> bool {
     cause.code() == Some(&SqlState::OUT_OF_MEMORY)
+}
+
+fn vanished(table: &str, cause: &tokio_postgres::Error) -> Error {
+    unchanged::error(format!("{table} was dropped or renamed while the backup began"), chain(cause))
 }
 
 fn is_missing(cause: &tokio_postgres::Error) -> bool {

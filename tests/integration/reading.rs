@@ -145,6 +145,10 @@ fn k7_more_tables_than_the_server_has_room_to_lock_for_all_readers() {
     site.run("teslamate-backup", &["out/a.dump"]).expect(0);
     let copy = beside(&server, &site);
     assert_eq!(server.content(&copy), server.content("many"));
+    site.run("teslamate-backup", &["out/a.sql"]).expect(0);
+    for name in ["out/a.sql", "out/a.dump"] {
+        site.run("teslamate-restore", &[name, "--drill"]).expect(0);
+    }
 }
 
 /// A standby of a server, in a directory of its own.
