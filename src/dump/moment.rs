@@ -58,7 +58,8 @@ impl Moment {
             let locked = if is_partial { Ok(false) } else { lock(&snapshot).await };
             let compared = match locked {
                 Ok(true) => seen.compare(connector, Scope::Definitions).await,
-                locked => locked.map(drop),
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
             };
             match compared {
                 Err(error) if unchanged::is_change(&error) && attempt < ATTEMPTS => {}

@@ -222,11 +222,10 @@ impl Object {
 fn is_compared(class: &str, scope: Scope, shows_names: bool) -> bool {
     match class {
         "schema" | "table" | "sequence" | "type" | "label of an enum" => true,
-        "role" => shows_names,
-        "name of a relation" | "name of a function" | "operator" | "collation" => {
+        "role" | "name of a relation" => shows_names,
+        "name of a function" | "operator" | "collation" | "text search configuration" | "text search dictionary" => {
             scope == Scope::Definitions || shows_names
         }
-        "text search configuration" | "text search dictionary" => scope == Scope::Definitions || shows_names,
         _ => scope == Scope::Definitions,
     }
 }
