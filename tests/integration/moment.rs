@@ -51,7 +51,7 @@ const READS: &str = "(query LIKE 'COPY %big%' AND state = 'active' OR query LIKE
 
 /// Waits until a session copies a table of this database that is called `big`, stops the reader, alters, and lets it go on.
 fn alter_while_it_reads(server: &Server, database: &str, reader: u32, alter: &str) {
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + Duration::from_mins(1);
     let reading = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND {READS}");
     loop {
         let wait = format!(
