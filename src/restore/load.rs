@@ -451,7 +451,9 @@ fn load_failed(program: &str, words: &str, source: &Source) -> Error {
 fn without_secrets(words: &str) -> String {
     let upper = words.to_uppercase();
     let may_hold = ["PASSWORD", "PASSFILE", "USER MAPPING", "SUBSCRIPTION", "CREATE SERVER", "CONNECTION '"];
-    if !may_hold.iter().any(|word| upper.contains(word)) {
+    // Of a long line, psql shows a part: what the string is may be cut off.
+    let is_cut = |line: &str| line.contains("LINE ") && line.contains(": ...") && line.contains('\'');
+    if !may_hold.iter().any(|word| upper.contains(word)) && !words.lines().any(is_cut) {
         return words.to_owned();
     }
     let mut kept = String::with_capacity(words.len());
