@@ -316,6 +316,8 @@ pub fn facts(found: &snapshots::Snapshot, manifest: &Manifest, bytes: &[u8]) -> 
         schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
         comment: found.description.clone(),
         database: Some(found.label.clone()),
+        host: Some(found.host.clone()),
+        cluster: Some(manifest.facts.system_identifier.clone()),
     })
 }
 
