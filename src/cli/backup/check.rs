@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::end_with_report;
 use crate::backup::hex;
+use crate::backup::history::{Presence, returned};
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
@@ -47,7 +48,9 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     if session.ledger.list()?.is_empty() {
         session.refuse_lost_ledger().await?;
     }
-    let missing = session.missing().await?;
+    let presence = session.presence().await?;
+    let missing = presence.missing.clone();
+    tell_differences(env, session, &handle, &presence).await?;
     env.reporter.step("checking the repository").await;
     let reads = match args.read_part {
         Some(share) => Reads::Some(longest_ago(session, &handle, share).await?),
@@ -82,6 +85,22 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     }
     let bytes = session.meter.bytes.load(std::sync::atomic::Ordering::Relaxed);
     Ok(Checked { found, missing, known: known.len(), bytes })
+}
+
+/// Says what is in the repository and, as far as the ledger knows, should not be.
+async fn tell_differences(env: &Env, session: &Session<'_>, handle: &Handle, presence: &Presence) -> Result<()> {
+    if !presence.returned.is_empty() {
+        let ids: Vec<HexId> = presence.returned.iter().map(|noted| noted.facts.id.clone()).collect();
+        env.reporter.warn(&returned(&ids));
+    }
+    if presence.unknown.is_empty() {
+        return Ok(());
+    }
+    // By name alone, a pending one and another program's look the same.
+    for found in session.listed(handle).await?.snapshots.iter().filter(|found| presence.unknown.contains(&found.id)) {
+        env.reporter.warn(&format!("the backup {} is not in the ledger", found.id.short()));
+    }
+    Ok(())
 }
 
 /// One in so many packs.
