@@ -154,6 +154,9 @@ impl<'a> Session<'a> {
             }
             self.ledger.bind_repository(&hex(handle.id())?)?;
         }
+        if known.is_some() && access == Access::Add {
+            self.refuse_shared_beginning(&handle).await?;
+        }
         Ok(handle)
     }
 
@@ -168,12 +171,19 @@ impl<'a> Session<'a> {
         let name = &self.env.settings.database.name;
         let other = self.ledger.latest()?.and_then(|noted| noted.facts.database).filter(|known| known != name);
         let Some(other) = other else { return Ok(()) };
-        Err(Error::new(
-            Kind::Refused,
-            format!("the repository holds the backups of database \"{other}\", not of \"{name}\""),
-        )
-        .with("state", "nothing was read, nothing was written")
-        .hint("Give each database a `repository.location` and a `state_dir` of its own."))
+        Err(of_another_database(&other, name))
+    }
+
+    /// Another database may have put its first backup into the same place in the moment after it was made.
+    async fn refuse_shared_beginning(&self, handle: &Handle) -> Result<()> {
+        let was_rebuilt = || Ok::<_, Error>(self.ledger.runs(1000)?.iter().any(|run| run.kind == RunKind::Rebuild));
+        if !self.ledger.list_all()?.is_empty() || was_rebuilt()? {
+            return Ok(());
+        }
+        let name = &self.env.settings.database.name;
+        let listing = self.listed(handle).await?;
+        let Some(other) = listing.snapshots.iter().find(|found| found.label != *name) else { return Ok(()) };
+        Err(of_another_database(&other.label, name))
     }
 
     /// Makes the repository.
@@ -254,6 +264,13 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+fn of_another_database(other: &str, name: &str) -> Error {
+    let message = format!("the repository holds the backups of database \"{other}\", not of \"{name}\"");
+    Error::new(Kind::Refused, message)
+        .with("state", "nothing was read, nothing was written")
+        .hint("Give each database a `repository.location` and a `state_dir` of its own.")
 }
 
 /// The cluster that this session's server is, by the name that it gave itself when it was made.

@@ -264,3 +264,85 @@ fn k2_a_new_cluster_restores_the_backups_of_the_old_one() {
         second["snapshot"]
     );
 }
+
+/// Flips a bit of the largest pack below this directory.
+fn flip(root: &Path) {
+    let shelves = fs::read_dir(root.join("data")).unwrap().flatten();
+    let packs = shelves.flat_map(|shelf| fs::read_dir(shelf.path()).unwrap().flatten()).map(|entry| entry.path());
+    let pack = packs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(pack, bytes).unwrap();
+}
+
+#[test]
+fn k2_a_flipped_bit_in_a_copy_is_found_and_written_anew() {
+    let server = Server::shared();
+    let site = Site::new(server, &server.teslamate("rotten_copy"));
+    let location = site.path("copy").display().to_string();
+    let copies = format!("[[copies]]\nlocation = {location:?}\npassword_file = {:?}\n", site.path("password"));
+    configure(server, &site, &format!("{}{copies}", section(&site)));
+    fs::create_dir(site.path("copy")).unwrap();
+    backups(&site, 1);
+    site.run("teslamate-backup", &["copy"]).expect(0);
+    flip(&site.path("copy"));
+    let check = |more: &[&str]| site.run("teslamate-backup", &[&["check", "--copy"], more].concat());
+    check(&["all", "--read-data"]).expect(14).says("the copy is damaged").says("copy --read-data");
+    check(&["/elsewhere"]).expect(2).says("no copy at /elsewhere is configured");
+    // What later copies lean on is read in turn: within a few runs all of these few packs.
+    let mut mended = false;
+    for round in 0..8 {
+        server.query(&site.database, &format!("UPDATE cars SET name = 'round {round}'"));
+        site.run("teslamate-backup", &[]).expect(0);
+        let copied = site.run("teslamate-backup", &["copy"]).expect(0);
+        mended |= copied.stderr.contains("written anew");
+    }
+    assert!(mended, "not found within 8 runs");
+    check(&[&location, "--read-data"]).expect(0);
+    flip(&site.path("copy"));
+    let again = site.run("teslamate-backup", &["copy", "--read-data", "--json"]).expect(0).json();
+    assert!(again["copies"][0]["mended"].as_u64() > Some(0), "{again}");
+    check(&["all", "--read-data"]).expect(0);
+
+    // One that is gone from the repository does not keep the others from being copied.
+    let ids = site.backups();
+    fs::remove_file(site.repository().join("snapshots").join(&ids[0])).unwrap();
+    site.run("teslamate-backup", &[]).expect(14);
+    let copied = site.run("teslamate-backup", &["copy", "--json"]).expect(14).json();
+    assert_eq!(copied["copies"][0]["copied"].as_array().unwrap().len(), 1, "{copied}");
+
+    // The house burned down.
+    let new = Site::new(server, &site.database);
+    let repository = format!("[repository]\nlocation = {location:?}\npassword_file = {:?}\n", site.path("password"));
+    configure(server, &new, &repository);
+    new.run("teslamate-backup", &["rebuild"]).expect(0);
+    let restored = server.fresh_name("rotten_copy_restored");
+    new.run("teslamate-restore", &["latest", "--into", &restored]).expect(0);
+    assert_eq!(server.content(&restored), server.content(&site.database));
+}
+
+/// Two databases whose first backups go into one empty place at the same time.
+#[test]
+fn k2_two_first_backups_into_one_place_leave_a_good_repository() {
+    let server = Server::shared();
+    for round in 0..2 {
+        let one = Site::new(server, &server.teslamate("first"));
+        let two = Site::new(server, &server.teslamate("second"));
+        configure(server, &one, &section(&one));
+        let location = one.repository().display().to_string();
+        let shared = format!("[repository]\nlocation = {location:?}\npassword_file = {:?}\n", one.path("password"));
+        configure(server, &two, &shared);
+        let children = [&one, &two].map(|site| site.command("teslamate-backup").spawn());
+        let outcomes = children.map(|child| child.wait_with_output().unwrap());
+        let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.status.code().unwrap()).collect();
+        assert!(codes.contains(&0) && codes.iter().any(|code| [10, 11].contains(code)), "round {round}: {codes:?}");
+        let won = if codes[0] == 0 { &one } else { &two };
+        won.run("teslamate-backup", &[]).expect(0);
+        won.run("teslamate-backup", &["check", "--read-data"]).expect(0);
+        won.run("teslamate-restore", &["latest", "--drill"]).expect(0);
+        assert!(one.restic(&["check"]).status.success());
+        let lost = if codes[0] == 0 { &two } else { &one };
+        lost.run("teslamate-backup", &[]).expect(10);
+    }
+}
