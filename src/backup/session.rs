@@ -284,11 +284,13 @@ pub async fn system_identifier(client: &Client) -> Result<String> {
 }
 
 /// The clusters that these backups come from, as far as they are known.
+#[must_use]
 pub fn clusters(known: &[Noted]) -> BTreeSet<&str> {
     known.iter().filter_map(|noted| noted.facts.cluster.as_deref()).collect()
 }
 
 /// Whether these are the backups of this cluster, too: one that was taken in the ordinary course.
+#[must_use]
 pub fn knows(known: &[Noted], cluster: &str) -> bool {
     known.iter().any(|noted| noted.facts.purpose == Purpose::Regular && noted.facts.cluster.as_deref() == Some(cluster))
 }
@@ -296,6 +298,7 @@ pub fn knows(known: &[Noted], cluster: &str) -> bool {
 /// What `latest` means: the newest of the present cluster; where none of it is known, as on a new machine, the newest of
 /// all. Never a backup that a restore took of what it replaced, unless there is no other: whoever restores twice must
 /// not get back what he wanted to be rid of.
+#[must_use]
 pub fn newest<'a>(known: &'a [Noted], present: Option<&str>) -> Option<&'a Noted> {
     let present = present.filter(|present| knows(known, present));
     let is_present = |noted: &&Noted| {

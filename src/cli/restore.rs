@@ -85,7 +85,7 @@ pub struct Args {
     /// Let a dump pass that a newer PostgreSQL or a newer release of the application made
     #[arg(long)]
     pub allow_newer: bool,
-    /// Let a dump pass that has none of TeslaMate's tables, or a backup of another database
+    /// Let a dump pass that has none of TeslaMate's tables, or a backup of another database or cluster
     #[arg(long)]
     pub allow_other: bool,
 }

@@ -22,19 +22,26 @@ pub struct Anew {
     pub new_ledger: bool,
 }
 
+/// What a ledger knew that was set aside.
+#[derive(Default)]
+struct Before {
+    known: Vec<Snapshot>,
+    cluster: Option<String>,
+}
+
 impl Anew {
     /// Before the ledger is opened: SQLite must find it where it will be.
     ///
-    /// Gives the backups that it knew.
-    fn set_aside(&self, env: &Env) -> Result<Vec<Snapshot>> {
+    /// Gives the backups that it knew, and the cluster that was the present one.
+    fn set_aside(&self, env: &Env) -> Result<Before> {
         let path = env.settings.state_dir.join(ledger::FILE_NAME);
         if !self.new_ledger || !path.exists() {
-            return Ok(Vec::new());
+            return Ok(Before::default());
         }
         // Opened once more, and closed: a run that is at work has it, and says so.
-        let (running, known) = {
+        let (running, before) = {
             let ledger = Ledger::open(&env.settings.state_dir)?;
-            (ledger.runs(20)?, ledger.list()?)
+            (ledger.runs(20)?, Before { known: ledger.list()?, cluster: ledger.cluster()? })
         };
         if let Some(run) = running.iter().find(|run| run.status == RunStatus::Running) {
             return Err(Error::new(Kind::Busy, "another run is at work")
@@ -44,7 +51,7 @@ impl Anew {
         let aside = path.with_extension(format!("sqlite.{}", chrono::Utc::now().format("%Y%m%dT%H%M%SZ")));
         std::fs::rename(&path, &aside).context(Kind::Store, format!("cannot rename {}", path.display()))?;
         env.reporter.info(&format!("the ledger that was there is {} now", aside.display()));
-        Ok(known)
+        Ok(before)
     }
 }
 
@@ -109,7 +116,7 @@ pub async fn rebuild(args: &Anew, env: Env) -> Result<Report> {
     end_with_report(session, result)
 }
 
-async fn fill(env: &Env, session: &mut Session<'_>, before: &[Snapshot]) -> Result<Report> {
+async fn fill(env: &Env, session: &mut Session<'_>, before: &Before) -> Result<Report> {
     let handle = session.open(Access::Read).await?;
     let listing = session.listed(&handle).await?;
     let database = &env.settings.database.name;
@@ -123,7 +130,7 @@ async fn fill(env: &Env, session: &mut Session<'_>, before: &[Snapshot]) -> Resu
         }
     }
     session.ledger.adopt(&hex(handle.id())?, &adopted)?;
-    let marks = match keep_marks(session, before)? {
+    let marks = match keep_marks(session, &before.known)? {
         0 => "which were pinned or verified is lost".to_owned(),
         kept => format!("pins and verifications of {kept} of them are those of the ledger before"),
     };
@@ -131,6 +138,9 @@ async fn fill(env: &Env, session: &mut Session<'_>, before: &[Snapshot]) -> Resu
         "the ledger knows {} backups of \"{database}\" again, the newest is the latest; {marks}",
         adopted.len()
     )];
+    if let Some(cluster) = &before.cluster {
+        session.ledger.set_cluster(cluster)?;
+    }
     lines.extend(by_cluster(&adopted));
     lines.extend(left.iter().map(|line| format!("left alone: {line}")));
     let unreadable: Vec<String> =
