@@ -70,16 +70,16 @@ fn k2_an_older_state_of_the_repository_loses_nothing_of_it() {
     assert_eq!(stored(&site), sorted(&[&old]), "nothing is removed");
     let taken = site.run("teslamate-backup", &["--json"]).expect(14).says("is missing from the repository").json();
     let taken = taken["snapshot"].as_str().unwrap().to_owned();
-    assert_eq!(stored(&site), sorted(&[&old, &[taken.clone()]]), "and the new one is there");
+    assert_eq!(stored(&site), sorted(&[&old, std::slice::from_ref(&taken)]), "and the new one is there");
     // They are known again, in their old places.
     let listed = site.run("teslamate-backup", &["list", "--json"]).expect(14).json();
     let ids: Vec<&str> = listed["backups"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, [&old[..], &new[1..], &[taken.clone()]].concat());
+    assert_eq!(ids, [&old[..], &new[1..], std::slice::from_ref(&taken)].concat());
     site.run("teslamate-restore", &[&old[2], "--drill"]).expect(0);
     // Not even what was missed and is given up makes retention act; somebody has to agree.
     site.run("teslamate-backup", &["delete", &new[1], "--yes"]).expect(0);
     site.run("teslamate-backup", &["forget"]).expect(10).says("had different histories").says("forget --accept");
-    assert_eq!(stored(&site), sorted(&[&old, &[taken.clone()]]));
+    assert_eq!(stored(&site), sorted(&[&old, std::slice::from_ref(&taken)]));
     site.run("teslamate-backup", &["forget", "--accept"]).expect(0);
     assert_eq!(site.backups(), [old[2].clone(), taken], "the one that a drill verified, and the newest");
     site.run("teslamate-backup", &["check", "--read-data"]).expect(0);
