@@ -7,6 +7,7 @@
 
 pub mod extra;
 pub mod feed;
+pub mod history;
 pub mod recovery;
 pub mod run;
 pub mod session;
@@ -48,7 +49,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 const SUMMARIES: Duration = Duration::from_mins(1);
 
 /// One in so many of the older packs that a backup leans on is read again: all of them within a week of hourly ones.
-const SHARE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(167);
+pub const SHARE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(167);
 
 /// How long `pg_dump` may wait for a lock that this run's own session has already.
 const DEFINITIONS_LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -183,7 +184,8 @@ impl Backup<'_> {
         meter: &Arc<Meter>,
     ) -> Result<Taken> {
         ledger.check_repository(Some(&hex(repository.id())?))?;
-        let (parent, parent_fault) = match self.parent(ledger, repository, meter).await {
+        ledger.set_cluster(&prepared.facts.system_identifier)?;
+        let (parent, parent_fault) = match self.parent(ledger, repository, &prepared.facts, meter).await {
             Ok(parent) => (parent, None),
             // The next backup matters more than the last one's fault, which is told when this one is there.
             Err(error) if error.kind() == Kind::Verify => (None, Some(error)),
@@ -205,6 +207,8 @@ impl Backup<'_> {
         let archived = self.prove(ledger, repository, archived, meter).await?;
         let bytes = written.take().ok_or_else(|| Error::new(Kind::Verify, "the backup has no manifest"))?;
         let manifest = Manifest::parse(&bytes)?;
+        // Killed from here on until it is noted, the next run knows this backup for one of ours.
+        ledger.begin_publishing(&session::manifest_hash(&bytes)?)?;
         let (published, archived) = publish(repository, archived, meter).await?;
         // It is one from now on, whatever becomes of the note.
         let noted = session::facts(&published, &manifest, &bytes).and_then(|facts| {
@@ -228,9 +232,18 @@ impl Backup<'_> {
         })
     }
 
-    /// The newest backup that the ledger knows, with its manifest.
-    async fn parent(&self, ledger: &Ledger, repository: &Handle, meter: &Arc<Meter>) -> Result<Option<Parent>> {
-        let Some(latest) = ledger.latest()? else { return Ok(None) };
+    /// The newest backup that the ledger knows of this cluster, with its manifest; without one, the newest of all.
+    async fn parent(
+        &self,
+        ledger: &Ledger,
+        repository: &Handle,
+        facts: &Facts,
+        meter: &Arc<Meter>,
+    ) -> Result<Option<Parent>> {
+        let mut known = ledger.list()?;
+        let is_of_this = |noted: &Noted| noted.facts.cluster.as_deref().is_none_or(|id| id == facts.system_identifier);
+        let newest = known.iter().rposition(is_of_this).or(known.len().checked_sub(1));
+        let Some(latest) = newest.map(|at| known.swap_remove(at)) else { return Ok(None) };
         let id: Id = latest.facts.id.as_str().parse()?;
         let handle = repository.clone();
         let manifest =

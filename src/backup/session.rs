@@ -1,18 +1,21 @@
 //! What every command has that works on the repository: the ledger, its own run in it, and the repository itself,
 //! which has to be the one that the ledger knows.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
 
 use super::hex;
+use crate::database::connect::QueryContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::lock::Lock;
-use crate::repository::{self, Handle, Id, Location, read, snapshots};
+use crate::repository::{self, Handle, Location, read, snapshots};
 use crate::settings;
 use crate::tables::manifest::{self, Manifest};
 
@@ -40,11 +43,13 @@ pub struct Figures {
 
 /// A run of a command.
 pub struct Session<'a> {
-    env: &'a Env,
-    settings: &'a settings::Repository,
+    pub(super) env: &'a Env,
+    pub(super) settings: &'a settings::Repository,
     run: Option<RunId>,
     /// Held from the opening of the repository to the end of the run.
     lock: Option<Lock>,
+    /// Whether somebody asked for `latest`.
+    pub(super) means_latest: Cell<bool>,
     /// The ledger.
     pub ledger: Ledger,
     /// For the ledger, when the run ends.
@@ -72,6 +77,7 @@ impl<'a> Session<'a> {
             settings,
             run,
             lock: None,
+            means_latest: Cell::new(false),
             ledger,
             figures: Figures::default(),
             meter: Meter::new("opening the repository"),
@@ -148,6 +154,9 @@ impl<'a> Session<'a> {
             }
             self.ledger.bind_repository(&hex(handle.id())?)?;
         }
+        if known.is_some() && access == Access::Add {
+            self.refuse_shared_beginning(&handle).await?;
+        }
         Ok(handle)
     }
 
@@ -162,12 +171,19 @@ impl<'a> Session<'a> {
         let name = &self.env.settings.database.name;
         let other = self.ledger.latest()?.and_then(|noted| noted.facts.database).filter(|known| known != name);
         let Some(other) = other else { return Ok(()) };
-        Err(Error::new(
-            Kind::Refused,
-            format!("the repository holds the backups of database \"{other}\", not of \"{name}\""),
-        )
-        .with("state", "nothing was read, nothing was written")
-        .hint("Give each database a `repository.location` and a `state_dir` of its own."))
+        Err(of_another_database(&other, name))
+    }
+
+    /// Another database may have put its first backup into the same place in the moment after it was made.
+    async fn refuse_shared_beginning(&self, handle: &Handle) -> Result<()> {
+        let was_rebuilt = || Ok::<_, Error>(self.ledger.runs(1000)?.iter().any(|run| run.kind == RunKind::Rebuild));
+        if !self.ledger.list_all()?.is_empty() || was_rebuilt()? {
+            return Ok(());
+        }
+        let name = &self.env.settings.database.name;
+        let listing = self.listed(handle).await?;
+        let Some(other) = listing.snapshots.iter().find(|found| found.label != *name) else { return Ok(()) };
+        Err(of_another_database(&other.label, name))
     }
 
     /// Makes the repository.
@@ -189,55 +205,6 @@ impl<'a> Session<'a> {
     pub async fn listed(&self, handle: &Handle) -> Result<snapshots::Listing> {
         let handle = handle.clone();
         self.on_thread(move || snapshots::list(&handle)).await
-    }
-
-    /// Puts right what a run left that was killed between the repository and the ledger: a backup that was published but
-    /// not noted is noted, one that was given up but not removed is removed, and what never became a backup is swept.
-    /// Gives the backups that the ledger knows and the repository has not.
-    ///
-    /// # Errors
-    /// [`Kind::Store`] if something cannot be listed or removed.
-    pub async fn reconcile(&mut self, handle: &Handle) -> Result<Vec<Noted>> {
-        let known = self.ledger.list_all()?;
-        let latest = self.ledger.latest()?.map(|noted| noted.facts.time);
-        let listing = self.listed(handle).await?;
-        // One that cannot be read is there: what is wrong with it, a check tells.
-        let there = listing.snapshots.iter().map(|found| found.id).chain(listing.unreadable.iter().map(|(id, _)| *id));
-        let there: BTreeSet<String> = there.map(|id| id.to_string()).collect();
-        for found in listing.snapshots {
-            let id = hex(found.id)?;
-            match known.iter().find(|noted| noted.facts.id == id) {
-                Some(noted) if noted.deleted_at.is_some() => {
-                    let (handle, id) = (handle.clone(), found.id);
-                    self.on_thread(move || snapshots::delete(&handle, id)).await?;
-                    let what =
-                        format!("removed the backup {} from the repository, which was deleted", found.id.short());
-                    self.env.reporter.info(&what);
-                }
-                Some(_) => {}
-                // An older one than the latest was not left by the last run.
-                None if latest.is_none_or(|latest| found.time > latest) && self.is_ours(&found) => {
-                    let facts = self.describe(handle, &found).await?;
-                    self.ledger.publish(&facts)?;
-                    let what = "which a run that was killed had finished but not noted";
-                    self.env.reporter.info(&format!("noted the backup {}, {what}", found.id.short()));
-                }
-                None => self.env.reporter.warn(&format!("the backup {} is not in the ledger", found.id.short())),
-            }
-        }
-        let sweeping = handle.clone();
-        let swept = self.on_thread(move || snapshots::sweep_pending(&sweeping, std::time::SystemTime::now())).await?;
-        for id in swept.snapshots {
-            self.env.reporter.info(&format!("removed {}, which never became a backup", id.short()));
-        }
-        Ok(known
-            .into_iter()
-            .filter(|noted| noted.deleted_at.is_none() && !there.contains(noted.facts.id.as_str()))
-            .collect())
-    }
-
-    fn is_ours(&self, found: &snapshots::Snapshot) -> bool {
-        found.label == self.env.settings.database.name
     }
 
     /// What the ledger wants to know of a backup, from the repository alone.
@@ -266,17 +233,7 @@ impl<'a> Session<'a> {
             .hint("If the ledger was lost, `teslamate-backup rebuild` fills it from the repository."))
     }
 
-    /// Backups that the ledger knows and the repository has not, by name alone.
-    pub async fn missing(&self) -> Result<Vec<Noted>> {
-        let settings = self.settings.clone();
-        let present = self.on_thread(move || repository::present(&settings)).await?;
-        let present: BTreeSet<String> = present.into_iter().map(|id: Id| id.to_string()).collect();
-        let known = self.ledger.list()?;
-        Ok(known.into_iter().filter(|noted| !present.contains(noted.facts.id.as_str())).collect())
-    }
-
-    /// The backup that these words mean: the begin of an id, or `latest`. That is never a backup that a restore took of
-    /// what it replaced, unless there is no other: whoever restores twice must not get back what he wanted to be rid of.
+    /// The backup that these words mean: the begin of an id, or `latest`: see [`newest`].
     ///
     /// # Errors
     /// As [`Ledger::by_prefix`]; [`Kind::Refused`] if there is none at all.
@@ -284,15 +241,73 @@ impl<'a> Session<'a> {
         if words != "latest" {
             return self.ledger.by_prefix(words);
         }
-        let mut known = self.ledger.list()?;
-        let newest = known.iter().rposition(|noted| noted.facts.purpose != Purpose::Safety);
-        let newest = newest.or(known.len().checked_sub(1));
-        newest.map(|at| known.swap_remove(at)).ok_or_else(|| {
+        self.means_latest.set(true);
+        let known = self.ledger.list()?;
+        let newest = newest(&known, self.ledger.cluster()?.as_deref()).cloned();
+        newest.ok_or_else(|| {
             Error::new(Kind::Refused, "there is no backup in the ledger")
                 .with("ledger", self.ledger.path().display())
                 .hint("`teslamate-backup` takes one; `teslamate-backup rebuild` fills a ledger that was lost.")
         })
     }
+
+    /// Asks the server which cluster it is, where backups of several are known: `latest` means this one's then.
+    pub async fn learn_cluster(&mut self) -> Result<()> {
+        if clusters(&self.ledger.list()?).len() < 2 {
+            return Ok(());
+        }
+        // Whoever cannot be asked now is asked again before anything becomes live.
+        if let Ok(client) = self.env.connector.connect_maintenance().await
+            && let Ok(id) = system_identifier(&client).await
+        {
+            self.ledger.set_cluster(&id)?;
+        }
+        Ok(())
+    }
+}
+
+fn of_another_database(other: &str, name: &str) -> Error {
+    let message = format!("the repository holds the backups of database \"{other}\", not of \"{name}\"");
+    Error::new(Kind::Refused, message)
+        .with("state", "nothing was read, nothing was written")
+        .hint("Give each database a `repository.location` and a `state_dir` of its own.")
+}
+
+/// The cluster that this session's server is, by the name that it gave itself when it was made.
+///
+/// # Errors
+/// [`Kind::Source`].
+pub async fn system_identifier(client: &Client) -> Result<String> {
+    let sql = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
+    let row = client.query_one(sql, &[]).await.query_context("cannot read the cluster's identifier")?;
+    Ok(row.get(0))
+}
+
+/// The clusters that these backups come from, as far as they are known.
+#[must_use]
+pub fn clusters(known: &[Noted]) -> BTreeSet<&str> {
+    known.iter().filter_map(|noted| noted.facts.cluster.as_deref()).collect()
+}
+
+/// Whether these are the backups of this cluster, too: one that was taken in the ordinary course.
+#[must_use]
+pub fn knows(known: &[Noted], cluster: &str) -> bool {
+    known.iter().any(|noted| noted.facts.purpose == Purpose::Regular && noted.facts.cluster.as_deref() == Some(cluster))
+}
+
+/// What `latest` means: the newest of the present cluster; where none of it is known, as on a new machine, the newest of
+/// all. Never a backup that a restore took of what it replaced, unless there is no other: whoever restores twice must
+/// not get back what he wanted to be rid of.
+#[must_use]
+pub fn newest<'a>(known: &'a [Noted], present: Option<&str>) -> Option<&'a Noted> {
+    let present = present.filter(|present| knows(known, present));
+    let is_present = |noted: &&Noted| {
+        let cluster = noted.facts.cluster.as_deref();
+        present.is_none() || cluster.is_none() || cluster == present
+    };
+    let lasting = |noted: &&Noted| noted.facts.purpose != Purpose::Safety;
+    let mut newest_first = known.iter().rev();
+    newest_first.clone().filter(is_present).find(lasting).or_else(|| newest_first.find(is_present))
 }
 
 /// What the repository tells of a backup, as the ledger has it. Whoever took the backup knows better how long that took,
@@ -311,12 +326,22 @@ pub fn facts(found: &snapshots::Snapshot, manifest: &Manifest, bytes: &[u8]) -> 
         added: found.bytes_added,
         rows: manifest.rows(),
         duration_ms: u64::try_from(took).unwrap_or(0),
-        manifest_sha256: HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(bytes)))?,
+        manifest_sha256: manifest_hash(bytes)?,
         purpose: purpose.unwrap_or(Purpose::Regular),
         schema_version: manifest.facts.migrations.as_ref().map(|migrations| migrations.newest),
         comment: found.description.clone(),
         database: Some(found.label.clone()),
+        host: Some(found.host.clone()),
+        cluster: Some(manifest.facts.system_identifier.clone()),
     })
+}
+
+/// What tells one backup from every other before it has an id.
+///
+/// # Errors
+/// None: a hash is one.
+pub fn manifest_hash(bytes: &[u8]) -> Result<HexId> {
+    HexId::parse(&crate::dump::hex(Sha256::new_with_prefix(bytes)))
 }
 
 /// The manifest of a backup, compared with what the ledger knows of it.

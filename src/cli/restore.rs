@@ -85,7 +85,7 @@ pub struct Args {
     /// Let a dump pass that a newer PostgreSQL or a newer release of the application made
     #[arg(long)]
     pub allow_newer: bool,
-    /// Let a dump pass that has none of TeslaMate's tables, or a backup of another database
+    /// Let a dump pass that has none of TeslaMate's tables, or a backup of another database or cluster
     #[arg(long)]
     pub allow_other: bool,
 }
@@ -188,13 +188,14 @@ async fn restore(
     let policy = args.policy(&env);
     let untouched = "the live database and its service were not touched";
     let name = args.source.as_ref().map_or_else(String::new, |path| path.display().to_string());
-    let wanted = match (args.backup(), &noted) {
+    let wanted = match (args.backup(), &mut noted) {
         (Some(words), Some(noted)) => {
             if args.source.as_ref().is_some_and(|path| path.exists()) {
                 return Err(Error::new(Kind::Usage, format!("`{words}` may be a backup or the file of that name"))
                     .with("state", untouched)
                     .hint(format!("For the file say `./{words}`; for the backup give more of its id.")));
             }
+            noted.learn_cluster().await?;
             Some(noted.meant(words).map_err(|error| error.or_state(untouched))?)
         }
         _ => None,

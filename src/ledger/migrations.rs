@@ -13,7 +13,7 @@ use super::failure::Attempt;
 use crate::error::{Error, Kind, Result};
 
 /// The SQL that leads from version N to N + 1, at index N.
-pub(super) const ALL: &[&str] = &[FIRST, SECOND];
+pub(super) const ALL: &[&str] = &[FIRST, SECOND, THIRD];
 
 /// The version that this program writes and reads.
 #[allow(clippy::cast_possible_wrap, reason = "a short list")]
@@ -74,6 +74,33 @@ const SECOND: &str = "
 ALTER TABLE snapshots ADD COLUMN schema_version INTEGER;
 ALTER TABLE snapshots ADD COLUMN comment TEXT;
 ALTER TABLE snapshots ADD COLUMN database TEXT;
+";
+
+/// `removing` is set from the moment that a backup is given up until its file is known to be gone; `publishing` from
+/// right before a backup is published until it is noted. Both tell a run that was killed from a repository or a ledger
+/// that was set back.
+const THIRD: &str = "
+ALTER TABLE snapshots ADD COLUMN host TEXT;
+ALTER TABLE snapshots ADD COLUMN cluster TEXT;
+ALTER TABLE snapshots ADD COLUMN removing INTEGER NOT NULL DEFAULT 0 CHECK (removing IN (0, 1));
+
+CREATE TABLE publishing (
+    one             INTEGER PRIMARY KEY CHECK (one = 1),
+    manifest_sha256 TEXT NOT NULL CHECK (length(manifest_sha256) = 64)
+) STRICT;
+
+-- Why nothing is removed until a person has agreed.
+CREATE TABLE hold (
+    one   INTEGER PRIMARY KEY CHECK (one = 1),
+    since TEXT NOT NULL,
+    why   TEXT NOT NULL
+) STRICT;
+
+-- The cluster of the database here, as it was last seen.
+CREATE TABLE cluster (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    id  TEXT NOT NULL
+) STRICT;
 ";
 
 /// Refuses a format from the future: what it means is not known here.
@@ -152,7 +179,7 @@ mod tests {
         let transaction = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         transaction
             .execute_batch(
-                "PRAGMA cache_size = 1; PRAGMA user_version = 3; UPDATE runs SET kind = 'party';
+                "PRAGMA cache_size = 1; PRAGMA user_version = 99; UPDATE runs SET kind = 'party';
                  CREATE TABLE two (text TEXT);
                  WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
                  INSERT INTO two SELECT hex(zeroblob(2000)) FROM n",

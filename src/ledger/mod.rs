@@ -17,6 +17,7 @@
 //! Source: SQLite documentation, "How To Corrupt An SQLite Database File", "PRAGMA Statements".
 
 mod failure;
+mod history;
 mod migrations;
 mod owner;
 mod packs;
@@ -37,6 +38,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use crate::error::{Context, Error, Kind, Result};
 use failure::{Attempt, Failure};
 
+pub use history::Hold;
 pub use runs::{Ending, Outcome, Run, RunId, RunKind, RunStatus};
 pub use snapshots::{Facts, Purpose, Snapshot};
 pub use values::HexId;

@@ -57,6 +57,10 @@ pub struct Facts {
     pub comment: Option<String>,
     /// The database's name.
     pub database: Option<String>,
+    /// The machine that took it.
+    pub host: Option<String>,
+    /// The system identifier of the cluster that the database was in.
+    pub cluster: Option<String>,
 }
 
 /// One published snapshot, as it is listed.
@@ -75,6 +79,9 @@ pub struct Snapshot {
     /// When it was given up, UTC.
     #[serde(serialize_with = "values::optional_time")]
     pub deleted_at: Option<DateTime<Utc>>,
+    /// Given up by a run that is not known to have removed its file.
+    #[serde(skip)]
+    pub removing: bool,
 }
 
 impl Ledger {
@@ -85,6 +92,7 @@ impl Ledger {
     pub fn publish(&mut self, facts: &Facts) -> Result<Snapshot> {
         self.write(|transaction| {
             insert(transaction, facts)?;
+            transaction.execute("DELETE FROM publishing", [])?;
             known(transaction, &facts.id)
         })
     }
@@ -205,9 +213,10 @@ impl Ledger {
 
     /// Notes that these snapshots are given up: all of them, or none.
     ///
-    /// To be called before they are removed from the repository. Then a crash in between leaves something there that
-    /// nobody asks for, and removing it can be tried again; the other way round, the ledger would promise snapshots
-    /// that are gone. Of one that is given up already, the first time stays.
+    /// To be called before they are removed from the repository, and followed by [`note_removed`](Self::note_removed).
+    /// Then a crash in between leaves something there that nobody asks for, and removing it can be tried again; the
+    /// other way round, the ledger would promise snapshots that are gone. Of one that is given up already, the first
+    /// time stays.
     ///
     /// # Errors
     /// [`Kind::Refused`] if one is not known or is pinned.
@@ -223,7 +232,8 @@ impl Ledger {
                         .with("state", "no snapshot was given up")
                         .into());
                 }
-                transaction.execute("UPDATE snapshots SET deleted_at = ?2 WHERE id = ?1", (id, Time(at)))?;
+                let sql = "UPDATE snapshots SET deleted_at = ?2, removing = 1 WHERE id = ?1";
+                transaction.execute(sql, (id, Time(at)))?;
             }
             Ok(())
         })
@@ -248,10 +258,13 @@ impl Snapshot {
                 schema_version: row.get("schema_version")?,
                 comment: row.get("comment")?,
                 database: row.get("database")?,
+                host: row.get("host")?,
+                cluster: row.get("cluster")?,
             },
             pinned: row.get("pinned")?,
             verified_at: time("verified_at")?,
             deleted_at: time("deleted_at")?,
+            removing: row.get("removing")?,
         })
     }
 
@@ -260,7 +273,7 @@ impl Snapshot {
     }
 }
 
-fn insert(transaction: &Transaction<'_>, facts: &Facts) -> Attempt<()> {
+pub(super) fn insert(transaction: &Transaction<'_>, facts: &Facts) -> Attempt<()> {
     if bound(transaction)?.is_none() {
         return Err(refused(format!("snapshot {} cannot be noted: no repository is known", facts.id)).into());
     }
@@ -269,13 +282,16 @@ fn insert(transaction: &Transaction<'_>, facts: &Facts) -> Attempt<()> {
     }
     transaction.execute(
         "INSERT INTO snapshots
-             (id, time, size, added, rows, duration_ms, manifest_sha256, purpose, schema_version, comment, database)
-         VALUES (:id, :time, :size, :added, :rows, :duration, :manifest, :purpose, :schema, :comment, :database)",
+             (id, time, size, added, rows, duration_ms, manifest_sha256, purpose, schema_version, comment, database,
+              host, cluster)
+         VALUES (:id, :time, :size, :added, :rows, :duration, :manifest, :purpose, :schema, :comment, :database,
+              :host, :cluster)",
         named_params! {
             ":id": facts.id, ":time": Time(facts.time), ":size": Count(facts.size), ":added": Count(facts.added),
             ":rows": Count(facts.rows), ":duration": Count(facts.duration_ms),
             ":manifest": facts.manifest_sha256, ":purpose": facts.purpose,
             ":schema": facts.schema_version, ":comment": facts.comment, ":database": facts.database,
+            ":host": facts.host, ":cluster": facts.cluster,
         },
     )?;
     Ok(())

@@ -20,10 +20,11 @@ use rustic_core::repofile::{ConfigFile, SnapshotFile, SnapshotId};
 use rustic_core::{Credentials, IndexedFullStatus, KeyOptions, Repository};
 
 use super::id::{Id, path_of};
+use super::mend::Looked;
 use super::snapshots::{self, PENDING, is_published};
 use super::store::Journal;
-use super::vault::damaged;
-use super::{Handle, Location, backend, check, guard, library, open, password, read, refuse_unless_empty};
+use super::vault::{Index, damaged};
+use super::{Handle, Location, check, guard, making, password, read, tree};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 use crate::settings;
@@ -44,6 +45,8 @@ pub struct Copied {
     pub copied: Vec<Pair>,
     /// Backups that were in the target already.
     pub present: Vec<Pair>,
+    /// Those of them that lacked something, which was written anew.
+    pub mended: Vec<Pair>,
     /// The packs that were written into the target. Every byte of them was read back.
     pub packs_written: BTreeSet<Id>,
     /// Bytes of these packs.
@@ -51,8 +54,8 @@ pub struct Copied {
 }
 
 /// Copies these published backups, in this order (the oldest first, as the ledger has them), unless the target has
-/// them; what it has is not looked at again. For a caller that holds both repositories' locks, and has swept the
-/// target ([`snapshots::sweep_pending`]) of what a killed copy left.
+/// them; what it has is completed if its index does not know all of it. For a caller that holds both repositories'
+/// locks, has swept the target ([`snapshots::sweep_pending`]) of what a killed copy left, and has looked at it.
 ///
 /// Adds the bytes that it reads back to `meter`.
 ///
@@ -60,7 +63,7 @@ pub struct Copied {
 /// [`Kind::Refused`] if both are the same repository, or one of `ids` is not a published backup; [`Kind::Verify`] if
 /// one is missing or not whole in the source, or not what it was in the target: it is not published there then;
 /// [`Kind::Store`] if reading or writing fails. What was copied before stays.
-pub fn copy(source: &Handle, target: &Handle, ids: &[Id], meter: &Meter) -> Result<Copied> {
+pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter: &Meter) -> Result<Copied> {
     if source.id() == target.id() {
         return Err(Error::new(Kind::Refused, format!("the repository {} cannot be copied into itself", source.id()))
             .with("source", source.location())
@@ -70,12 +73,17 @@ pub fn copy(source: &Handle, target: &Handle, ids: &[Id], meter: &Meter) -> Resu
     let mut known = originals(target)?;
     let mut done = Copied::default();
     let mut library = None;
+    let mut lacking =
+        Lacking { source, target, indexes: None, is_asked: looked.is_odd || !source.vault.store.is_remote() };
     for id in ids {
         let file = source.vault.snapshot(*id)?;
         let (original, tree) = (file.original.as_ref().map_or(*id, |original| Id::from(&**original)), file.tree);
-        if let Some(target) = known.get(&(original, Id::from(&*tree))) {
-            done.present.push(Pair { source: *id, target: *target });
-            continue;
+        let present = known.get(&(original, Id::from(&*tree))).copied();
+        if let Some(target) = present {
+            done.present.push(Pair { source: *id, target });
+            if !lacking.any(Id::from(&*tree))? {
+                continue;
+            }
         }
         meter.now(&format!("copying {}", id.short()));
         // Read once for all that are to be copied, and not at all if none is.
@@ -83,15 +91,43 @@ pub fn copy(source: &Handle, target: &Handle, ids: &[Id], meter: &Meter) -> Resu
             Some(reader) => reader,
             None => library.insert(indexed(source)?),
         };
-        let one = One { source, target, reader, id: *id, original };
+        let one = One { source, target, reader, id: *id, original, present };
         let copied = one.copy(file, meter, &mut done).map_err(|error| {
             let count = done.copied.len();
             error.with("backup", id).with("state", format!("{count} of {} backups were copied", ids.len()))
         })?;
         known.insert((original, Id::from(&*tree)), copied);
-        done.copied.push(Pair { source: *id, target: copied });
+        let pair = Pair { source: *id, target: copied };
+        if present.is_some() { done.mended.push(pair) } else { done.copied.push(pair) }
     }
     Ok(done)
+}
+
+/// Whether the target's index knows all of a backup that was copied before. Only the source is read for that, unless it
+/// is behind a network and nothing is odd.
+struct Lacking<'a> {
+    source: &'a Handle,
+    target: &'a Handle,
+    /// The source's and the target's.
+    indexes: Option<(Index, Index)>,
+    is_asked: bool,
+}
+
+impl Lacking<'_> {
+    fn any(&mut self, tree: Id) -> Result<bool> {
+        if !self.is_asked {
+            return Ok(false);
+        }
+        let (here, there) = match &self.indexes {
+            Some(indexes) => indexes,
+            None => self.indexes.insert((self.source.vault.index()?, self.target.vault.index()?)),
+        };
+        // What is damaged in the source is another matter: the copy may be whole.
+        let Ok(forest) = tree::walk(&self.source.vault, here, tree) else { return Ok(false) };
+        let mut places = forest.files.values().flat_map(|leaf| &leaf.content).chain(&forest.trees);
+        let known = |blob, is_tree| if is_tree { there.tree(blob) } else { there.data(blob) }.is_some();
+        Ok(places.any(|place| !known(place.blob, place.is_tree)))
+    }
 }
 
 type Reader = Repository<IndexedFullStatus>;
@@ -117,6 +153,8 @@ struct One<'a> {
     reader: &'a Reader,
     id: Id,
     original: Id,
+    /// The copy that there is already, and that lacks something.
+    present: Option<Id>,
 }
 
 impl One<'_> {
@@ -137,6 +175,10 @@ impl One<'_> {
             (None, Ok(()), _) => Err(Error::new(Kind::Store, "copying saved no snapshot")),
         };
         let published = proved.and_then(|pending| {
+            if let Some(present) = self.present {
+                // What it lacked is there now; a second one of it is not wanted.
+                return snapshots::remove(self.target, pending).map(|()| present);
+            }
             let stored = self.target.vault.snapshot(pending)?;
             snapshots::publish_as(self.target, pending, stored).map(|published| published.snapshot.id)
         });
@@ -197,23 +239,19 @@ pub fn init_copy(settings: &settings::Repository, source: &Handle) -> Result<Han
     let location = Location::parse(&settings.location)?;
     refuse_missing_directory(&location)?;
     let password = password::read_for_new(settings)?;
-    refuse_unless_empty(&location, settings)?;
     let config = source.vault.file(FileType::Config, Id::from([0; 32]))?;
     let mut config: ConfigFile = serde_json::from_slice(&config)
         .map_err(|error| damaged(&path_of(FileType::Config, source.id), &error.to_string()))?;
     config.id = rustic_core::Id::random().into();
     // Whether it may be written to is not a matter of how it cuts.
     config.append_only = None;
-    let store = backend(&location, settings)?;
-    guard::run("making a repository", Kind::Store, || {
-        library(store)?.init_with_config(
+    making::make(settings, &location, |library| {
+        library.init_with_config(
             &Credentials::password(password.expose()),
             &KeyOptions::default().with_created(true),
-            config,
+            config.clone(),
         )
     })
-    .map_err(|error| error.with("location", &location))?;
-    open(settings)
 }
 
 /// A copy lies on another disk, as a rule. Where that is not mounted, a directory that is made would fill this one, and

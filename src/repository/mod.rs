@@ -17,7 +17,8 @@
 //! | [`snapshots`] | lists, publishes, deletes; sweeps what killed runs left |
 //! | [`read`] | files of a snapshot, as a restore needs them |
 //! | [`check`] | structure, and every byte of every pack |
-//! | [`copy`] | backups into another repository, proved there |
+//! | `making` | a new repository, by one run alone |
+//! | [`copy`], [`mend`] | backups into another repository, proved there |
 //! | [`prune`] | removes what no snapshot needs, a day after it was marked |
 //!
 //! All of it blocks: call it on a thread that may.
@@ -31,6 +32,8 @@ pub mod id;
 pub mod keys;
 pub mod location;
 pub mod lock;
+mod making;
+pub mod mend;
 pub mod mistake;
 #[cfg(feature = "network")]
 mod network;
@@ -117,12 +120,11 @@ impl fmt::Debug for Handle {
 ///
 /// # Errors
 /// [`Kind::Refused`] if there is anything in it, if access is denied, or if the password is empty, shorter than 20 characters
-/// or such that restic would read it differently; [`Kind::Store`] if writing fails or the place cannot be reached.
+/// or such that restic would read it differently; [`Kind::Busy`] if another run is making one there; [`Kind::Store`] if
+/// writing fails or the place cannot be reached.
 pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle> {
     let location = Location::parse(&settings.location)?;
     let password = password::read_for_new(settings)?;
-    refuse_unless_empty(&location, settings)?;
-    let store = backend(&location, settings)?;
     // A pack is held in memory until it is written, and up to six are on their way: 8 MiB each keeps that below
     // 50 MiB. By default packs are 32 MiB and grow with the repository.
     let mut options = ConfigOptions::default();
@@ -138,15 +140,9 @@ pub fn init(settings: &settings::Repository, compression: u32) -> Result<Handle>
     // Everything that is written is read back from where it lies before it counts.
     options.set_extra_verify = Some(false);
     options.set_compression = i32::try_from(compression).ok();
-    guard::run("making a repository", Kind::Store, || {
-        library(store)?.init(
-            &Credentials::password(password.expose()),
-            &KeyOptions::default().with_created(true),
-            &options,
-        )
+    making::make(settings, &location, |library| {
+        library.init(&Credentials::password(password.expose()), &KeyOptions::default().with_created(true), &options)
     })
-    .map_err(|error| error.with("location", &location))?;
-    open(settings)
 }
 
 /// Opens a repository to write into it. Never makes one.
@@ -313,7 +309,10 @@ fn refuse_unless_empty(location: &Location, settings: &settings::Repository) -> 
             None => Ok(()),
             Some(found) => {
                 let message = format!("{location} is not empty: no repository is made there");
-                Err(refused(message).with("found", found))
+                let left = "If that is all there is, an `init` was killed: remove that file, then try again.";
+                Err(refused(message)
+                    .with("hint", if found.starts_with("keys/") { left } else { "" })
+                    .with("found", found))
             }
         };
     };

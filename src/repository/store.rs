@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustic_core::{BytesList, ErrorKind, FileType, ReadBackend, RusticError, RusticResult, WriteBackend};
 
-use super::guard;
 use super::id::{Id, path_of};
 use super::location::Location;
 use super::remote::{Files, Remote};
+use super::{guard, making};
 use crate::error::{Error, Kind, Result};
 
 /// Whether the run with this journal may remove this file now.
@@ -48,6 +48,8 @@ pub(super) struct Written {
     pub(super) indexes: Vec<Id>,
     /// Snapshots, in order.
     pub(super) snapshots: Vec<Id>,
+    /// Keys, in order.
+    pub(super) keys: Vec<Id>,
 }
 
 impl Journal {
@@ -111,6 +113,20 @@ impl Store {
     /// The same files with a journal of its own.
     pub(super) fn with_journal(&self, journal: &Arc<Journal>) -> Self {
         Self { journal: Arc::clone(journal), ..self.clone() }
+    }
+
+    /// `config` is only ever written by who makes the repository: its key is the only one then.
+    fn refuse_unless_alone(&self) -> RusticResult<()> {
+        let keys = self.inner.list_with_size(FileType::Key)?;
+        let own = self.journal.written().keys;
+        let is_alone = keys.len() == own.len() && keys.iter().all(|(id, _)| own.contains(&Id::from(id)));
+        if is_alone && self.inner.list_with_size(FileType::Config)?.is_empty() {
+            return Ok(());
+        }
+        let error = making::in_use("another run is making a repository in the same place");
+        let text = error.message().to_owned();
+        self.journal.fail(error);
+        Err(RusticError::new(ErrorKind::Backend, text))
     }
 
     fn sync_parent(&self, kind: FileType, id: Id) -> std::io::Result<()> {
@@ -209,6 +225,9 @@ impl WriteBackend for Store {
         if (kind == FileType::Snapshot || self.is_remote()) && self.journal.failed() {
             return Err(RusticError::new(ErrorKind::Backend, "the run has failed: its snapshot is not saved"));
         }
+        if kind == FileType::Config {
+            self.refuse_unless_alone()?;
+        }
         let (own, size) = (Id::from(id), content.size() as u64);
         let what = format!("writing {}", path_of(kind, own));
         let result = self.inner.write_bytes(kind, id, cacheable, content);
@@ -227,7 +246,8 @@ impl WriteBackend for Store {
                 FileType::Pack => _ = written.packs.insert(own, size),
                 FileType::Index => written.indexes.push(own),
                 FileType::Snapshot => written.snapshots.push(own),
-                FileType::Config | FileType::Key => {}
+                FileType::Key => written.keys.push(own),
+                FileType::Config => {}
             }
         }
         result

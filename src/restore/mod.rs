@@ -214,6 +214,9 @@ impl<'a> Session<'a> {
             }
             None => None,
         };
+        if let (Some(stored), Destination::Live) = (stored, destination) {
+            stored.is_of_cluster(env, self.client(), live.is_some(), policy).await?;
+        }
         let properties = self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy).await?;
         let release = forward::release(env, &judgement.contents, destination, policy)?;
 

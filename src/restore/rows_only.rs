@@ -50,6 +50,7 @@ impl Session<'_> {
         let started = Instant::now();
         let env = self.env;
         stored.is_of(self.live_name(), &Destination::Live, policy)?;
+        stored.is_of_cluster(env, self.client(), true, policy).await?;
         stored.tell_remarks(env);
         let entries = wanted(stored, policy)?;
         let client = env.connector.connect().await?;

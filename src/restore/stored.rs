@@ -59,6 +59,8 @@ pub struct Stored {
     /// What is in it.
     pub manifest: Manifest,
     contents: Arc<read::Contents>,
+    /// The backups that the ledger knows beside it.
+    known: Vec<Snapshot>,
 }
 
 impl Stored {
@@ -71,7 +73,7 @@ impl Stored {
         let contents = read::open(handle, id)?;
         contents.blobs_present()?;
         let manifest = session::manifest(&contents, &noted)?;
-        let stored = Self { noted, manifest, contents: Arc::new(contents) };
+        let stored = Self { noted, manifest, contents: Arc::new(contents), known: Vec::new() };
         stored.compare_files()?;
         let name = called(&stored.noted);
         let definitions = Source::of_archive(&name, stored.contents.extract(definitions::PATH, state_dir)?);
@@ -90,8 +92,10 @@ impl Stored {
         noted.figures.snapshot = Some(wanted.facts.id.clone());
         let handle = noted.open(session::Access::Read).await?;
         env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
+        noted.refuse_outdated_latest(&handle, &wanted).await?;
         let state_dir = env.settings.state_dir.clone();
-        noted.on_thread(move || Self::open(&handle, wanted, &state_dir)).await
+        let (stored, source) = noted.on_thread(move || Self::open(&handle, wanted, &state_dir)).await?;
+        Ok((Self { known: noted.ledger.list()?, ..stored }, source))
     }
 
     /// Whether the files are those that the manifest names, with the bytes that it says.
@@ -114,6 +118,29 @@ impl Stored {
             return Ok(());
         }
         Err(Error::new(Kind::Refused, format!("the backup is of database \"{name}\", not of \"{live}\""))
+            .with("state", "the live database was not touched")
+            .hint("Look at it with --into NAME. If it is meant to replace this one, repeat it with --allow-other."))
+    }
+
+    /// Whether it comes from the cluster that it is to become live in. Where that has backups of its own, another one's
+    /// may not, unless it is asked for; where it has none, as on a new machine, it is said.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] then.
+    pub async fn is_of_cluster(&self, env: &Env, client: &Client, exists: bool, policy: &Policy) -> Result<()> {
+        let of = &self.manifest.facts.system_identifier;
+        let present = session::system_identifier(client).await?;
+        if *of == present {
+            return Ok(());
+        }
+        let host = self.noted.facts.host.as_deref().unwrap_or("another machine");
+        if !exists || policy.allow_other || !session::knows(&self.known, &present) {
+            env.reporter.info(&format!("{} comes from another cluster: host {host}, {of}", called(&self.noted)));
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, format!("{} is of another cluster", called(&self.noted)))
+            .with("from", format!("host {host}, cluster {of}"))
+            .with("here", format!("cluster {present}, which has backups of its own"))
             .with("state", "the live database was not touched")
             .hint("Look at it with --into NAME. If it is meant to replace this one, repeat it with --allow-other."))
     }

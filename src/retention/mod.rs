@@ -9,7 +9,7 @@
 //!
 //! Source: restic's manual, "Removing snapshots according to a policy".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
@@ -119,7 +119,8 @@ impl Decision<'_> {
 
 /// Decides for every backup that was not given up, in the order of their sequence, the oldest first.
 ///
-/// Whatever the policy, these stay: the newest, the newest verified, pinned ones, and those before a migration.
+/// Each cluster's backups are a history of their own: those of one never push out another's. Whatever the policy, these
+/// stay of each: the newest, the newest verified, pinned ones, and those before a migration.
 ///
 /// # Errors
 /// [`Kind::Refused`] if the policy keeps nothing, or if a backup lies more than [`TOLERANCE`] after `now`: a clock is
@@ -133,7 +134,20 @@ pub fn decide<'a>(snapshots: &'a [Snapshot], policy: &Retention, now: DateTime<U
     decisions.sort_by_key(|decision| decision.snapshot.sequence);
     refuse_wrong_clock(&decisions, now)?;
     refuse_empty(policy)?;
-    keep_always(&mut decisions);
+    let mut histories: BTreeMap<Option<&str>, Vec<Decision<'a>>> = BTreeMap::new();
+    for decision in decisions {
+        histories.entry(decision.snapshot.facts.cluster.as_deref()).or_default().push(decision);
+    }
+    for history in histories.values_mut() {
+        decide_history(history, policy);
+    }
+    let mut decisions: Vec<_> = histories.into_values().flatten().collect();
+    decisions.sort_by_key(|decision| decision.snapshot.sequence);
+    Ok(decisions)
+}
+
+fn decide_history(decisions: &mut [Decision<'_>], policy: &Retention) {
+    keep_always(decisions);
     for (decision, number) in decisions.iter_mut().rev().zip(1..=policy.keep_last) {
         decision.reasons.push(Reason::Last(number));
     }
@@ -144,9 +158,8 @@ pub fn decide<'a>(snapshots: &'a [Snapshot], policy: &Retention, now: DateTime<U
         (Period::Month, policy.keep_monthly),
         (Period::Year, policy.keep_yearly),
     ] {
-        keep_one_each(&mut decisions, period, count);
+        keep_one_each(decisions, period, count);
     }
-    Ok(decisions)
 }
 
 fn keep_always(decisions: &mut [Decision<'_>]) {

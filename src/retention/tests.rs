@@ -27,8 +27,10 @@ fn snapshot(sequence: i64, time: DateTime<Utc>) -> Snapshot {
         schema_version: None,
         comment: None,
         database: None,
+        host: None,
+        cluster: None,
     };
-    Snapshot { sequence, facts, pinned: false, verified_at: None, deleted_at: None }
+    Snapshot { sequence, facts, pinned: false, verified_at: None, deleted_at: None, removing: false }
 }
 
 /// In this order, whatever the times are.

@@ -44,6 +44,7 @@ mod reading;
 mod repository_backup;
 mod repository_cli;
 mod repository_failures;
+mod repository_history;
 mod repository_keeping;
 #[cfg(feature = "network")]
 mod repository_network;

@@ -1,4 +1,6 @@
-//! `teslamate-backup check`: is the repository whole, and does it hold what the ledger knows.
+//! `teslamate-backup check`: is the repository whole, and does it hold what the ledger knows; or is a copy whole.
+
+mod check_copies;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -8,6 +10,7 @@ use serde_json::json;
 
 use super::end_with_report;
 use crate::backup::hex;
+use crate::backup::history::{Presence, returned};
 use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
@@ -25,6 +28,9 @@ pub struct Args {
     /// Read every byte of one in N packs, those that were read longest ago: N such checks read all
     #[arg(long, value_name = "N", conflicts_with = "read_data", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub read_part: Option<u32>,
+    /// Check this copy instead of the repository, by its location; `all` for every configured copy (repeatable)
+    #[arg(long = "copy", value_name = "LOCATION")]
+    pub copies: Vec<String>,
 }
 
 struct Checked {
@@ -37,6 +43,10 @@ struct Checked {
 /// Checks it. With `--read-data`, backups that are whole are noted as verified.
 pub async fn run(args: &Args, env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, Some(RunKind::Check))?;
+    if !args.copies.is_empty() {
+        let result = check_copies::run(args, &env, &mut session).await;
+        return end_with_report(session, result);
+    }
     let result = check(args, &env, &mut session).await;
     session.figures.bytes_read = result.as_ref().ok().map(|checked| checked.bytes);
     end_with_report(session, result.map(|checked| describe(&checked, args)))
@@ -47,23 +57,17 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     if session.ledger.list()?.is_empty() {
         session.refuse_lost_ledger().await?;
     }
-    let missing = session.missing().await?;
+    let presence = session.presence().await?;
+    let missing = presence.missing.clone();
+    tell_differences(env, session, &handle, &presence).await?;
     env.reporter.step("checking the repository").await;
-    let reads = match args.read_part {
-        Some(share) => Reads::Some(longest_ago(session, &handle, share).await?),
-        None if args.read_data => Reads::All,
-        None => Reads::None,
-    };
+    let reads = reads(args, session, &handle).await?;
     let (meter, checked) = (session.meter.clone(), handle.clone());
     let (found, reads) = session
         .on_thread(move || checking::check_reading(&checked, &reads, &meter).map(|found| (found, reads)))
         .await?;
     let known = session.ledger.list()?;
-    if let Reads::Some(packs) = &reads {
-        let damaged = |id: &Id| found.findings.iter().any(|finding| finding.file.ends_with(&id.to_string()));
-        let read: Vec<HexId> = packs.iter().filter(|id| !damaged(id)).map(|id| hex(*id)).collect::<Result<_>>()?;
-        session.ledger.note_read_back(&read, Utc::now())?;
-    }
+    note_read(session, &reads, &found)?;
     if reads == Reads::All {
         let now = Utc::now();
         let damaged = |noted: &Snapshot| {
@@ -82,6 +86,39 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     }
     let bytes = session.meter.bytes.load(std::sync::atomic::Ordering::Relaxed);
     Ok(Checked { found, missing, known: known.len(), bytes })
+}
+
+/// What the flags ask to be read.
+async fn reads(args: &Args, session: &Session<'_>, handle: &Handle) -> Result<Reads> {
+    Ok(match args.read_part {
+        Some(share) => Reads::Some(longest_ago(session, handle, share).await?),
+        None if args.read_data => Reads::All,
+        None => Reads::None,
+    })
+}
+
+/// Whose turn it was, if they were read in turn.
+fn note_read(session: &mut Session<'_>, reads: &Reads, found: &checking::Report) -> Result<()> {
+    let Reads::Some(packs) = reads else { return Ok(()) };
+    let damaged = |id: &Id| found.findings.iter().any(|finding| finding.file.ends_with(&id.to_string()));
+    let read: Vec<HexId> = packs.iter().filter(|id| !damaged(id)).map(|id| hex(*id)).collect::<Result<_>>()?;
+    session.ledger.note_read_back(&read, Utc::now())
+}
+
+/// Says what is in the repository and, as far as the ledger knows, should not be.
+async fn tell_differences(env: &Env, session: &Session<'_>, handle: &Handle, presence: &Presence) -> Result<()> {
+    if !presence.returned.is_empty() {
+        let ids: Vec<HexId> = presence.returned.iter().map(|noted| noted.facts.id.clone()).collect();
+        env.reporter.warn(&returned(&ids));
+    }
+    if presence.unknown.is_empty() {
+        return Ok(());
+    }
+    // By name alone, a pending one and another program's look the same.
+    for found in session.listed(handle).await?.snapshots.iter().filter(|found| presence.unknown.contains(&found.id)) {
+        env.reporter.warn(&format!("the backup {} is not in the ledger", found.id.short()));
+    }
+    Ok(())
 }
 
 /// One in so many packs.

@@ -1,46 +1,61 @@
 //! `teslamate-backup copy`: every backup into every configured copy, only what is missing there.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
 use serde_json::{Value, json};
 
 use super::end_with_report;
 use crate::backup::session::{Access, Session};
+use crate::backup::{SHARE, hex};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::RunKind;
+use crate::ledger::{HexId, RunKind};
 use crate::repository::copy::{Copied, copy, init_copy};
 use crate::repository::lock::Lock;
-use crate::repository::{self, Handle, Id, Location};
+use crate::repository::{self, Handle, Id, Location, mend, snapshots};
 use crate::settings;
 
-/// No flags of its own.
+/// How thoroughly.
 #[derive(clap::Args, Debug)]
-pub struct Copy {}
+pub struct Copy {
+    /// First read every byte of the copies, and write anew what is damaged there
+    #[arg(long)]
+    pub read_data: bool,
+}
 
 /// Copies. One copy that fails does not keep the others from being made.
-pub async fn run(env: Env) -> Result<Report> {
+pub async fn run(args: &Copy, env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, Some(RunKind::Copy))?;
-    let result = copy_all(&env, &mut session).await;
+    let result = copy_all(args, &env, &mut session).await;
     end_with_report(session, result)
 }
 
-async fn copy_all(env: &Env, session: &mut Session<'_>) -> Result<Report> {
+async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<Report> {
     if env.settings.copies.is_empty() {
         return Err(Error::new(Kind::Usage, "no copy is configured")
             .with("state", "nothing was copied")
             .hint("Add [[copies]] with `location` and `password_file` to the configuration."));
     }
     let source = session.open(Access::Read).await?;
-    let ids: Vec<Id> =
-        session.ledger.list()?.iter().map(|noted| noted.facts.id.as_str().parse()).collect::<Result<_>>()?;
+    // One that is gone is no reason to leave the others uncopied.
+    let missing = session.missing().await?;
+    let there = session.ledger.list()?.into_iter().filter(|noted| !missing.contains(noted));
+    let ids: Vec<Id> = there.map(|noted| noted.facts.id.as_str().parse()).collect::<Result<_>>()?;
     let mut report = Report::new(String::new(), json!({}));
     let (mut lines, mut documents, mut added) = (Vec::new(), Vec::new(), 0);
     for settings in &env.settings.copies {
         let location = Location::parse(&settings.location)?;
         env.reporter.step(&format!("copying to {location}")).await;
-        match copy_to(session, &source, settings, &ids).await {
-            Ok(copied) => {
+        match copy_to(args, session, &source, settings, &ids).await {
+            Ok(Done { copied, dropped }) => {
                 added += copied.bytes_stored;
+                if dropped > 0 {
+                    let mended = copied.mended.len();
+                    let what = format!("{dropped} damaged packs were written anew, for {mended} backups");
+                    env.reporter.warn(&format!("{location}: {what}; look at that disk"));
+                }
                 lines.push(format!(
                     "{location}: {} backups copied, {} were there, added {}",
                     copied.copied.len(),
@@ -62,31 +77,69 @@ async fn copy_all(env: &Env, session: &mut Session<'_>) -> Result<Report> {
             }
         }
     }
+    if let Some(lost) = missing.first().filter(|_| report.failure.is_none()) {
+        let what = format!("backup {} is missing from the repository", lost.facts.id.short());
+        report.failure =
+            Some(Error::new(Kind::Verify, what).with("state", "the others were copied").hint(
+                "`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up.",
+            ));
+    }
     session.figures.bytes_added = Some(added);
     report.text = lines.join("\n");
     report.json = json!({ "copies": documents });
     Ok(report)
 }
 
+/// What became of one copy.
+struct Done {
+    copied: Copied,
+    dropped: usize,
+}
+
 async fn copy_to(
-    session: &Session<'_>,
+    args: &Copy,
+    session: &mut Session<'_>,
     source: &Handle,
     settings: &settings::Repository,
     ids: &[Id],
-) -> Result<Copied> {
-    let (source, settings, ids) = (source.clone(), settings.clone(), ids.to_vec());
-    let meter = session.meter.clone();
-    let work = move || {
-        let target = if repository::may_be_made(&settings)? { Some(init_copy(&settings, &source)?) } else { None };
+) -> Result<Done> {
+    let (from, settings) = (source.clone(), settings.clone());
+    let opening = move || {
+        let target = if repository::may_be_made(&settings)? { Some(init_copy(&settings, &from)?) } else { None };
         let mut lock = Lock::backup(&settings)?;
         let target = match target {
             Some(target) => target,
             None => repository::open(&settings)?,
         };
         lock.announce(&target)?;
-        copy(&source, &target, &ids, &meter)
+        snapshots::sweep_pending(&target, std::time::SystemTime::now())?;
+        let packs = mend::packs(&target)?;
+        Ok((target, lock, packs))
     };
-    session.on_thread(work).await
+    let (target, lock, packs) = session.on_thread(opening).await?;
+    // What a copy leans on is read again in turn, as for a backup. The id of a pack is given once in the world.
+    let packs = packs.into_iter().map(hex).collect::<Result<Vec<_>>>()?;
+    let share = if args.read_data { NonZeroUsize::MIN } else { SHARE };
+    let due = session.ledger.oldest_read_back(&packs, share)?;
+    let due: BTreeSet<Id> = due.iter().map(|id| id.as_str().parse()).collect::<Result<_>>()?;
+    let (from, to, meter) = (source.clone(), target.clone(), session.meter.clone());
+    let looked = session.on_thread(move || mend::look(&from, &to, &due, &meter)).await?;
+    note_read_back(session, &looked.whole)?;
+    let (from, ids, meter) = (source.clone(), ids.to_vec(), session.meter.clone());
+    let work = move || {
+        let copied = copy(&from, &target, &ids, &looked, &meter)?;
+        mend::remove_dropped(&target, &looked)?;
+        drop(lock);
+        Ok(Done { copied, dropped: looked.dropped.len() })
+    };
+    let done = session.on_thread(work).await?;
+    note_read_back(session, &done.copied.packs_written)?;
+    Ok(done)
+}
+
+fn note_read_back(session: &mut Session<'_>, packs: &BTreeSet<Id>) -> Result<()> {
+    let read: Vec<HexId> = packs.iter().map(|id| hex(*id)).collect::<Result<_>>()?;
+    session.ledger.note_read_back(&read, chrono::Utc::now())
 }
 
 fn document(location: &Location, copied: std::result::Result<&Copied, &Error>) -> Value {
@@ -99,6 +152,7 @@ fn document(location: &Location, copied: std::result::Result<&Copied, &Error>) -
                 .collect();
             json!({
                 "location": location.to_string(), "copied": pairs, "present": copied.present.len(),
+                "mended": copied.mended.len(),
                 "bytes_added": copied.bytes_stored,
             })
         }

@@ -24,6 +24,9 @@ pub struct Forget {
     /// Also while backups fail, for example since the disk is full
     #[arg(long)]
     pub force: bool,
+    /// Agree that the ledger and the repository are what they should be, after one of them was set back
+    #[arg(long)]
+    pub accept: bool,
 }
 
 /// What to give up.
@@ -47,13 +50,18 @@ pub async fn forget(args: &Forget, env: Env) -> Result<Report> {
 async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Report> {
     let frozen = if args.force { Ok(()) } else { refuse_after_failure(session) };
     let handle = if args.dry_run {
-        if let Err(error) = frozen {
+        let held = if args.accept { Ok(()) } else { refuse_while_held(session) };
+        for error in [frozen, held].into_iter().filter_map(Result::err) {
             env.reporter.warn(&format!("as things are, nothing would be removed: {error}"));
         }
         None
     } else {
         frozen?;
         let handle = session.open(Access::Remove).await?;
+        if args.accept {
+            session.ledger.end_hold()?;
+        }
+        // What is found now nobody has agreed to yet.
         session.reconcile(&handle).await?;
         Some(handle)
     };
@@ -68,6 +76,7 @@ async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Re
         return Ok(report);
     };
     compare(session, &handle, &known).await?;
+    refuse_while_held(session)?;
     give_up(session, &handle, &going).await?;
     let pruned = prune_now(env, session, &handle).await?;
     add_pruned(&mut report, &pruned);
@@ -93,6 +102,17 @@ fn refuse_after_failure(session: &Session<'_>) -> Result<()> {
     }
 }
 
+/// After the ledger or the repository was set back, nobody but a person knows what has to stay.
+fn refuse_while_held(session: &Session<'_>) -> Result<()> {
+    let Some(hold) = session.ledger.hold()? else { return Ok(()) };
+    Err(Error::new(Kind::Refused, "the ledger and the repository had different histories: nothing is removed")
+        .with("found", hold.why)
+        .with("since", hold.since.format("%F %T UTC"))
+        .with("state", "every backup is as it was")
+        .hint("See what there is with `teslamate-backup list`, and pin what has to stay: pins may have been lost.")
+        .hint("Then let the retention act again: teslamate-backup forget --accept"))
+}
+
 /// The repository must hold exactly what the ledger knows, or one of them is wrong.
 async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> Result<()> {
     let state = "every backup is as it was";
@@ -103,7 +123,9 @@ async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> 
             format!("backup {} is missing from the repository", first.facts.id.short()),
         )
         .with("state", state)
-        .hint("`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up."));
+        .with("missing", format!("{} of {} backups", missing.len(), known.len()))
+        .hint("`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up.")
+        .hint("If an older state of the repository is to stay: teslamate-backup rebuild --new-ledger"));
     }
     let listing = session.listed(handle).await?;
     if let Some((id, error)) = listing.unreadable.first() {
@@ -122,19 +144,19 @@ async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> 
     }
 }
 
-/// First in the ledger, then in the repository: killed in between, the next backup finishes it.
+/// First in the ledger, then in the repository: killed in between, the next run finishes it.
 async fn give_up(session: &mut Session<'_>, handle: &Handle, going: &[Snapshot]) -> Result<()> {
     let ids: Vec<HexId> = going.iter().map(|noted| noted.facts.id.clone()).collect();
     session.ledger.mark_deleted(&ids, Utc::now())?;
     let present: BTreeSet<Id> = session.listed(handle).await?.snapshots.iter().map(|found| found.id).collect();
-    for id in ids {
+    for id in &ids {
         let id: Id = id.as_str().parse()?;
         if present.contains(&id) {
             let handle = handle.clone();
             session.on_thread(move || snapshots::delete(&handle, id)).await?;
         }
     }
-    Ok(())
+    session.ledger.note_removed(&ids)
 }
 
 async fn prune_now(env: &Env, session: &mut Session<'_>, handle: &Handle) -> Result<Pruned> {

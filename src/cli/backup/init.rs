@@ -1,5 +1,7 @@
 //! `teslamate-backup init` and `rebuild`: a new repository; a new ledger for an old one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
 use super::end_with_report;
@@ -8,7 +10,7 @@ use crate::backup::session::{Access, Session};
 use crate::cli::Env;
 use crate::cli::report::Report;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ledger::{self, Ledger, RunKind, RunStatus};
+use crate::ledger::{self, Facts, Ledger, RunKind, RunStatus, Snapshot};
 use crate::repository::copy::init_copy;
 use crate::repository::{self, Handle, Location};
 
@@ -20,15 +22,27 @@ pub struct Anew {
     pub new_ledger: bool,
 }
 
+/// What a ledger knew that was set aside.
+#[derive(Default)]
+struct Before {
+    known: Vec<Snapshot>,
+    cluster: Option<String>,
+}
+
 impl Anew {
     /// Before the ledger is opened: SQLite must find it where it will be.
-    fn set_aside(&self, env: &Env) -> Result<()> {
+    ///
+    /// Gives the backups that it knew, and the cluster that was the present one.
+    fn set_aside(&self, env: &Env) -> Result<Before> {
         let path = env.settings.state_dir.join(ledger::FILE_NAME);
         if !self.new_ledger || !path.exists() {
-            return Ok(());
+            return Ok(Before::default());
         }
         // Opened once more, and closed: a run that is at work has it, and says so.
-        let running = Ledger::open(&env.settings.state_dir)?.runs(20)?;
+        let (running, before) = {
+            let ledger = Ledger::open(&env.settings.state_dir)?;
+            (ledger.runs(20)?, Before { known: ledger.list()?, cluster: ledger.cluster()? })
+        };
         if let Some(run) = running.iter().find(|run| run.status == RunStatus::Running) {
             return Err(Error::new(Kind::Busy, "another run is at work")
                 .with("run", format!("{} {}, process {}", run.kind, run.id, run.pid))
@@ -37,7 +51,7 @@ impl Anew {
         let aside = path.with_extension(format!("sqlite.{}", chrono::Utc::now().format("%Y%m%dT%H%M%SZ")));
         std::fs::rename(&path, &aside).context(Kind::Store, format!("cannot rename {}", path.display()))?;
         env.reporter.info(&format!("the ledger that was there is {} now", aside.display()));
-        Ok(())
+        Ok(before)
     }
 }
 
@@ -96,13 +110,13 @@ async fn copies(env: &Env, session: &Session<'_>, source: &Handle) -> Result<Vec
 
 /// Fills a ledger that knows no backup from the repository, by the backups' own times.
 pub async fn rebuild(args: &Anew, env: Env) -> Result<Report> {
-    args.set_aside(&env)?;
+    let before = args.set_aside(&env)?;
     let mut session = Session::begin(&env, Some(RunKind::Rebuild))?;
-    let result = fill(&env, &mut session).await;
+    let result = fill(&env, &mut session, &before).await;
     end_with_report(session, result)
 }
 
-async fn fill(env: &Env, session: &mut Session<'_>) -> Result<Report> {
+async fn fill(env: &Env, session: &mut Session<'_>, before: &Before) -> Result<Report> {
     let handle = session.open(Access::Read).await?;
     let listing = session.listed(&handle).await?;
     let database = &env.settings.database.name;
@@ -116,10 +130,18 @@ async fn fill(env: &Env, session: &mut Session<'_>) -> Result<Report> {
         }
     }
     session.ledger.adopt(&hex(handle.id())?, &adopted)?;
+    let marks = match keep_marks(session, &before.known)? {
+        0 => "which were pinned or verified is lost".to_owned(),
+        kept => format!("pins and verifications of {kept} of them are those of the ledger before"),
+    };
     let mut lines = vec![format!(
-        "the ledger knows {} backups of \"{database}\" again, the newest is the latest; which were pinned or verified is lost",
+        "the ledger knows {} backups of \"{database}\" again, the newest is the latest; {marks}",
         adopted.len()
     )];
+    if let Some(cluster) = &before.cluster {
+        session.ledger.set_cluster(cluster)?;
+    }
+    lines.extend(by_cluster(&adopted));
     lines.extend(left.iter().map(|line| format!("left alone: {line}")));
     let unreadable: Vec<String> =
         listing.unreadable.iter().map(|(id, error)| format!("{}: {}", id.short(), error.message())).collect();
@@ -133,4 +155,35 @@ async fn fill(env: &Env, session: &mut Session<'_>) -> Result<Report> {
         );
     }
     Ok(report)
+}
+
+/// What the ledger before knew of the same backups, and no repository tells. Gives of how many.
+fn keep_marks(session: &mut Session<'_>, before: &[Snapshot]) -> Result<usize> {
+    let mut kept = 0;
+    for noted in session.ledger.list()? {
+        let id = &noted.facts.id;
+        let Some(known) = before.iter().find(|known| known.facts.id == *id) else { continue };
+        kept += 1;
+        if known.pinned {
+            session.ledger.pin(id)?;
+        }
+        if let Some(time) = known.verified_at {
+            session.ledger.mark_verified(id, time)?;
+        }
+    }
+    Ok(kept)
+}
+
+/// Where they come from, if from several clusters: `latest` means the present one's.
+fn by_cluster(adopted: &[Facts]) -> Vec<String> {
+    let mut clusters: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for facts in adopted {
+        let from = (facts.host.as_deref().unwrap_or_default(), facts.cluster.as_deref().unwrap_or_default());
+        *clusters.entry(from).or_default() += 1;
+    }
+    let distinct: BTreeSet<&str> = clusters.keys().map(|(_, cluster)| *cluster).collect();
+    if distinct.len() < 2 {
+        return Vec::new();
+    }
+    clusters.iter().map(|((host, cluster), count)| format!("{count} of host {host}, cluster {cluster}")).collect()
 }

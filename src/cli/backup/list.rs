@@ -6,11 +6,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::backup::session::Session;
+use crate::backup::history::returned;
+use crate::backup::session::{Session, clusters};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
 use crate::error::{Context, Error, Kind, Result};
-use crate::ledger::{Purpose, Run, Snapshot};
+use crate::ledger::{HexId, Purpose, Run, Snapshot};
 
 /// What to list.
 #[derive(clap::Args, Debug)]
@@ -30,8 +31,14 @@ pub async fn run(args: &Args, env: &Env) -> Result<Report> {
         return runs(&session.ledger.runs(args.limit)?);
     }
     let backups = session.ledger.list()?;
-    let missing: BTreeSet<i64> = match session.missing().await {
-        Ok(missing) => missing.iter().map(|noted| noted.sequence).collect(),
+    let missing: BTreeSet<i64> = match session.presence().await {
+        Ok(presence) => {
+            if !presence.returned.is_empty() {
+                let ids: Vec<HexId> = presence.returned.iter().map(|noted| noted.facts.id.clone()).collect();
+                env.reporter.warn(&format!("{}; the next backup or `forget` notes that", returned(&ids)));
+            }
+            presence.missing.iter().map(|noted| noted.sequence).collect()
+        }
         // Nothing was ever there, so nothing is missing.
         Err(_) if session.ledger.repository_id()?.is_none() => BTreeSet::new(),
         Err(error) if backups.is_empty() => return Err(error),
@@ -43,13 +50,24 @@ pub async fn run(args: &Args, env: &Env) -> Result<Report> {
     if backups.is_empty() {
         session.refuse_lost_ledger().await?;
     }
+    if let Some(hold) = session.ledger.hold()? {
+        let since = hold.since.format("%F %T UTC");
+        env.reporter
+            .warn(&format!("nothing is removed since {since}, until `teslamate-backup forget --accept`: {}", hold.why));
+    }
     let shown = &backups[backups.len().saturating_sub(args.limit)..];
     describe(shown, backups.len() - shown.len(), &missing)
 }
 
 fn describe(backups: &[Snapshot], hidden: usize, missing: &BTreeSet<i64>) -> Result<Report> {
-    let header = ["id", "time (UTC)", "size", "added", "rows", "took", "tags", "schema", "verified (UTC)"];
-    let rows: Vec<Vec<String>> = backups.iter().map(|noted| row(noted, missing)).collect();
+    let mut header = vec!["id", "time (UTC)", "size", "added", "rows", "took", "tags", "schema", "verified (UTC)"];
+    let mut rows: Vec<Vec<String>> = backups.iter().map(|noted| row(noted, missing)).collect();
+    if clusters(backups).len() > 1 {
+        header.extend(["host", "cluster"]);
+        for (row, noted) in rows.iter_mut().zip(backups) {
+            row.extend([&noted.facts.host, &noted.facts.cluster].map(|text| text.clone().unwrap_or_default()));
+        }
+    }
     let mut lines = vec![if rows.is_empty() { "no backups yet".to_owned() } else { report::table(&header, &rows) }];
     if hidden > 0 {
         lines.push(format!("{hidden} older ones are not shown (--limit)"));

@@ -140,7 +140,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             Command::Forget(args) => forget::forget(args, env).await,
             Command::Delete(args) => forget::delete(args, env).await,
             Command::Export(args) => export::run(args, env).await,
-            Command::Copy(_) => copy::run(env).await,
+            Command::Copy(args) => copy::run(args, env).await,
             Command::Key(command) => key::run(command, env).await,
             Command::Pin(args) => pin::run(args, true, &env),
             Command::Unpin(args) => pin::run(args, false, &env),

@@ -48,19 +48,25 @@ fn failure(taken: &Taken) -> Option<Error> {
                 .hint("Take backups with --full-read, and report this with the server's version and settings."),
         );
     }
-    if let Some(fault) = &taken.parent_fault {
+    if let Some(lost) = taken.missing.first() {
+        let id = lost.facts.id.short();
+        let state = match taken.parent_fault {
+            Some(_) => format!("{state}; it read everything, since the last one cannot be used"),
+            None => state,
+        };
         return Some(
-            fault
-                .clone()
-                .with("state", format!("{state}; it read everything, without that damaged one"))
-                .hint("See which backups are concerned with `teslamate-backup check --read-data`."),
+            Error::new(Kind::Verify, format!("backup {id} is missing from the repository"))
+                .with("missing", format!("{} in all", taken.missing.len()))
+                .with("state", state)
+                .hint("`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up.")
+                .hint("If an older state of the repository is to stay: teslamate-backup rebuild --new-ledger"),
         );
     }
-    taken.missing.first().map(|lost| {
-        let id = lost.facts.id.short();
-        Error::new(Kind::Verify, format!("backup {id} is missing from the repository"))
-            .with("state", state)
-            .hint("`teslamate-backup list` shows all that are missing; `teslamate-backup delete ID` gives one up.")
+    taken.parent_fault.as_ref().map(|fault| {
+        fault
+            .clone()
+            .with("state", format!("{state}; it read everything, without that damaged one"))
+            .hint("See which backups are concerned with `teslamate-backup check --read-data`.")
     })
 }
 

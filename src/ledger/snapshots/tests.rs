@@ -23,6 +23,8 @@ fn facts(id: HexId) -> Facts {
         schema_version: Some(20_250_407_155_134),
         comment: None,
         database: Some("teslamate".to_owned()),
+        host: None,
+        cluster: None,
     }
 }
 

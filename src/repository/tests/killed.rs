@@ -11,6 +11,7 @@ use super::pruning::age;
 use crate::progress::Meter;
 use crate::repository::archive::{archive, read_back};
 use crate::repository::copy::copy as copy_backups;
+use crate::repository::mend::Looked;
 use crate::repository::prune::prune;
 use crate::repository::testing::{Fixture, PASSWORD, bytes, copy, noise, request, reused, settings};
 use crate::repository::{check, open, read, snapshots};
@@ -178,7 +179,7 @@ fn copy_for_the_others() {
     let source = open(&settings(Path::new(&directory), PASSWORD)).unwrap();
     let target = open(&settings(&Path::new(&directory).join("second"), PASSWORD)).unwrap();
     let ids: Vec<_> = snapshots::list(&source).unwrap().snapshots.iter().map(|one| one.id).collect();
-    copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+    copy_backups(&source, &target, &ids, &Looked::default(), &Meter::default()).unwrap();
 }
 
 #[test]
@@ -206,9 +207,9 @@ fn r42_killed_at_any_moment_no_part_of_a_copy_is_listed_and_the_next_one_goes_on
             assert_eq!(contents.files().count(), 2, "round {round}");
         }
         assert!(check::check(&target, true, &Meter::default()).unwrap().is_whole(), "round {round}");
-        let done = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+        let done = copy_backups(&source, &target, &ids, &Looked::default(), &Meter::default()).unwrap();
         assert_eq!((done.present.len(), done.copied.len() + done.present.len()), (listed.snapshots.len(), ids.len()));
-        let again = copy_backups(&source, &target, &ids, &Meter::default()).unwrap();
+        let again = copy_backups(&source, &target, &ids, &Looked::default(), &Meter::default()).unwrap();
         assert_eq!((again.present.len(), again.bytes_stored), (ids.len(), 0), "round {round}");
     }
     assert!(killed >= 6 && between >= 1, "{killed} of 10 were killed, {between} between: the test proved little");

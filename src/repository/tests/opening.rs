@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::error::Kind;
 use crate::repository::testing::{Fixture, PASSWORD, alone, bytes, seal, settings};
-use crate::repository::{Id, init, open, open_to_read};
+use crate::repository::{Id, Location, init, open, open_to_read};
 
 fn refusal(fixture: &Fixture) -> String {
     let error = open(&fixture.settings).unwrap_err();
@@ -214,4 +214,62 @@ fn r87_a_server_that_is_not_there_is_told_without_the_password() {
         assert!(error.kind() == Kind::Store && !error.to_string().contains("c4nary"), "{error}");
         assert!(error.to_string().contains("onnection refused"), "{error}");
     }
+}
+
+/// Two databases whose first backups go into one place at the same moment.
+#[test]
+fn k2_of_two_that_make_a_repository_in_one_place_one_does() {
+    let _alone = alone();
+    for round in 0..3 {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = [settings(directory.path(), PASSWORD), settings(directory.path(), PASSWORD)];
+        let begin = std::sync::Barrier::new(2);
+        let making = |settings: &crate::settings::Repository| {
+            begin.wait();
+            init(settings, 3).map(|handle| handle.id())
+        };
+        let made = std::thread::scope(|scope| {
+            let both = [scope.spawn(|| making(&settings[0])), scope.spawn(|| making(&settings[1]))];
+            both.map(|one| one.join().unwrap())
+        });
+        let good: Vec<_> = made.iter().flatten().collect();
+        assert_eq!(good.len(), 1, "round {round}: {made:?}");
+        let refused = made.iter().find_map(|one| one.as_ref().err()).unwrap();
+        assert!(matches!(refused.kind(), Kind::Busy | Kind::Refused), "{refused}");
+        let handle = open(&settings[0]).unwrap();
+        assert_eq!((handle.id(), super::super::keys::list(&handle).unwrap().len()), (*good[0], 1));
+    }
+}
+
+/// Where no lock reaches: the other one's key came in between.
+#[test]
+fn k2_a_key_that_came_in_between_keeps_the_second_from_writing_config() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path(), PASSWORD);
+    let location = Location::parse(&settings.location).unwrap();
+    let keys = directory.path().join("repository/keys");
+    let between = std::sync::atomic::AtomicUsize::new(0);
+    let making = super::super::making::make(&settings, &location, |library| {
+        let first = between.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let other = keys.join("ab".repeat(32));
+        if first {
+            std::fs::create_dir_all(&keys).unwrap();
+            std::fs::write(&other, "{}").unwrap();
+        }
+        let made = library.init(
+            &rustic_core::Credentials::password(PASSWORD),
+            &rustic_core::KeyOptions::default(),
+            &rustic_core::ConfigOptions::default(),
+        );
+        if first {
+            assert!(made.is_err() && !directory.path().join("repository/config").exists());
+            // The other one withdrew, too.
+            std::fs::remove_file(&other).unwrap();
+        }
+        made
+    });
+    making.unwrap();
+    assert_eq!(between.into_inner(), 2, "it was tried again");
+    assert_eq!(std::fs::read_dir(&keys).unwrap().count(), 1);
 }

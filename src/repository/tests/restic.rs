@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::progress::Meter;
 use crate::repository::copy::copy;
+use crate::repository::mend::Looked;
 use crate::repository::prune::prune;
 use crate::repository::testing::{Fixture, bytes, noise, reused};
 use crate::repository::{open, snapshots};
@@ -57,7 +58,9 @@ fn restic_reads_what_was_pruned_and_what_was_copied() {
     let pruned = prune(&handle, &[kept].into(), chrono::Utc::now(), &Meter::default()).unwrap();
     assert!(!pruned.repacked.ids.is_empty());
     let second = fixture.second();
-    let copied = copy(&handle, &open(&second).unwrap(), &[kept], &Meter::default()).unwrap().copied[0].target;
+    let copied = copy(&handle, &open(&second).unwrap(), &[kept], &Looked::default(), &Meter::default()).unwrap().copied
+        [0]
+    .target;
     for (settings, id) in [(&fixture.settings, kept), (&second, copied)] {
         let restic = |arguments: &[&str]| {
             let run = Command::new("restic")
