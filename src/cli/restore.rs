@@ -67,6 +67,13 @@ pub struct Args {
     /// Do not run the application's migrations that came since
     #[arg(long)]
     pub as_it_was: bool,
+    /// Locale of the new database, in the place of the one that it had: `C.UTF-8`, `libc:de_DE.UTF-8`, `icu:de-DE`,
+    /// `builtin:C.UTF-8`
+    #[arg(long, value_name = "LOCALE", conflicts_with_all = ["undo", "data_only"])]
+    pub locale: Option<String>,
+    /// Begin although the disk looks too full: the load may have to be stopped half-way, before the server runs out of space
+    #[arg(long, conflicts_with = "undo")]
+    pub ignore_free_space: bool,
     /// Leave out who owns what: everything belongs to the role that restores
     #[arg(long)]
     pub no_owner: bool,
@@ -153,6 +160,8 @@ impl Args {
             tables: self.tables.clone(),
             no_safety_backup: self.no_safety_backup,
             partial: self.is_partial(),
+            ignore_free_space: self.ignore_free_space,
+            locale: self.locale.clone(),
             as_it_was: self.as_it_was,
             unit: env.settings.service.unit.clone(),
         }

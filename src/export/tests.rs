@@ -46,6 +46,7 @@ fn manifest() -> Manifest {
             timeline: 1,
             database: serde_json::json!({"encoding": "UTF8"}),
             settings: Vec::new(),
+            size: None,
             migrations: None,
         },
         horizon: None,

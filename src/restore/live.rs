@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::names::{self, Role};
-use super::properties::Properties;
 use super::swap::{BEGIN_DURABLY, Swap};
 use super::{Restored, Session, check, staging};
 use crate::database::connect::QueryContext;
-use crate::database::ident;
+use crate::database::{Properties, ident};
 use crate::error::{Kind, Result};
 use crate::service::State;
 

@@ -237,6 +237,7 @@ mod tests {
             timeline: 1,
             database: serde_json::json!({"datname": "teslamate"}),
             settings: Vec::new(),
+            size: None,
             migrations: None,
         };
         Manifest::new(facts, &plan(), Vec::new(), done, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH)

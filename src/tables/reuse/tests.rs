@@ -38,6 +38,7 @@ fn facts() -> Facts {
         timeline: 1,
         database: json!({"oid": "5", "dattablespace": "1663"}),
         settings: Vec::new(),
+        size: None,
         migrations: None,
     }
 }
