@@ -183,7 +183,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     }
     // A second value, since the work takes the opened files out of the first.
     let noting = env.without_files();
-    let mut noted = backup::session::Session::begin(&noting, Some(kind))?;
+    let mut noted = backup::session::Session::begin_anyway(&noting, kind, false)?;
     let result = Box::pin(restore(args, env, &destination, Some(&mut noted))).await;
     noted.end(result)
 }
@@ -197,6 +197,9 @@ async fn restore(
     let policy = args.policy(&env);
     let untouched = "the live database and its service were not touched";
     let name = args.source.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    if let (Some(_), Some(noted)) = (args.backup(), &mut noted) {
+        noted.fill_stand_in().await.map_err(|error| error.or_state(untouched))?;
+    }
     let wanted = match (args.backup(), &noted) {
         (Some(words), Some(noted)) => {
             if args.source.as_ref().is_some_and(|path| path.exists()) {
@@ -227,7 +230,8 @@ async fn restore(
     } else {
         let extra = std::mem::take(&mut env.opened.extra);
         let opened = std::mem::replace(&mut env.opened, Opened { extra, ..Opened::default() });
-        let taking = Source::take(&name, opened, &env.settings.state_dir);
+        let scratch = crate::scratch::directory(&env.settings.state_dir);
+        let taking = Source::take(&name, opened, &scratch);
         env.interrupt.guard(taking).await.map(|source| (None, source))
     };
     let (stored, source) = taken.map_err(|error| error.or_state(untouched))?;

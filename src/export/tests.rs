@@ -47,6 +47,7 @@ fn manifest() -> Manifest {
             database: serde_json::json!({"encoding": "UTF8"}),
             settings: Vec::new(),
             size: None,
+            written: None,
             migrations: None,
         },
         horizon: None,

@@ -8,11 +8,12 @@ pub mod back;
 pub mod check;
 pub mod extensions;
 pub mod forward;
+mod last_state;
 mod left_out;
 mod live;
 pub mod load;
 pub mod names;
-mod origin;
+pub mod origin;
 pub mod room;
 pub mod rows_only;
 pub mod staging;
@@ -291,7 +292,7 @@ impl<'a> Session<'a> {
             purpose: ledger::Purpose::Safety,
             comment: Some("before a restore".to_owned()),
         };
-        let mut session = backup::session::Session::begin(env, Some(RunKind::Backup))?;
+        let mut session = backup::session::Session::begin_anyway(env, RunKind::Backup, true)?;
         let taken = backup::run::take_locked(env, &mut session, &wanted, &self.lock).await;
         let taken = session.end(taken).map_err(|error| {
             error
@@ -320,7 +321,6 @@ impl<'a> Session<'a> {
         policy: &Policy,
         origin: &Origin,
     ) -> Result<()> {
-        let env = self.env;
         let contents = &judgement.contents;
         let is_plain = matches!(source.body, Body::Plain { .. });
         if policy.partial && is_plain {
@@ -377,7 +377,7 @@ impl<'a> Session<'a> {
         }
         let databases = staging::databases(self.client()).await?;
         let name = names::fresh(self.live_name(), Role::Staging, chrono::Utc::now(), &databases);
-        origin.probe(self.client(), self.live_name(), &name, self.server, &self.env.settings.database.user).await
+        origin.probe(self.client(), &self.env.connector, &name, self.server).await
     }
 
     /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
@@ -425,6 +425,7 @@ impl<'a> Session<'a> {
         origin.apply(self.client(), env, name).await?;
         Ok(verified)
     }
+
     /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
     /// function that reads another table.
     async fn load(
@@ -454,7 +455,7 @@ impl<'a> Session<'a> {
             format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
         env.reporter.warn(&what);
         staging::drop_database(self.client(), &env.connector, name).await?;
-        staging::create(self.client(), self.live_name(), name, properties).await?;
+        staging::create(self.client(), self.live_name(), name, properties, self.server).await?;
         loader(1).load(source, stored, judgement, name).await
     }
 }

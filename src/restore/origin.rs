@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::stored::Stored;
 use super::{Destination, Policy, staging};
-use crate::database::Properties;
+use crate::database::{Connector, Properties};
 use crate::database::connect::QueryContext;
 use crate::database::{ident, literal};
 use crate::dump::Contents;
@@ -177,11 +177,11 @@ impl Origin {
     }
 
     /// Whether the server can make such a database: makes an empty one and drops it. Only where no live database proves it.
-    pub async fn probe(&self, client: &Client, live: &str, name: &str, server: u32, user: &str) -> Result<()> {
+    pub async fn probe(&self, client: &Client, connector: &Connector, name: &str, server: u32) -> Result<()> {
         let mut empty = self.properties.clone();
-        empty.give_to(user);
-        match staging::create(client, live, name, &empty, server).await {
-            Ok(()) => staging::drop_database(client, name).await,
+        empty.give_to(connector.user());
+        match staging::create(client, connector.database_name(), name, &empty, server).await {
+            Ok(()) => staging::drop_database(client, connector, name).await,
             Err(error) => {
                 let cause = error.detail("cause").unwrap_or_default().to_owned();
                 let near = nearest(client, &self.properties).await;

@@ -293,6 +293,9 @@ impl Log {
     async fn look(client: &Client) -> Result<Self> {
         let sql = "SELECT s.segment, (s.max + s.keep) * 1048576, \
                           EXISTS (SELECT FROM pg_replication_slots r WHERE NOT r.active AND r.restart_lsn IS NOT NULL) \
+                            OR current_setting('archive_mode') <> 'off' AND NOT EXISTS (SELECT FROM pg_settings c \
+                                 WHERE c.name IN ('archive_command', 'archive_library') \
+                                   AND c.setting NOT IN ('', '(disabled)')) \
                             OR current_setting('archive_mode') <> 'off' AND (SELECT a.last_failed_time > \
                                  coalesce(a.last_archived_time, '-infinity') FROM pg_stat_archiver a) IS TRUE, \
                           has_function_privilege('pg_ls_waldir()', 'EXECUTE'), \

@@ -90,7 +90,7 @@ impl Stored {
         noted.figures.snapshot = Some(wanted.facts.id.clone());
         let handle = noted.open(session::Access::Read).await?;
         env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
-        let state_dir = env.settings.state_dir.clone();
+        let state_dir = crate::scratch::directory(&env.settings.state_dir);
         noted.on_thread(move || Self::open(&handle, wanted, &state_dir)).await
     }
 

@@ -25,6 +25,9 @@ pub struct Facts {
     /// How much room it took; backups of the first releases do not say so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub size: Option<Size>,
+    /// How much was ever written into it, as of the snapshot or before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub written: Option<Written>,
     /// The versions in `schema_migrations`, if there is such a table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub migrations: Option<Migrations>,
@@ -47,6 +50,32 @@ pub struct Size {
     pub database: u64,
     /// Its largest index, which is sorted on disk while it is built.
     pub largest_index: u64,
+}
+
+/// How much was ever written into a database, as its statistics count. Two equal values mean that nothing was written in
+/// between; different ones mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The database, which keeps its OID under any name.
+    pub oid: u32,
+    /// The cluster's.
+    pub system_identifier: String,
+    /// Rows inserted, updated and deleted, those of the catalogue too.
+    pub rows: i64,
+    /// When counting began.
+    pub since: Option<String>,
+}
+
+impl Written {
+    /// Reads it; `None` if the server does not count.
+    pub async fn read(client: &Client) -> Result<Option<Self>> {
+        let sql = "SELECT s.datid, (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), \
+                          s.tup_inserted + s.tup_updated + s.tup_deleted, s.stats_reset::text \
+                   FROM pg_catalog.pg_stat_database s \
+                   WHERE s.datname = pg_catalog.current_database() AND current_setting('track_counts')::boolean";
+        let row = client.query_opt(sql, &[]).await.query_context("cannot read the statistics of the database")?;
+        Ok(row.map(|row| Self { oid: row.get(0), system_identifier: row.get(1), rows: row.get(2), since: row.get(3) }))
+    }
 }
 
 /// What the application's migrations left.
@@ -116,6 +145,7 @@ impl Facts {
             database: row.get(2),
             settings: settings.iter().map(|row| Setting { role: row.get(0), values: row.get(1) }).collect(),
             size: size(client).await?,
+            written: None,
             migrations: migrations(client).await?,
         })
     }

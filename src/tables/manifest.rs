@@ -238,6 +238,7 @@ mod tests {
             database: serde_json::json!({"datname": "teslamate"}),
             settings: Vec::new(),
             size: None,
+            written: None,
             migrations: None,
         };
         Manifest::new(facts, &plan(), Vec::new(), done, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH)

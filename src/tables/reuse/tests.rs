@@ -39,6 +39,7 @@ fn facts() -> Facts {
         database: json!({"oid": "5", "dattablespace": "1663"}),
         settings: Vec::new(),
         size: None,
+        written: None,
         migrations: None,
     }
 }
