@@ -105,9 +105,10 @@ fn last_lines(properties: &Properties) -> String {
     if statements.is_empty() {
         return String::new();
     }
-    let mut text = "\nThe lines for step 7 (`sed -n 's/^> //p' RESTORE.md > RESTORE.md.last.sql && psql -X -v ON_ERROR_STOP=1 \
+    let mut text =
+        "\nThe lines for step 7 (`sed -n 's/^> //p' RESTORE.md > RESTORE.md.last.sql && psql -X -v ON_ERROR_STOP=1 \
                     -d restored -f RESTORE.md.last.sql`):\n\n"
-        .to_owned();
+            .to_owned();
     for statement in &statements {
         let _ = writeln!(text, "> {};", one_line(statement));
     }

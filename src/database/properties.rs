@@ -114,9 +114,9 @@ impl Properties {
             tablespace: text("tablespace").unwrap_or_default(),
             comment: text("comment"),
             columns: columns(database),
-            privileges: database["datacl"].is_array().then(|| {
-                items(&database["datacl"]).iter().filter_map(|item| acl_item(item)).flatten().collect()
-            }),
+            privileges: database["datacl"]
+                .is_array()
+                .then(|| items(&database["datacl"]).iter().filter_map(|item| acl_item(item)).flatten().collect()),
             settings,
             labels: labels.filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone()))).collect(),
             collation_version: text("datcollversion"),
@@ -319,8 +319,9 @@ impl Properties {
         };
         if letter.is_empty() || locale.is_empty() {
             let message = format!("--locale does not name a locale: `{spec}`");
-            return Err(Error::new(Kind::Usage, message)
-                .hint("Write `libc:de_DE.UTF-8`, `icu:de-DE`, `builtin:C.UTF-8`, or a name of libc alone, as `C.UTF-8`."));
+            return Err(Error::new(Kind::Usage, message).hint(
+                "Write `libc:de_DE.UTF-8`, `icu:de-DE`, `builtin:C.UTF-8`, or a name of libc alone, as `C.UTF-8`.",
+            ));
         }
         for column in ["datlocale", "daticurules"] {
             self.columns.remove(column);
@@ -358,7 +359,9 @@ impl Properties {
     /// Whether texts are stored and ordered in the same way.
     #[must_use]
     pub fn same_locale(&self, other: &Self) -> bool {
-        ["encoding", "datlocprovider", "datlocale", "daticurules"].iter().all(|column| self.get(column) == other.get(column))
+        ["encoding", "datlocprovider", "datlocale", "daticurules"]
+            .iter()
+            .all(|column| self.get(column) == other.get(column))
             && ["datcollate", "datctype"].iter().all(|column| {
                 let plain = |value: Option<&str>| value.map(|value| value.to_lowercase().replace('-', ""));
                 plain(self.get(column)) == plain(other.get(column))

@@ -162,7 +162,10 @@ fn privileges(properties: &mut Properties, tokens: &[Token]) {
     if to < on || (!grants && tokens[1].is("GRANT")) {
         return;
     }
-    let end = tokens[to..].iter().position(|token| token.is("WITH") || token.is("GRANTED")).map_or(tokens.len(), |at| to + at);
+    let end = tokens[to..]
+        .iter()
+        .position(|token| token.is("WITH") || token.is("GRANTED"))
+        .map_or(tokens.len(), |at| to + at);
     let option = tokens[end..].iter().any(|token| token.is("OPTION"));
     for word in tokens[1..on].iter().filter_map(Token::value) {
         let kinds: &[&str] = match word.to_uppercase().as_str() {
@@ -172,7 +175,8 @@ fn privileges(properties: &mut Properties, tokens: &[Token]) {
             "TEMPORARY" | "TEMP" => &["TEMPORARY"],
             _ => &[],
         };
-        for (kind, grantee) in kinds.iter().flat_map(|kind| tokens[to + 1..end].iter().map(move |token| (kind, token))) {
+        for (kind, grantee) in kinds.iter().flat_map(|kind| tokens[to + 1..end].iter().map(move |token| (kind, token)))
+        {
             let name = if grantee.is("PUBLIC") { None } else { grantee.name() };
             match (grantee, grants) {
                 (Token::Sign(_), _) => {}
@@ -277,10 +281,14 @@ mod tests {
 
     #[test]
     fn k6_older_and_newer_forms_of_create_database_are_understood() {
-        let old = read(&["CREATE DATABASE a WITH TEMPLATE = template0 ENCODING = 'LATIN1' LC_COLLATE = 'C' LC_CTYPE = 'de_DE';"]);
+        let old = read(&[
+            "CREATE DATABASE a WITH TEMPLATE = template0 ENCODING = 'LATIN1' LC_COLLATE = 'C' LC_CTYPE = 'de_DE';",
+        ]);
         assert_eq!(old.shown_locale(), "LATIN1, libc \"C\" with character type \"de_DE\"");
-        let new = read(&["CREATE DATABASE a WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE_PROVIDER = builtin LOCALE = 'C' \
-                          BUILTIN_LOCALE = 'C.UTF-8' TABLESPACE = \"Side\";"]);
+        let new = read(&[
+            "CREATE DATABASE a WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE_PROVIDER = builtin LOCALE = 'C' \
+                          BUILTIN_LOCALE = 'C.UTF-8' TABLESPACE = \"Side\";",
+        ]);
         assert_eq!((new.shown_locale().as_str(), new.tablespace.as_str()), ("UTF8, builtin \"C.UTF-8\"", "Side"));
         let mut none = None;
         learn(&mut none, "ALTER DATABASE other SET work_mem TO '1MB';");

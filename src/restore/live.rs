@@ -125,7 +125,9 @@ impl Session<'_> {
     async fn may_drop(&self, name: &str) -> bool {
         let reporter = &self.env.reporter;
         if self.env.settings.repository.is_none() {
-            reporter.info(&format!("\"{name}\" is dropped: restore.keep_previous keeps no more; what it held is in no backup"));
+            reporter.info(&format!(
+                "\"{name}\" is dropped: restore.keep_previous keeps no more; what it held is in no backup"
+            ));
             return true;
         }
         if !self.with_service {

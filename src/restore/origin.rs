@@ -107,15 +107,19 @@ impl Origin {
         if policy.no_privileges {
             self.properties.without_privileges();
             let known = known_roles(client, &self.properties).await?;
-            self.leave_out_settings(env, "the role is not there", |role, _| role.is_empty() || known.iter().any(|known| known == role));
+            self.leave_out_settings(env, "the role is not there", |role, _| {
+                role.is_empty() || known.iter().any(|known| known == role)
+            });
         }
         self.keep_possible_owner(client, env).await?;
         self.keep_known_tablespace(client, env).await?;
         if self.witness == Witness::Dump && !policy.trust_dump {
             let powerful = superuser_settings(client, &self.properties).await?;
-            self.leave_out_settings(env, "only a superuser may set it, and a dump is not trusted that far", |_, name| {
-                !powerful.iter().any(|known| known == name)
-            });
+            self.leave_out_settings(
+                env,
+                "only a superuser may set it, and a dump is not trusted that far",
+                |_, name| !powerful.iter().any(|known| known == name),
+            );
         }
         Ok(())
     }

@@ -209,12 +209,15 @@ impl Room {
         }
         let previous = previous(client, live).await?;
         if !previous.is_empty() {
-            let list: Vec<String> = previous.iter().map(|(name, bytes)| format!("\"{name}\", {}", shown(*bytes))).collect();
+            let list: Vec<String> =
+                previous.iter().map(|(name, bytes)| format!("\"{name}\", {}", shown(*bytes))).collect();
             error = error.with("previous", list.join("\n"));
             if *destination == Destination::Live {
-                error = error.hint("teslamate-restore --undo makes the newest of these live again; that needs no room.");
+                error =
+                    error.hint("teslamate-restore --undo makes the newest of these live again; that needs no room.");
             }
-            let drop: Vec<String> = previous.iter().map(|(name, _)| format!("DROP DATABASE {};", ident(name))).collect();
+            let drop: Vec<String> =
+                previous.iter().map(|(name, _)| format!("DROP DATABASE {};", ident(name))).collect();
             error = error.hint(format!("Dropping databases of earlier restores frees their room: {}", drop.join(" ")));
         }
         Err(error
