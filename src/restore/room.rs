@@ -40,7 +40,8 @@ impl Place {
     fn of(path: &Path) -> Option<Self> {
         let look = |path: &Path| {
             let system = rustix::fs::statvfs(path).ok()?;
-            Some(Self { path: path.to_owned(), system: system.f_fsid, free: system.f_bavail * system.f_frsize })
+            let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(path).ok()?);
+            Some(Self { path: path.to_owned(), system: device, free: system.f_bavail * system.f_frsize })
         };
         if let Some(place) = look(path) {
             return Some(place);

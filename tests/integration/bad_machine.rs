@@ -106,7 +106,7 @@ fn k14_a_load_is_stopped_before_the_server_runs_out_of_space() {
         assert!(!log.contains("PANIC") && !log.contains("No space left"), "{source}: {log}");
     }
     assert_eq!(server.content("small"), before);
-    assert_eq!(site.systemctl.calls(), []);
+    assert!(site.systemctl.calls().iter().all(|(_, verb)| verb == "cat"), "{:?}", site.systemctl.calls());
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn k14_a_slot_that_keeps_the_log_is_counted_and_named() {
     }
     let small = Small::new(900);
     small.server.query("postgres", "SELECT pg_create_physical_replication_slot('left', true)");
-    small.fill_up_to(280);
+    small.fill_up_to(150);
     let outcome = small.site.run("teslamate-restore", &["latest", "--drill"]).expect(10);
     assert!(outcome.stderr.contains("pg_replication_slots"), "{}", outcome.stderr);
 }
