@@ -261,6 +261,8 @@ impl Visitor for Judge {
             "\\unrestrict" if self.restricted.as_deref() == Some(argument) => self.restricted = None,
             // A dump made with --create connects to what it has just made; anything else would be another database.
             "\\connect" if self.may_connect => self.may_connect = false,
+            // Comes before it where the name has characters that pg_dump quotes; the text itself stays what it was.
+            "\\encoding" if self.may_connect && argument == "SQL_ASCII" => {}
             _ => {
                 let what = format!("holds the meta-command {command}, which a dump of one database does not have");
                 self.contents.untrusted.push(Flaw::foreign(line, what));

@@ -46,12 +46,15 @@ pub fn learn(properties: &mut Option<Properties>, text: &str) {
     let words: Vec<String> =
         tokens.iter().take(3).map(|token| token.value().unwrap_or_default().to_uppercase()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match (words.as_slice(), properties) {
-        (["CREATE", "DATABASE", _], properties) => *properties = Some(create(&tokens[3..])),
-        // A statement of a database that the dump does not make is of another one.
-        (_, None) => {}
-        (["ALTER", "DATABASE", _], Some(properties)) => alter(properties, "", &tokens[3..]),
-        (["ALTER", "ROLE" | "USER", _], Some(properties)) => {
+    if let ["CREATE", "DATABASE", _] = words.as_slice() {
+        *properties = Some(create(&tokens[3..]));
+        return;
+    }
+    // A statement of a database that the dump does not make is of another one.
+    let Some(properties) = properties else { return };
+    match words.as_slice() {
+        ["ALTER", "DATABASE", _] => alter(properties, "", &tokens[3..]),
+        ["ALTER", "ROLE" | "USER", _] => {
             if let ([_, _, role, within, database, _, rest @ ..], true) = (tokens.as_slice(), tokens.len() > 6)
                 && within.is("IN")
                 && database.is("DATABASE")
@@ -59,18 +62,18 @@ pub fn learn(properties: &mut Option<Properties>, text: &str) {
                 alter(properties, &role.name().unwrap_or_default(), rest);
             }
         }
-        (["COMMENT", "ON", "DATABASE"], Some(properties)) => {
+        ["COMMENT", "ON", "DATABASE"] => {
             properties.comment = tokens.iter().find_map(|token| match token {
                 Token::Text(text) => Some(text.clone()),
                 _ => None,
             });
         }
-        (["SECURITY", "LABEL", "FOR"], Some(properties)) => {
+        ["SECURITY", "LABEL", "FOR"] => {
             if let (Some(provider), Some(Token::Text(label))) = (tokens.get(3).and_then(Token::value), tokens.last()) {
                 properties.label(provider, label.clone());
             }
         }
-        (["GRANT" | "REVOKE", ..], Some(properties)) => privileges(properties, &tokens),
+        ["GRANT" | "REVOKE", ..] => privileges(properties, &tokens),
         _ => {}
     }
 }

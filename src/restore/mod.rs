@@ -463,5 +463,5 @@ impl<'a> Session<'a> {
 /// Two things that are missing, said at once.
 fn both(error: Error, other: &Error) -> Error {
     let error = error.with("locale", other.message());
-    other.hints().iter().fold(error, |error, hint| error.hint(hint))
+    other.hints().iter().fold(error, Error::hint)
 }

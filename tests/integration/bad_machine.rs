@@ -69,7 +69,7 @@ impl Small {
 
     fn free(&self) -> u64 {
         let system = rustix::fs::statvfs(&self.disk.0).unwrap();
-        system.f_bavail * system.f_frsize >> 20
+        (system.f_bavail * system.f_frsize) >> 20
     }
 
     /// Leaves so many MiB free.

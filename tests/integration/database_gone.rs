@@ -95,11 +95,7 @@ fn k6_the_builtin_provider_and_icu_rules_come_back_on_17() {
         server.query("other", "CREATE TABLE t (a text); INSERT INTO t VALUES ('V'), ('w')");
         let site = Site::at(&server.socket(), 5432, "other");
         let section = crate::support::repository::section(&site);
-        site.configure(
-            &format!("port = 5432\nuser = \"postgres\"\ntools = {tools:?}\n{section}")
-                .replace("user = \"postgres\"\n", ""),
-            "",
-        );
+        site.configure(&format!("port = 5432\ntools = {tools:?}\n{section}"), "");
         server.query("postgres", "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'teslamate') THEN CREATE ROLE teslamate LOGIN SUPERUSER; END IF; END $$");
         let before = server.query("other", what);
         site.run("teslamate-backup", &[]).expect(0);
@@ -236,7 +232,7 @@ fn k6_rows_written_until_the_swap_are_in_a_backup_before_they_go() {
     // The safety backup is taken by now, and the swap has not begun.
     fs::write(site.systemctl.dir().join("slow-stop"), "2").unwrap();
     let child = site.command("teslamate-restore").args(&["latest", "--yes"]).spawn();
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + Duration::from_mins(1);
     while !site.systemctl.calls().iter().any(|(_, verb)| verb == "stop") {
         assert!(Instant::now() < give_up, "the service was never stopped");
         std::thread::sleep(Duration::from_millis(10));
