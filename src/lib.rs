@@ -43,6 +43,7 @@ pub mod progress;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod scratch;
 pub mod service;
 pub mod settings;
 pub mod tables;

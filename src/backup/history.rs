@@ -118,7 +118,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn is_ours(&self, found: &snapshots::Snapshot) -> bool {
+    pub(super) fn is_ours(&self, found: &snapshots::Snapshot) -> bool {
         found.label == self.env.settings.database.name
     }
 

@@ -33,7 +33,7 @@ use crate::progress::Meter;
 use crate::repository::archive::{Archived, Request, archive, differing, read_back};
 use crate::repository::{Handle, Id, check, read, snapshots};
 use crate::tables::catalog::{Catalog, Other};
-use crate::tables::facts::Facts;
+use crate::tables::facts::{Facts, Written};
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers;
 use crate::tables::surroundings::Surroundings;
@@ -261,9 +261,12 @@ impl Backup<'_> {
         let horizon = changes::settle(&session, SETTLE).await?;
         meter.now("reading the schema");
         let started = Utc::now();
+        // Before the snapshot: what is counted is seen by it.
+        let written = Written::read(&session).await?;
         let snapshot = Snapshot::export(self.connector, self.lock_wait).await?;
         let seen = Seen::read(&snapshot).await?;
-        let facts = Facts::read(&snapshot).await?;
+        let mut facts = Facts { written, ..Facts::read(&snapshot).await? };
+        facts.database["datname"] = self.connector.known_as().into();
         let mut catalog = Catalog::read(&snapshot).await?;
         seen.compare(self.connector, Scope::Definitions).await?;
         catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
@@ -380,7 +383,7 @@ impl Backup<'_> {
             parent,
             tags: if self.purpose == Purpose::Regular { Vec::new() } else { vec![self.purpose.word().to_owned()] },
             host: self.host.clone(),
-            label: self.connector.database_name().to_owned(),
+            label: self.connector.known_as().to_owned(),
             description: self.comment.clone(),
             time: started,
         };

@@ -53,7 +53,7 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         chunk_blocks: env.settings.backup.chunk_blocks,
         lock_wait: wanted.lock_wait,
         full_read: wanted.full_read,
-        temporary: env.settings.state_dir.clone(),
+        temporary: crate::scratch::directory(&env.settings.state_dir),
         host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         purpose: wanted.purpose,
         comment: wanted.comment.clone(),

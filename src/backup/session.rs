@@ -46,6 +46,8 @@ pub struct Session<'a> {
     pub(super) env: &'a Env,
     pub(super) settings: &'a settings::Repository,
     run: Option<RunId>,
+    /// The ledger is one in memory, since that of the state directory is of no use: it is filled from the repository.
+    stands_in: bool,
     /// Held from the opening of the repository to the end of the run.
     lock: Option<Lock>,
     /// Whether somebody asked for `latest`.
@@ -76,12 +78,67 @@ impl<'a> Session<'a> {
             env,
             settings,
             run,
+            stands_in: false,
             lock: None,
             means_latest: Cell::new(false),
             ledger,
             figures: Figures::default(),
             meter: Meter::new("opening the repository"),
         })
+    }
+
+    /// The same for a run that must go on whatever is the matter with the state directory: going back. What cannot be
+    /// noted is not, and a ledger that cannot be read, or written where `writes` says that this is needed, is replaced
+    /// by what the repository itself tells.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if no repository is configured.
+    pub fn begin_anyway(env: &'a Env, kind: RunKind, writes: bool) -> Result<Self> {
+        let error = match Self::begin(env, Some(kind)) {
+            Err(error) if error.kind() != Kind::Usage => error,
+            begun => return begun,
+        };
+        let cause = error.detail("cause").map_or_else(String::new, |cause| format!(" ({cause})"));
+        env.reporter.warn(&format!("this run is not noted in the ledger: {}{cause}", error.message()));
+        // One that is locked was waited for already.
+        let readable = if writes || error.kind() == Kind::Busy { None } else { Self::begin(env, None).ok() };
+        if let Some(session) = readable {
+            return Ok(session);
+        }
+        let Some(settings) = &env.settings.repository else { return Err(error) };
+        Ok(Self {
+            env,
+            settings,
+            run: None,
+            stands_in: true,
+            lock: None,
+            means_latest: Cell::new(false),
+            ledger: Ledger::in_memory()?,
+            figures: Figures::default(),
+            meter: Meter::new("opening the repository"),
+        })
+    }
+
+    /// Fills a ledger that stands in for another one with the backups in the repository. Nothing is done to any other.
+    ///
+    /// # Errors
+    /// What [`Session::open`] says.
+    pub async fn fill_stand_in(&mut self) -> Result<()> {
+        if self.stands_in && self.ledger.repository_id()?.is_none() {
+            self.env.reporter.step("reading which backups there are from the repository itself").await;
+            self.open(Access::Read).await.map(drop)?;
+        }
+        Ok(())
+    }
+
+    async fn adopt_all(&mut self, handle: &Handle) -> Result<()> {
+        let mut facts = Vec::new();
+        for found in self.listed(handle).await?.snapshots {
+            if self.is_ours(&found) {
+                facts.push(self.describe(handle, &found).await?);
+            }
+        }
+        self.ledger.adopt(&hex(handle.id())?, &facts)
     }
 
     /// Notes how the run ended.
@@ -104,7 +161,7 @@ impl<'a> Session<'a> {
     /// the ledger is new; what [`repository::open`] says.
     pub async fn open(&mut self, access: Access) -> Result<Handle> {
         let mut known = self.ledger.repository_id()?;
-        if access == Access::Add && known.is_none() && repository::may_be_made(self.settings)? {
+        if access == Access::Add && known.is_none() && !self.stands_in && repository::may_be_made(self.settings)? {
             self.init().await?;
             known = self.ledger.repository_id()?;
         }
@@ -137,6 +194,10 @@ impl<'a> Session<'a> {
             opened => opened?,
         };
         self.lock = Some(lock);
+        if self.stands_in && known.is_none() {
+            self.adopt_all(&handle).await?;
+            return Ok(handle);
+        }
         self.ledger.check_repository(Some(&hex(handle.id())?))?;
         if access == Access::Add {
             self.refuse_another_database()?;

@@ -67,6 +67,13 @@ pub struct Args {
     /// Do not run the application's migrations that came since
     #[arg(long)]
     pub as_it_was: bool,
+    /// Locale of the new database, in the place of the one that it had: `C.UTF-8`, `libc:de_DE.UTF-8`, `icu:de-DE`,
+    /// `builtin:C.UTF-8`
+    #[arg(long, value_name = "LOCALE", conflicts_with_all = ["undo", "data_only"])]
+    pub locale: Option<String>,
+    /// Begin although the disk looks too full: the load may have to be stopped half-way, before the server runs out of space
+    #[arg(long, conflicts_with = "undo")]
+    pub ignore_free_space: bool,
     /// Leave out who owns what: everything belongs to the role that restores
     #[arg(long)]
     pub no_owner: bool,
@@ -153,6 +160,8 @@ impl Args {
             tables: self.tables.clone(),
             no_safety_backup: self.no_safety_backup,
             partial: self.is_partial(),
+            ignore_free_space: self.ignore_free_space,
+            locale: self.locale.clone(),
             as_it_was: self.as_it_was,
             unit: env.settings.service.unit.clone(),
         }
@@ -174,7 +183,7 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     }
     // A second value, since the work takes the opened files out of the first.
     let noting = env.without_files();
-    let mut noted = backup::session::Session::begin(&noting, Some(kind))?;
+    let mut noted = backup::session::Session::begin_anyway(&noting, kind, false)?;
     let result = Box::pin(restore(args, env, &destination, Some(&mut noted))).await;
     noted.end(result)
 }
@@ -188,6 +197,9 @@ async fn restore(
     let policy = args.policy(&env);
     let untouched = "the live database and its service were not touched";
     let name = args.source.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    if let (Some(_), Some(noted)) = (args.backup(), &mut noted) {
+        noted.fill_stand_in().await.map_err(|error| error.or_state(untouched))?;
+    }
     let wanted = match (args.backup(), &mut noted) {
         (Some(words), Some(noted)) => {
             if args.source.as_ref().is_some_and(|path| path.exists()) {
@@ -219,7 +231,8 @@ async fn restore(
     } else {
         let extra = std::mem::take(&mut env.opened.extra);
         let opened = std::mem::replace(&mut env.opened, Opened { extra, ..Opened::default() });
-        let taking = Source::take(&name, opened, &env.settings.state_dir);
+        let scratch = crate::scratch::directory(&env.settings.state_dir);
+        let taking = Source::take(&name, opened, &scratch);
         env.interrupt.guard(taking).await.map(|source| (None, source))
     };
     let (stored, source) = taken.map_err(|error| error.or_state(untouched))?;

@@ -31,6 +31,8 @@ pub struct Connector {
     database: Database,
     application_name: String,
     startup_wait: Duration,
+    /// The name under which the database is known, if it has another one.
+    known_as: Option<String>,
 }
 
 impl Connector {
@@ -38,13 +40,27 @@ impl Connector {
     #[must_use]
     pub fn new(database: &Database, program: &str) -> Self {
         let application_name = format!("{program} pid {}", std::process::id());
-        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT }
+        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT, known_as: None }
     }
 
     /// The configured database's name.
     #[must_use]
     pub fn database_name(&self) -> &str {
         &self.database.name
+    }
+
+    /// For a database that had the configured name until it was replaced.
+    #[must_use]
+    pub fn for_previous(&self, name: &str) -> Self {
+        let known_as = Some(self.known_as().to_owned());
+        let database = Database { name: name.to_owned(), ..self.database.clone() };
+        Self { database, known_as, ..self.clone() }
+    }
+
+    /// The name under which backups of the database are kept.
+    #[must_use]
+    pub fn known_as(&self) -> &str {
+        self.known_as.as_deref().unwrap_or(&self.database.name)
     }
 
     /// The role that connects.

@@ -2,12 +2,14 @@
 
 pub mod connect;
 pub mod lock;
+pub mod properties;
 mod tls;
 pub mod tools;
 
 use std::fmt::Write as _;
 
 pub use connect::Connector;
+pub use properties::Properties;
 
 /// The oldest server that Glovebox works with, as `server_version_num` gives it.
 pub const OLDEST_SERVER: u32 = 140_000;

@@ -1,14 +1,17 @@
 //! What a dump holds, and whether it is whole: one pass over its text, before anything is done with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::database;
 use super::rules::{self, Disposition, RoleUse, Skipped};
 use super::scan::{Scanner, Statement, Visitor};
 use super::text::Flaw;
+use crate::database::Properties;
 use crate::database::tools::parse_version;
 
 /// A table's name with its schema.
@@ -73,6 +76,8 @@ pub struct Contents {
     pub used: BTreeSet<TableName>,
     /// The newest version in `schema_migrations`.
     pub newest_migration: Option<i64>,
+    /// What it says of the database itself: in SQL text with `--create`, in archives always.
+    pub database: Option<Properties>,
     /// Large objects.
     pub large_objects: u64,
     /// Bytes of text.
@@ -208,6 +213,8 @@ impl Visitor for Judge {
             }
             Disposition::Skip(Skipped::Database) => {
                 self.may_connect = true;
+                let text = self.decode(statement.text);
+                database::learn(&mut self.contents.database, &text);
                 Ok(())
             }
             Disposition::Skip(Skipped::PublicSchema) => {
@@ -254,6 +261,8 @@ impl Visitor for Judge {
             "\\unrestrict" if self.restricted.as_deref() == Some(argument) => self.restricted = None,
             // A dump made with --create connects to what it has just made; anything else would be another database.
             "\\connect" if self.may_connect => self.may_connect = false,
+            // Comes before it where the name has characters that pg_dump quotes; the text itself stays what it was.
+            "\\encoding" if self.may_connect && argument == "SQL_ASCII" => {}
             _ => {
                 let what = format!("holds the meta-command {command}, which a dump of one database does not have");
                 self.contents.untrusted.push(Flaw::foreign(line, what));
@@ -301,6 +310,14 @@ impl Visitor for Judge {
 }
 
 impl Judge {
+    /// A statement as text. Of other encodings than UTF-8 one is known in which every byte is a character of that number.
+    fn decode<'a>(&self, text: &'a [u8]) -> Cow<'a, str> {
+        match self.contents.encoding.as_deref() {
+            Some("LATIN1") => text.iter().map(|byte| char::from(*byte)).collect::<String>().into(),
+            _ => String::from_utf8_lossy(text),
+        }
+    }
+
     /// Takes from a statement what a restore has to know beforehand.
     fn learn(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
         self.contents.roles.extend(rules::roles(statement));

@@ -49,7 +49,15 @@ pub async fn judge(source: &Source, tools: &Tools, meter: &Arc<Meter>) -> Result
         }
         Body::Archive(_) => {
             let (stdin, path) = source.for_pg_restore()?;
-            archive(tools, stdin, path, meter).await.map(|contents| Judgement { contents, sha256: None })
+            let judged = match archive(tools, stdin, path, true, meter).await {
+                // psql's \connect, which --create writes, cannot name every database.
+                Err(error) if error.detail("cause").is_some_and(|cause| cause.contains("newline")) => {
+                    let (stdin, path) = source.for_pg_restore()?;
+                    archive(tools, stdin, path, false, meter).await
+                }
+                judged => judged,
+            };
+            judged.map(|contents| Judgement { contents, sha256: None })
         }
     };
     judged.map_err(|error| error.with("file", &source.name).with("state", state))
@@ -125,10 +133,20 @@ impl Read for HashingReader<'_> {
     }
 }
 
-/// Unpacks an archive to text with `pg_restore` and reads that. `path` is `-` for standard input.
-pub(crate) async fn archive(tools: &Tools, stdin: Stdio, path: &str, meter: &Arc<Meter>) -> Result<Contents> {
+/// Unpacks an archive to text with `pg_restore` and reads that. `path` is `-` for standard input. With `create`, what the
+/// archive says of the database itself is in the text too.
+pub(crate) async fn archive(
+    tools: &Tools,
+    stdin: Stdio,
+    path: &str,
+    create: bool,
+    meter: &Arc<Meter>,
+) -> Result<Contents> {
     let mut command = crate::process::command(&tools.path("pg_restore"));
     command.args(["--file=-"]);
+    if create {
+        command.arg("--create");
+    }
     if path != "-" {
         command.arg(path);
     }

@@ -6,6 +6,7 @@
 //! to the server, left out, or refused). Not here: loading, which is `restore/load.rs`.
 
 pub mod contents;
+pub mod database;
 pub mod format;
 pub mod judge;
 pub mod moment;

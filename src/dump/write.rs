@@ -278,7 +278,7 @@ impl Writer<'_> {
         let sha256 =
             on_thread(move || hash(&hashed)).await?.context(Kind::Verify, "cannot read back what was written")?;
         file.rewind().context(Kind::Store, "cannot read back what was written")?;
-        let contents = judge::archive(tools, Stdio::from(file), "-", meter)
+        let contents = judge::archive(tools, Stdio::from(file), "-", false, meter)
             .await
             .map_err(|error| error.escalate(Kind::Verify).with("state", NOTHING_LEFT))?;
         Ok((bytes, sha256, contents))

@@ -48,6 +48,8 @@ fn manifest() -> Manifest {
             timeline: 1,
             database: serde_json::json!({"encoding": "UTF8"}),
             settings: Vec::new(),
+            size: None,
+            written: None,
             migrations: None,
         },
         horizon: None,

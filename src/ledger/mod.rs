@@ -92,6 +92,19 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// An empty one in memory, for a run that must go on where none can be opened or written. It goes with the run.
+    ///
+    /// # Errors
+    /// [`Kind::Store`] if there is no memory for it.
+    pub fn in_memory() -> Result<Self> {
+        let path = PathBuf::from("(in memory)");
+        let opened = Connection::open_in_memory().map_err(Failure::from);
+        let mut connection = opened.map_err(|failure| failure.explain("open", &path))?;
+        migrations::migrate(&mut connection, migrations::ALL)
+            .map_err(|failure| failure.explain("bring up to date", &path))?;
+        Ok(Self { connection, path })
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -13,10 +13,11 @@ use crate::ledger::RunKind;
 /// # Errors
 /// What opening it, and [`Session::restore`], say.
 pub async fn put_back(env: &Env, id: &str) -> Result<Restored> {
-    let mut noted = backup::session::Session::begin(env, Some(RunKind::Restore))?;
+    let mut noted = backup::session::Session::begin_anyway(env, RunKind::Restore, false)?;
     let result = async {
         // First the lock, for which a backup that has just begun is waited for; then nothing comes in between.
         let session = Session::begin_before_service(env).await?;
+        noted.fill_stand_in().await?;
         let wanted = noted.meant(id)?;
         let (stored, source) = Stored::from_repository(env, &mut noted, wanted).await?;
         let policy =

@@ -1,7 +1,6 @@
 //! Everything that can be known before a staging database exists: a restore that cannot work does not begin.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use tokio_postgres::Client;
 
@@ -371,51 +370,4 @@ pub async fn large_objects(client: &Client, contents: &Contents) -> Result<()> {
     .with("room", format!("{room} locks (max_locks_per_transaction × connections)"))
     .with("state", UNTOUCHED)
     .hint("Raise max_locks_per_transaction, or restore from a .dump file, which is loaded in parts."))
-}
-
-/// Whether a second copy fits beside the live database: its size and that of the largest index, which is sorted on
-/// disk while it is built. Looks at the file systems of the data directory, the tablespace and the WAL where they are
-/// on this machine; returns what could not be checked.
-pub async fn disk_space(
-    client: &Client,
-    connector: &Connector,
-    live: Option<&Live>,
-    contents: &Contents,
-    tablespace: &str,
-) -> Result<Option<String>> {
-    let needed = match live {
-        Some(live) => u64::try_from(live.bytes + live.largest_index).unwrap_or(0),
-        // The text of the rows, and about as much again for indexes and row headers.
-        None => contents.bytes * 2,
-    };
-    if !connector.is_local() {
-        return Ok(Some("free space was not checked: the server is on another machine".into()));
-    }
-    let row = client
-        .query_opt(
-            "SELECT current_setting('data_directory'), \
-                    (SELECT nullif(pg_tablespace_location(oid), '') FROM pg_tablespace WHERE spcname = $1)",
-            &[&tablespace],
-        )
-        .await;
-    let Ok(Some(row)) = row else {
-        return Ok(Some("free space was not checked: the role may not ask for the data directory".into()));
-    };
-    let (data, tablespace): (String, Option<String>) = (row.get(0), row.get(1));
-    let place = tablespace.unwrap_or(data);
-    let Ok(space) = rustix::fs::statvfs(Path::new(&place)) else {
-        return Ok(Some(format!("free space was not checked: {place} cannot be seen from here")));
-    };
-    let free = space.f_bavail * space.f_frsize;
-    if free >= needed {
-        return Ok(None);
-    }
-    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
-    Err(Error::new(Kind::Refused, format!("there is no room for a second copy of the database in {place}"))
-        .with("needed", mebibytes(needed))
-        .with("free", mebibytes(free))
-        .with("state", "the live database and its service were not touched")
-        .hint(
-            "Free some space (an older database of a restore: `psql -l`, then DROP DATABASE), or grow the file system.",
-        ))
 }

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::names::{self, Role};
-use super::properties::Properties;
 use super::swap::{BEGIN_DURABLY, Swap};
 use super::{Restored, Session, check, staging};
 use crate::database::connect::QueryContext;
-use crate::database::ident;
+use crate::database::{Properties, ident};
 use crate::error::{Kind, Result};
 use crate::service::State;
 
@@ -122,6 +121,34 @@ impl Session<'_> {
         }
     }
 
+    /// Whether what a previous database holds is in a backup; without a repository, whether the settings give it up.
+    async fn may_drop(&self, name: &str) -> bool {
+        let reporter = &self.env.reporter;
+        if self.env.settings.repository.is_none() {
+            reporter.info(&format!(
+                "\"{name}\" is dropped: restore.keep_previous keeps no more; what it held is in no backup"
+            ));
+            return true;
+        }
+        if !self.with_service {
+            // The application waits for this to end.
+            reporter.info(&format!("\"{name}\" stays until the next restore"));
+            return false;
+        }
+        match Box::pin(self.secure(name)).await {
+            Ok(()) => true,
+            Err(error) => {
+                reporter.warn(&format!(
+                    "\"{name}\" is kept, since its last state is in no backup: {}; the next restore tries again, and \
+                     DROP DATABASE {} gives it up",
+                    error.message(),
+                    ident(name)
+                ));
+                false
+            }
+        }
+    }
+
     /// Keeps as many previous databases as the settings say, the newest ones.
     async fn drop_old_previous(&self, done: &mut Restored) -> Result<()> {
         let databases = staging::databases(self.client()).await?;
@@ -129,6 +156,9 @@ impl Session<'_> {
         let keep = usize::try_from(self.env.settings.keep_previous).unwrap_or(usize::MAX);
         let surplus = previous.len().saturating_sub(keep);
         for name in previous.drain(..surplus) {
+            if !self.may_drop(&name).await {
+                continue;
+            }
             match staging::drop_database(self.client(), &self.env.connector, &name).await {
                 Ok(()) => done.dropped.push(name),
                 Err(error) => self.env.reporter.warn(error.message()),

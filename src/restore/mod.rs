@@ -8,11 +8,13 @@ pub mod back;
 pub mod check;
 pub mod extensions;
 pub mod forward;
+mod last_state;
 mod left_out;
 mod live;
 pub mod load;
 pub mod names;
-pub mod properties;
+pub mod origin;
+pub mod room;
 pub mod rows_only;
 pub mod staging;
 pub mod stored;
@@ -42,7 +44,8 @@ use check::Live;
 use left_out::LeftOut;
 use load::Loader;
 use names::Role;
-use properties::Properties;
+use origin::{Origin, Witness};
+use room::Room;
 use stored::Stored;
 use verify::Verified;
 
@@ -87,6 +90,10 @@ pub struct Policy {
     pub no_safety_backup: bool,
     /// The result is not meant to be whole.
     pub partial: bool,
+    /// Free space is not checked beforehand.
+    pub ignore_free_space: bool,
+    /// The locale of the new database, where it is not to be the one that it had: `libc:NAME`, `icu:NAME`, `builtin:NAME`.
+    pub locale: Option<String>,
     /// Migrations of the application that came since are not run.
     pub as_it_was: bool,
     /// The service's unit.
@@ -217,7 +224,13 @@ impl<'a> Session<'a> {
         if let (Some(stored), Destination::Live) = (stored, destination) {
             stored.is_of_cluster(env, self.client(), live.is_some(), policy).await?;
         }
-        let properties = self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy).await?;
+        let live_name = live.as_ref().map(|_| self.live_name());
+        let contents = &judgement.contents;
+        let origin = Origin::find(self.client(), env, live_name, contents, stored, destination, policy).await?;
+        judgement.contents.roles.extend(origin.roles());
+        self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy, &origin).await?;
+        let copy = room::needed(live.as_ref(), &judgement.contents, stored, policy);
+        let room = self.room(copy, &origin, destination, policy).await?;
         let release = forward::release(env, &judgement.contents, destination, policy)?;
 
         let safety_backup = match (destination, &live) {
@@ -232,8 +245,9 @@ impl<'a> Session<'a> {
         let name = names::fresh(base, Role::Staging, chrono::Utc::now(), &databases);
         // From here on there is something to clean up, whatever happens.
         let material = Material { source, stored, judgement: &judgement, tools: &tools };
-        let work = Box::pin(self.stage(&material, destination, policy, &properties, &name, live.as_ref()));
-        let verified = match env.interrupt.guard(work).await {
+        let work = Box::pin(self.stage(&material, destination, policy, &origin, &name, live.as_ref()));
+        let work = env.interrupt.guard(room.watch(&env.connector, work));
+        let verified = match Box::pin(work).await {
             Ok(verified) => verified,
             Err(error) => return Err(staging::abandon(self.client(), &env.connector, &name, error).await),
         };
@@ -263,7 +277,7 @@ impl<'a> Session<'a> {
                 })?;
             }
             Destination::Beside(target) => self.rename_beside(&name, target).await?,
-            Destination::Live => self.go_live(&name, live.is_some(), &properties, &mut restored).await?,
+            Destination::Live => self.go_live(&name, live.is_some(), &origin.properties, &mut restored).await?,
         }
         restored.duration = started.elapsed();
         Ok(restored)
@@ -281,7 +295,7 @@ impl<'a> Session<'a> {
             purpose: ledger::Purpose::Safety,
             comment: Some("before a restore".to_owned()),
         };
-        let mut session = backup::session::Session::begin(env, Some(RunKind::Backup))?;
+        let mut session = backup::session::Session::begin_anyway(env, RunKind::Backup, true)?;
         let taken = backup::run::take_locked(env, &mut session, &wanted, &self.lock).await;
         let taken = session.end(taken).map_err(|error| {
             error
@@ -298,7 +312,8 @@ impl<'a> Session<'a> {
         reporter.show(&meter, judge(source, tools, &meter)).await
     }
 
-    /// Everything that can be known beforehand; returns the properties of the database to be made.
+    /// Everything that can be known beforehand.
+    #[allow(clippy::too_many_arguments, reason = "a step of the recipe above")]
     async fn check(
         &self,
         judgement: &Judgement,
@@ -307,8 +322,8 @@ impl<'a> Session<'a> {
         is_ours: bool,
         destination: &Destination,
         policy: &Policy,
-    ) -> Result<Properties> {
-        let env = self.env;
+        origin: &Origin,
+    ) -> Result<()> {
         let contents = &judgement.contents;
         let is_plain = matches!(source.body, Body::Plain { .. });
         if policy.partial && is_plain {
@@ -328,24 +343,44 @@ impl<'a> Session<'a> {
         }
         check::contents(contents, live, self.server, is_ours, policy)?;
         let live_name = live.map(|_| self.live_name());
-        check::rights(self.client(), live_name, contents, policy).await?;
+        let locale = self.locale_here(origin, policy).await.err();
+        let allowed = check::rights(self.client(), live_name, contents, policy).await;
+        match (allowed, locale) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(error)) | (Err(error), None) => return Err(error),
+            (Err(error), Some(locale)) => return Err(both(error, &locale)),
+        }
         if is_plain {
             check::large_objects(self.client(), contents).await?;
         }
         if let (Some(name), Destination::Live) = (live_name, destination) {
             check::nothing_in_the_way(self.client(), name).await?;
         }
-        let properties = match live_name {
-            Some(name) => Properties::read(self.client(), name).await?,
-            None => None,
-        };
-        let properties = properties.unwrap_or_else(|| Properties::new(&env.settings.database.user));
-        let unchecked =
-            check::disk_space(self.client(), &env.connector, live, contents, &properties.tablespace).await?;
-        if let Some(remark) = unchecked {
-            env.reporter.warn(&remark);
+        Ok(())
+    }
+
+    /// Whether there is room, on the disks of the server.
+    async fn room(&self, copy: u64, origin: &Origin, destination: &Destination, policy: &Policy) -> Result<Room> {
+        let env = self.env;
+        let room = Room::look(self.client(), &env.connector, &origin.properties.tablespace, copy).await?;
+        if let Some(remark) = &room.unknown {
+            env.reporter.warn(remark);
         }
-        Ok(properties)
+        match room.check(self.client(), self.live_name(), destination).await {
+            Err(error) if policy.ignore_free_space => env.reporter.warn(error.message()),
+            checked => checked?,
+        }
+        Ok(room)
+    }
+
+    /// Whether the server has the encoding and the locale, where the live database does not prove it.
+    async fn locale_here(&self, origin: &Origin, policy: &Policy) -> Result<()> {
+        if policy.locale.is_none() && matches!(origin.witness, Witness::Live | Witness::Nobody) {
+            return Ok(());
+        }
+        let databases = staging::databases(self.client()).await?;
+        let name = names::fresh(self.live_name(), Role::Staging, chrono::Utc::now(), &databases);
+        origin.probe(self.client(), &self.env.connector, &name, self.server).await
     }
 
     /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
@@ -354,14 +389,14 @@ impl<'a> Session<'a> {
         material: &Material<'_>,
         destination: &Destination,
         policy: &Policy,
-        properties: &Properties,
+        origin: &Origin,
         name: &str,
         live: Option<&Live>,
     ) -> Result<Verified> {
         let env = self.env;
         let contents = &material.judgement.contents;
         env.reporter.step(&format!("loading into {name}")).await;
-        staging::create(self.client(), self.live_name(), name, properties).await?;
+        staging::create(self.client(), self.live_name(), name, &origin.properties, self.server).await?;
         // Of a part of a dump, extensions are not loaded.
         let made = if policy.tables.is_empty() {
             extensions::try_out(&env.connector, name, contents, policy).await?
@@ -372,7 +407,7 @@ impl<'a> Session<'a> {
         for remark in left_out.remarks(contents) {
             env.reporter.warn(&remark);
         }
-        self.load(material, policy, &left_out, properties, name).await?;
+        self.load(material, policy, &left_out, &origin.properties, name).await?;
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
@@ -400,13 +435,10 @@ impl<'a> Session<'a> {
             env.reporter.warn(remark);
         }
         drop((client, other));
-        if live.is_some() {
-            properties.apply(self.client(), name).await?;
-            let copied = Properties::read(self.client(), name).await?.unwrap_or_default();
-            properties.compare(&copied)?;
-        }
+        origin.apply(self.client(), env, name).await?;
         Ok(verified)
     }
+
     /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
     /// function that reads another table.
     async fn load(
@@ -414,7 +446,7 @@ impl<'a> Session<'a> {
         material: &Material<'_>,
         policy: &Policy,
         left_out: &LeftOut,
-        properties: &Properties,
+        properties: &crate::database::properties::Properties,
         name: &str,
     ) -> Result<()> {
         let env = self.env;
@@ -436,7 +468,13 @@ impl<'a> Session<'a> {
             format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
         env.reporter.warn(&what);
         staging::drop_database(self.client(), &env.connector, name).await?;
-        staging::create(self.client(), self.live_name(), name, properties).await?;
+        staging::create(self.client(), self.live_name(), name, properties, self.server).await?;
         loader(1).load(source, stored, judgement, name).await
     }
+}
+
+/// Two things that are missing, said at once.
+fn both(error: Error, other: &Error) -> Error {
+    let error = error.with("locale", other.message());
+    other.hints().iter().fold(error, Error::hint)
 }

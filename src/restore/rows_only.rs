@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use super::room::Room;
 use super::stored::Stored;
 use super::{Destination, Policy, Session};
 use crate::database::connect::QueryContext;
@@ -61,7 +62,9 @@ impl Session<'_> {
         env.reporter.step("replacing rows").await;
         let meter = Meter::new("replacing rows");
         let work = replace(&client, stored, &entries, policy, &meter);
-        let work = env.interrupt.guard(Box::pin(work));
+        // The rows that are replaced stay on the disk until the commit.
+        let room = Room::look(self.client(), &env.connector, "", 0).await?;
+        let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
         // An error leaves the transaction open; it ends with the session.
         let keys = env.reporter.show(&meter, work).await.map_err(|error| error.or_state(UNTOUCHED))?;
         // Not cut short by a signal: whoever asks must be told what is so.

@@ -6,9 +6,8 @@
 use tokio_postgres::Client;
 
 use super::names::{self, Role};
-use super::properties::Properties;
 use crate::database::connect::QueryContext;
-use crate::database::{Connector, ident, literal};
+use crate::database::{Connector, Properties, ident, literal};
 use crate::error::{Error, Kind, Result};
 
 /// All databases of the server.
@@ -22,9 +21,9 @@ fn mark(live: &str) -> String {
 }
 
 /// Makes an empty database for the replacement of `live`.
-pub async fn create(client: &Client, live: &str, name: &str, properties: &Properties) -> Result<()> {
+pub async fn create(client: &Client, live: &str, name: &str, properties: &Properties, server: u32) -> Result<()> {
     client
-        .batch_execute(&properties.create_statement(name))
+        .batch_execute(&properties.create_statement(name, server))
         .await
         .query_context("cannot make a new database")
         .map_err(|error| error.with("state", "the live database was not touched"))?;

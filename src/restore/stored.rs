@@ -93,7 +93,7 @@ impl Stored {
         let handle = noted.open(session::Access::Read).await?;
         env.reporter.step(&format!("looking whether all of {} is there", called(&wanted))).await;
         noted.refuse_outdated_latest(&handle, &wanted).await?;
-        let state_dir = env.settings.state_dir.clone();
+        let state_dir = crate::scratch::directory(&env.settings.state_dir);
         let (stored, source) = noted.on_thread(move || Self::open(&handle, wanted, &state_dir)).await?;
         Ok((Self { known: noted.ledger.list()?, ..stored }, source))
     }

@@ -43,7 +43,7 @@ pub async fn write(
     let rewound = |file: &mut File| file.rewind().context(Kind::Store, "cannot read a temporary file back");
     rewound(&mut file)?;
     let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
-    let contents = judge::archive(pg_dump.tools, Stdio::from(shared), "-", meter).await?;
+    let contents = judge::archive(pg_dump.tools, Stdio::from(shared), "-", false, meter).await?;
     rewound(&mut file)?;
     let unseen = unseen(snapshot).await?;
     let hash = Sha256::new_with_prefix(contents.definitions).chain_update([0]).chain_update(unseen);

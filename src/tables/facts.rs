@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::snapshot::Snapshot;
+use crate::database::Properties;
 use crate::database::connect::QueryContext;
 use crate::error::Result;
 
@@ -21,6 +22,12 @@ pub struct Facts {
     pub database: Value,
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     pub settings: Vec<Setting>,
+    /// How much room it took; backups of the first releases do not say so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub size: Option<Size>,
+    /// How much was ever written into it, as of the snapshot or before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub written: Option<Written>,
     /// The versions in `schema_migrations`, if there is such a table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub migrations: Option<Migrations>,
@@ -34,6 +41,41 @@ pub struct Setting {
     pub role: Option<String>,
     /// `name=value`
     pub values: Vec<String>,
+}
+
+/// The room that a database takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// All of it.
+    pub database: u64,
+    /// Its largest index, which is sorted on disk while it is built.
+    pub largest_index: u64,
+}
+
+/// How much was ever written into a database, as its statistics count. Two equal values mean that nothing was written in
+/// between; different ones mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The database, which keeps its OID under any name.
+    pub oid: u32,
+    /// The cluster's.
+    pub system_identifier: String,
+    /// Rows inserted, updated and deleted, those of the catalogue too.
+    pub rows: i64,
+    /// When counting began.
+    pub since: Option<String>,
+}
+
+impl Written {
+    /// Reads it; `None` if the server does not count.
+    pub async fn read(client: &Client) -> Result<Option<Self>> {
+        let sql = "SELECT s.datid, (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), \
+                          s.tup_inserted + s.tup_updated + s.tup_deleted, s.stats_reset::text \
+                   FROM pg_catalog.pg_stat_database s \
+                   WHERE s.datname = pg_catalog.current_database() AND current_setting('track_counts')::boolean";
+        let row = client.query_opt(sql, &[]).await.query_context("cannot read the statistics of the database")?;
+        Ok(row.map(|row| Self { oid: row.get(0), system_identifier: row.get(1), rows: row.get(2), since: row.get(3) }))
+    }
 }
 
 /// What the application's migrations left.
@@ -53,7 +95,10 @@ const DATABASE: &str = "\
            pg_catalog.to_jsonb(d) - 'datfrozenxid' - 'datminmxid' - 'datdba' - 'datlastsysoid' \
                || pg_catalog.jsonb_build_object('owner', pg_catalog.pg_get_userbyid(d.datdba), \
                    'encoding', pg_catalog.pg_encoding_to_char(d.encoding), 'tablespace', t.spcname, \
-                   'comment', pg_catalog.shobj_description(d.oid, 'pg_database')) \
+                   'comment', pg_catalog.shobj_description(d.oid, 'pg_database'), \
+                   'security_labels', (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(l.provider, l.label)) \
+                                       FROM pg_catalog.pg_shseclabel l WHERE l.objoid = d.oid \
+                                       AND l.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass)) \
     FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace \
     WHERE d.datname = current_database()";
 
@@ -63,11 +108,30 @@ const SETTINGS: &str = "\
          LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole \
     WHERE d.datname = current_database() ORDER BY r.rolname COLLATE \"C\" NULLS FIRST";
 
+/// The index's size as of its last VACUUM: `pg_relation_size` would wait for locks.
+const SIZE: &str = "\
+    SELECT pg_catalog.pg_database_size(pg_catalog.current_database()), \
+           (SELECT coalesce(max(relpages), 0)::bigint FROM pg_catalog.pg_class WHERE relkind = 'i') * \
+           current_setting('block_size')::bigint";
+
 /// TeslaMate once had a version of 15 digits, which would be newer than all others for ever.
 const MIGRATIONS: &str =
     "SELECT count(*), coalesce(max(version) FILTER (WHERE version < 100000000000000), 0) FROM public.schema_migrations";
 
 impl Facts {
+    /// What the database was, for a new one that takes its place.
+    #[must_use]
+    pub fn properties(&self) -> Properties {
+        let settings = self.settings.iter().flat_map(|setting| {
+            let role = setting.role.clone().unwrap_or_default();
+            setting.values.iter().filter_map(move |text| {
+                let (name, value) = text.split_once('=')?;
+                Some((role.clone(), name.to_owned(), value.to_owned()))
+            })
+        });
+        Properties::from_json(&self.database, settings.collect())
+    }
+
     /// Reads them in the snapshot's session.
     pub async fn read(snapshot: &Snapshot) -> Result<Self> {
         let client = snapshot.client();
@@ -80,9 +144,17 @@ impl Facts {
             timeline: u32::try_from(row.get::<_, i64>(1)).unwrap_or(0),
             database: row.get(2),
             settings: settings.iter().map(|row| Setting { role: row.get(0), values: row.get(1) }).collect(),
+            size: size(client).await?,
+            written: None,
             migrations: migrations(client).await?,
         })
     }
+}
+
+async fn size(client: &Client) -> Result<Option<Size>> {
+    let row = client.query_one(SIZE, &[]).await.query_context("cannot ask for the size of the database")?;
+    let bytes = |column| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
+    Ok(Some(Size { database: bytes(0), largest_index: bytes(1) }))
 }
 
 async fn migrations(client: &Client) -> Result<Option<Migrations>> {

@@ -239,6 +239,8 @@ mod tests {
             timeline: 1,
             database: serde_json::json!({"datname": "teslamate"}),
             settings: Vec::new(),
+            size: None,
+            written: None,
             migrations: None,
         };
         Manifest::new(facts, &plan(), Vec::new(), done, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH)

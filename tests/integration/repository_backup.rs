@@ -103,7 +103,9 @@ fn follow_the_page(directory: &Path, database: &str, environment: &[(String, Str
         let page = page.replace("-d restored -c", &format!("-d {database} -c"));
         fs::write(directory.join("RESTORE.md"), page).unwrap();
     }
-    for line in steps.into_iter().chain([post_data]) {
+    let last = lines.iter().find(|line| line.contains("RESTORE.md.last.sql"));
+    let last = last.map(|line| line.replace("-d restored", &format!("-d {database}")));
+    for line in steps.into_iter().chain([post_data]).chain(last) {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &line]).current_dir(directory).env_clear();
         shell.env("PATH", format!("{}:/usr/bin:/bin", tools.display())).envs(environment.iter().cloned());
@@ -133,6 +135,50 @@ fn stock_tools_and_the_page_in_the_backup_bring_everything_back() {
     assert_eq!(server.content(&copy), server.content(&database));
     let objects = "SELECT md5(string_agg(encode(lo_get(oid), 'hex'), ',' ORDER BY oid)) FROM pg_largeobject_metadata";
     assert_eq!(server.query(&copy, objects), server.query(&database, objects));
+}
+
+#[test]
+fn k6_the_page_in_the_backup_makes_the_database_as_it_was() {
+    let server = Server::shared();
+    let database = server.fresh_name("paged");
+    for sql in [
+        "CREATE ROLE \"own'er\nof it\"".to_owned(),
+        "CREATE ROLE \"read\"\"er\" LOGIN".to_owned(),
+        format!(
+            "CREATE DATABASE {database} OWNER \"own'er\nof it\" TEMPLATE template0 LOCALE_PROVIDER icu \
+             ICU_LOCALE 'de-u-co-phonebk' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8' CONNECTION LIMIT 9"
+        ),
+        format!("COMMENT ON DATABASE {database} IS E'two\\nlines, \\\\ and ''quotes'''"),
+        format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC"),
+        format!("GRANT CONNECT ON DATABASE {database} TO \"read\"\"er\""),
+        format!("ALTER DATABASE {database} SET custom.x TO E'a\\nb :y'"),
+        format!("ALTER ROLE \"read\"\"er\" IN DATABASE {database} SET search_path TO \"$user\", \"o'dd\""),
+    ] {
+        server.query("postgres", &sql);
+    }
+    server.query(&database, "CREATE TABLE t AS SELECT 1 AS a; CREATE INDEX ON t (a)");
+    // In the way of every step, if it came before the last one.
+    server.query("postgres", &format!("ALTER DATABASE {database} SET default_transaction_read_only TO on"));
+    let mut kept = Kept::new();
+    let taken = kept.take(&connector(server.dir(), server.port(), &database, "postgres"), None, false);
+    let directory = kept.restic_restore(taken.noted.facts.id.as_str(), "paged-files");
+    let copy = server.fresh_name("paged_copy");
+    follow_the_page(&directory, &copy, &environment(server.dir(), server.port()), &support::server::bin_dir());
+    let properties = |name: &str| {
+        server.query(
+            "postgres",
+            &format!(
+                "SELECT to_jsonb(d) - 'oid' - 'datname' - 'datfrozenxid' - 'datminmxid' - 'datacl', d.datdba::regrole, \
+                        shobj_description(d.oid, 'pg_database'), \
+                        (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM aclexplode(d.datacl) a), \
+                        (SELECT string_agg(setrole || ' ' || setconfig::text, ',' ORDER BY setrole) \
+                           FROM pg_db_role_setting WHERE setdatabase = d.oid) \
+                 FROM pg_database d WHERE datname = '{name}'"
+            ),
+        )
+    };
+    assert_eq!(properties(&copy), properties(&database));
+    assert_eq!(server.query(&copy, "SELECT a FROM t"), "1");
 }
 
 #[test]
