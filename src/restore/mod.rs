@@ -433,7 +433,7 @@ impl<'a> Session<'a> {
         material: &Material<'_>,
         policy: &Policy,
         left_out: &LeftOut,
-        properties: &Properties,
+        properties: &crate::database::Properties,
         name: &str,
     ) -> Result<()> {
         let env = self.env;
