@@ -446,7 +446,7 @@ impl<'a> Session<'a> {
         material: &Material<'_>,
         policy: &Policy,
         left_out: &LeftOut,
-        properties: &crate::database::properties::Properties,
+        properties: &crate::database::Properties,
         name: &str,
     ) -> Result<()> {
         let env = self.env;

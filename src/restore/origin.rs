@@ -7,8 +7,8 @@ use tokio_postgres::Client;
 
 use super::stored::Stored;
 use super::{Destination, Policy, staging};
-use crate::database::{Connector, Properties};
 use crate::database::connect::QueryContext;
+use crate::database::{Connector, Properties};
 use crate::database::{ident, literal};
 use crate::dump::Contents;
 use crate::dump::rules::RoleUse;
