@@ -28,6 +28,9 @@ const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks at a unit.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a unit is looked at whose job is gone each time.
+const ATTEMPTS: u32 = 100;
+
 /// How often it is stopped when somebody else starts it again and again.
 const STOPS: u32 = 5;
 
@@ -256,12 +259,12 @@ impl Unit {
     }
 
     async fn show(&self, program: &Path) -> Result<Option<Shown>> {
-        loop {
+        for attempt in 1.. {
             let Some(text) = self.ask(program, &["show", Shown::PROPERTIES, "--", &self.name]).await? else {
                 return Ok(None);
             };
             let mut shown = Shown::parse(&text);
-            if !shown.has_job() {
+            if !shown.has_job() || attempt > ATTEMPTS {
                 return Ok(Some(shown));
             }
             // What the job is to do stands in no property.
@@ -274,6 +277,7 @@ impl Unit {
             // It has ended between the two questions, and the unit is in another state by now.
             tokio::time::sleep(PAUSE).await;
         }
+        Ok(None)
     }
 
     /// What systemd answers; `None` where it does not run.
