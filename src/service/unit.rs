@@ -28,6 +28,9 @@ const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks at a unit.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a unit is looked at whose job is gone each time.
+const ATTEMPTS: u32 = 100;
+
 /// How often it is stopped when somebody else starts it again and again.
 const STOPS: u32 = 5;
 
@@ -256,18 +259,25 @@ impl Unit {
     }
 
     async fn show(&self, program: &Path) -> Result<Option<Shown>> {
-        let Some(text) = self.ask(program, &["show", Shown::PROPERTIES, "--", &self.name]).await? else {
-            return Ok(None);
-        };
-        let mut shown = Shown::parse(&text);
-        if shown.has_job() {
+        for attempt in 1.. {
+            let Some(text) = self.ask(program, &["show", Shown::PROPERTIES, "--", &self.name]).await? else {
+                return Ok(None);
+            };
+            let mut shown = Shown::parse(&text);
+            if !shown.has_job() || attempt > ATTEMPTS {
+                return Ok(Some(shown));
+            }
             // What the job is to do stands in no property.
             let jobs = self.ask(program, &["list-jobs", "--no-legend", "--plain", "--full"]).await?.unwrap_or_default();
             let mut lines = jobs.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-            let job = lines.find(|words| words.first() == Some(&shown.job.as_str()));
-            shown.job_type = job.and_then(|words| words.get(2).map(ToString::to_string)).unwrap_or_default();
+            if let Some(job) = lines.find(|words| words.first() == Some(&shown.job.as_str())) {
+                shown.job_type = job.get(2).map(ToString::to_string).unwrap_or_default();
+                return Ok(Some(shown));
+            }
+            // It has ended between the two questions, and the unit is in another state by now.
+            tokio::time::sleep(PAUSE).await;
         }
-        Ok(Some(shown))
+        Ok(None)
     }
 
     /// What systemd answers; `None` where it does not run.

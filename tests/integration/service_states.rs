@@ -170,7 +170,7 @@ fn k2_a_restore_that_is_at_work_starts_its_service_itself() {
     fs::write(site.systemctl.dir().join("slow-stop"), "4").unwrap();
     let mut restore = site.command("teslamate-restore").args(&["latest", "--yes", "--no-safety-backup"]).spawn();
     let note = site.state_dir().join("service-stopped");
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + Duration::from_mins(1);
     while !note.exists() {
         assert!(Instant::now() < give_up, "no note");
         std::thread::sleep(Duration::from_millis(20));
