@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod lock;
+pub mod session_settings;
 mod tls;
 pub mod tools;
 

@@ -55,6 +55,7 @@ mod restore_sources;
 mod restore_swap;
 mod secrets_systemd;
 mod service_states;
+mod session_settings;
 mod settings;
 mod support;
 mod tables;
