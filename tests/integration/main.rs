@@ -35,6 +35,7 @@ mod host;
 mod identities;
 mod maintenance_cli;
 mod maintenance_rpc;
+mod maintenance_triggers;
 #[cfg(feature = "man")]
 mod manuals;
 mod migrate;
