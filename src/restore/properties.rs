@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::database::connect::QueryContext;
+use crate::database::connect::{QueryContext, chain};
 use crate::database::{ident, literal};
 use crate::error::{Error, Kind, Result};
 
@@ -62,7 +62,9 @@ impl Properties {
         let row = client
             .query_opt(
                 "SELECT to_jsonb(d), pg_get_userbyid(d.datdba), t.spcname, shobj_description(d.oid, 'pg_database'), \
-                        d.datacl IS NULL, pg_encoding_to_char(d.encoding) \
+                        d.datacl IS NULL OR ARRAY(SELECT a::text FROM unnest(d.datacl) a ORDER BY 1) \
+                            = ARRAY(SELECT a::text FROM unnest(acldefault('d', d.datdba)) a ORDER BY 1), \
+                        pg_encoding_to_char(d.encoding) \
                  FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1",
                 &[&name],
             )
@@ -138,30 +140,45 @@ impl Properties {
         Ok(())
     }
 
+    /// Tries, before anything is loaded, what [`Properties::apply`] will do to a new database, and undoes it. What this
+    /// role may not do is taken out of the settings and privileges.
+    ///
+    /// Returns the statements that somebody else has to run, each with the server's words.
+    pub async fn take_out_forbidden(&mut self, client: &Client, name: &str) -> Result<Vec<(String, String)>> {
+        let failed = "cannot try the properties of the live database on the new one";
+        client.batch_execute("BEGIN").await.query_context(failed)?;
+        let mut forbidden = Vec::new();
+        let mut settings = Vec::new();
+        for item in std::mem::take(&mut self.settings) {
+            if allowed(client, setting_statement(name, &item), &mut forbidden).await.query_context(failed)? {
+                settings.push(item);
+            }
+        }
+        self.settings = settings;
+        if let Some(privileges) = &mut self.privileges {
+            for item in std::mem::take(privileges) {
+                if allowed(client, grant_statement(name, &item), &mut forbidden).await.query_context(failed)? {
+                    privileges.insert(item);
+                }
+            }
+        }
+        client.batch_execute("ROLLBACK").await.query_context(failed)?;
+        Ok(forbidden)
+    }
+
     fn statements(&self, name: &str) -> Vec<String> {
         let database = ident(name);
         let mut statements = Vec::new();
-        if let Some(privileges) = &self.privileges {
-            statements.push(format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC"));
-            statements.push(format!("REVOKE ALL ON DATABASE {database} FROM {}", ident(&self.owner)));
-            for (grantee, privilege, grantable) in privileges {
-                let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { ident(grantee) };
-                let option = if *grantable { " WITH GRANT OPTION" } else { "" };
-                statements.push(format!("GRANT {privilege} ON DATABASE {database} TO {grantee}{option}"));
+        match &self.privileges {
+            // The staging database was closed to others.
+            None => statements.push(format!("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC")),
+            Some(privileges) => {
+                statements.push(format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC"));
+                statements.push(format!("REVOKE ALL ON DATABASE {database} FROM {}", ident(&self.owner)));
+                statements.extend(privileges.iter().map(|item| grant_statement(name, item)));
             }
         }
-        for (role, setting, value) in &self.settings {
-            let subject = if role.is_empty() {
-                format!("DATABASE {database}")
-            } else {
-                format!("ROLE {} IN DATABASE {database}", ident(role))
-            };
-            statements.push(format!(
-                "ALTER {subject} SET {} TO {}",
-                setting_name(setting),
-                setting_value(setting, value)
-            ));
-        }
+        statements.extend(self.settings.iter().map(|item| setting_statement(name, item)));
         let is = |column: &str, value: &str| self.columns.get(column).is_some_and(|found| found == value);
         if let Some(limit) = self.columns.get("datconnlimit") {
             statements.push(format!("ALTER DATABASE {database} CONNECTION LIMIT {limit}"));
@@ -193,6 +210,40 @@ impl Properties {
         }
         lines.extend(self.settings.iter().map(|item| format!("setting {item:?}")));
         lines
+    }
+}
+
+fn grant_statement(database: &str, (grantee, privilege, grantable): &(String, String, bool)) -> String {
+    let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { ident(grantee) };
+    let option = if *grantable { " WITH GRANT OPTION" } else { "" };
+    format!("GRANT {privilege} ON DATABASE {} TO {grantee}{option}", ident(database))
+}
+
+fn setting_statement(database: &str, (role, setting, value): &(String, String, String)) -> String {
+    let database = ident(database);
+    let subject = if role.is_empty() {
+        format!("DATABASE {database}")
+    } else {
+        format!("ROLE {} IN DATABASE {database}", ident(role))
+    };
+    format!("ALTER {subject} SET {} TO {}", setting_name(setting), setting_value(setting, value))
+}
+
+/// Whether the role may run a statement, in a transaction that the caller undoes.
+async fn allowed(
+    client: &Client,
+    statement: String,
+    forbidden: &mut Vec<(String, String)>,
+) -> std::result::Result<bool, tokio_postgres::Error> {
+    client.batch_execute("SAVEPOINT trial").await?;
+    match client.batch_execute(&statement).await {
+        Ok(()) => Ok(true),
+        Err(cause) if cause.as_db_error().is_none() => Err(cause),
+        Err(cause) => {
+            client.batch_execute("ROLLBACK TO trial").await?;
+            forbidden.push((statement, chain(&cause)));
+            Ok(false)
+        }
     }
 }
 

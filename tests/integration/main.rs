@@ -39,6 +39,7 @@ mod maintenance_triggers;
 #[cfg(feature = "man")]
 mod manuals;
 mod migrate;
+mod other_databases;
 mod privileges;
 mod repository_backup;
 mod repository_cli;
