@@ -86,6 +86,9 @@ pub struct Args {
     /// Leave out this extension and the rows of its tables (repeatable)
     #[arg(long = "skip-extension", value_name = "NAME")]
     pub skip_extensions: Vec<String>,
+    /// Leave out settings and privileges of the database that this role may not give to the new one
+    #[arg(long)]
+    pub no_properties: bool,
     /// Let statements pass that pg_dump never writes, and functions in C; a dump is code, so know where it comes from
     #[arg(long)]
     pub trust_dump: bool,
@@ -156,6 +159,7 @@ impl Args {
             no_privileges: self.no_privileges,
             no_tablespaces: self.no_tablespaces,
             skip_extensions: self.skip_extensions.clone(),
+            no_properties: self.no_properties,
             schema_only: self.schema_only,
             tables: self.tables.clone(),
             no_safety_backup: self.no_safety_backup,

@@ -3,7 +3,7 @@
 //! Waiting is bounded: only a server that says it is starting up is waited for ([`STARTUP_WAIT`]). Everything else
 //! fails at once, in words that name what was tried. In: [`settings::Database`](crate::settings::Database). Out: a
 //! [`Client`] whose session resolves no name outside `pg_catalog`, so that nothing in the database can put itself in
-//! the place of a function that we call.
+//! the place of a function that we call, and whose other settings are always the same (`session_settings.rs`).
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -15,6 +15,9 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config, NoTls};
 
+use self::diagnose::is_by_hba;
+use super::session_settings::{Both, Known};
+use super::tools::parse_version;
 use super::{OLDEST_SERVER, tls, version_text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::settings::{Address, Database, Ssl};
@@ -31,8 +34,20 @@ pub struct Connector {
     database: Database,
     application_name: String,
     startup_wait: Duration,
+    known: Known,
     /// The name under which the database is known, if it has another one.
     known_as: Option<String>,
+}
+
+/// The settings that a session begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Ours.
+    Own,
+    /// Those that the application has.
+    Application,
+    /// Ours as far as a server knows them that is too old.
+    Least,
 }
 
 impl Connector {
@@ -40,7 +55,8 @@ impl Connector {
     #[must_use]
     pub fn new(database: &Database, program: &str) -> Self {
         let application_name = format!("{program} pid {}", std::process::id());
-        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT, known_as: None }
+        let known = Known::default();
+        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT, known, known_as: None }
     }
 
     /// The configured database's name.
@@ -92,31 +108,62 @@ impl Connector {
         self.connect_to(&self.database.name).await
     }
 
-    /// A connection to the maintenance database: `postgres`, or `template1` where there is no `postgres`, or where that is
-    /// the configured one, which could not be renamed by a session in it.
+    /// A connection to the configured database with the settings that the application has, but for the time limits; and
+    /// the statements that change over. It begins with ours.
+    pub async fn connect_as_application(&self) -> Result<(Client, Both)> {
+        let name = &self.database.name;
+        let attempt = self.attempt(name, Mode::Application).await?;
+        let client = attempt.map_err(|cause| self.explain(&cause, name))?;
+        let both = self.known.both(&client, name).await.map_err(|cause| self.explain(&cause, name))?;
+        Ok((client, both))
+    }
+
+    /// A connection to the maintenance database: `postgres`, or `template1` where there is no `postgres`, none for this
+    /// role, or where that is the configured one, which could not be renamed by a session in it.
     pub async fn connect_maintenance(&self) -> Result<Client> {
-        if self.database.name == "postgres" {
-            return self.connect_to("template1").await;
-        }
-        match self.attempt("postgres").await? {
+        self.first_open(&self.maintenance_databases()).await?
+    }
+
+    /// The same, or to the configured database where both are closed to this role.
+    pub async fn connect_maintenance_or_own(&self) -> Result<Client> {
+        match self.first_open(&self.maintenance_databases()).await? {
             Ok(client) => Ok(client),
-            Err(cause)
-                if cause.code() == Some(&SqlState::INVALID_CATALOG_NAME) && self.database.name != "template1" =>
-            {
-                self.connect_to("template1").await
-            }
-            Err(cause) => Err(self.explain(&cause, "postgres")),
+            Err(_) => self.connect().await,
         }
+    }
+
+    fn maintenance_databases(&self) -> Vec<&'static str> {
+        ["postgres", "template1"].into_iter().filter(|name| *name != self.database.name).collect()
+    }
+
+    /// A connection to the first of these databases that is there and lets the role in; else why the first one that is
+    /// there does not.
+    async fn first_open(&self, names: &[&str]) -> Result<Result<Client>> {
+        let mut closed: Option<(bool, Error)> = None;
+        for name in names {
+            match self.attempt(name, Mode::Own).await? {
+                Ok(client) => return Ok(Ok(client)),
+                Err(cause) if is_closed_to_us(&cause) => {
+                    let is_missing = cause.code() == Some(&SqlState::INVALID_CATALOG_NAME);
+                    if closed.as_ref().is_none_or(|(missing, _)| *missing) {
+                        closed = Some((is_missing, self.explain(&cause, name)));
+                    }
+                }
+                Err(cause) => return Err(self.explain(&cause, name)),
+            }
+        }
+        let nothing = || Error::new(Kind::Source, "there is no maintenance database");
+        Ok(Err(closed.map_or_else(nothing, |(_, error)| error)))
     }
 
     /// A connection to a database of this name.
     pub async fn connect_to(&self, name: &str) -> Result<Client> {
-        self.attempt(name).await?.map_err(|cause| self.explain(&cause, name))
+        self.attempt(name, Mode::Own).await?.map_err(|cause| self.explain(&cause, name))
     }
 
     /// A connection to a database that may be absent: `None` if it is.
     pub async fn connect_if_present(&self, name: &str) -> Result<Option<Client>> {
-        match self.attempt(name).await? {
+        match self.attempt(name, Mode::Own).await? {
             Ok(client) => Ok(Some(client)),
             Err(cause) if cause.code() == Some(&SqlState::INVALID_CATALOG_NAME) => Ok(None),
             Err(cause) => Err(self.explain(&cause, name)),
@@ -124,39 +171,103 @@ impl Connector {
     }
 
     /// Waits for a server that is starting up; any other answer is final.
-    async fn attempt(&self, name: &str) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
-        let config = self.config(name);
+    async fn attempt(&self, name: &str, mode: Mode) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
         let give_up = Instant::now() + self.startup_wait;
         loop {
-            match self.open(&config).await? {
-                Ok(client) => {
-                    check_version(&client, &self.server()).await?;
-                    return Ok(Ok(client));
-                }
+            match Box::pin(self.open(name, mode)).await? {
                 Err(cause) if cause.code() == Some(&SqlState::CANNOT_CONNECT_NOW) && Instant::now() < give_up => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                Err(cause) => return Ok(Err(cause)),
+                opened => return Ok(opened),
             }
         }
     }
 
-    async fn open(&self, config: &Config) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
+    /// One attempt: a session that is ready to work.
+    async fn open(&self, name: &str, mode: Mode) -> Result<std::result::Result<Client, tokio_postgres::Error>> {
+        let mut mode = mode;
+        // Once more for a setting that the server does not know, and once for a limit that struck before its version was known.
+        for _ in 0..3 {
+            let (client, version) = match self.open_once(&self.config(name, mode)).await? {
+                Ok(opened) => opened,
+                Err(cause) if cause.code() == Some(&SqlState::UNDEFINED_OBJECT) && mode != Mode::Least => {
+                    mode = Mode::Least;
+                    continue;
+                }
+                Err(cause) => {
+                    Box::pin(self.look_behind(&cause, name)).await;
+                    return Ok(Err(cause));
+                }
+            };
+            let version = match version {
+                Some(version) => version,
+                None => server_version(&client).await?,
+            };
+            refuse_old(version, &self.server())?;
+            self.known.learn_version(version);
+            if mode == Mode::Application {
+                return Ok(Ok(client));
+            }
+            match self.known.neutralise(&client, name).await {
+                Ok(()) => return Ok(Ok(client)),
+                Err(_) if client.is_closed() => {}
+                Err(cause) => return Ok(Err(cause)),
+            }
+        }
+        Err(Error::new(Kind::Source, format!("the server ends every session in database \"{name}\" at once"))
+            .with("server", self.server())
+            .with("state", "nothing was read, nothing was changed"))
+    }
+
+    /// Where the server does not let the role in without encryption: finds out whether it would with it. No password is
+    /// sent.
+    async fn look_behind(&self, cause: &tokio_postgres::Error, name: &str) {
+        let is_tcp = matches!(self.database.address, Address::Tcp(_));
+        if self.database.ssl != Ssl::Disable || !is_tcp || !cause.as_db_error().is_some_and(is_by_hba) {
+            return;
+        }
+        let database = Database { password: None, ssl: Ssl::NoVerify, ..self.database.clone() };
+        let encrypted = Self { database, ..self.clone() };
+        let is_let_in = match encrypted.open_once(&encrypted.config(name, Mode::Least)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(cause)) => match cause.as_db_error() {
+                Some(answer) => !is_by_hba(answer),
+                None => chain(&cause).contains("password missing"),
+            },
+            Err(_) => false,
+        };
+        self.known.learn_encryption(is_let_in);
+    }
+
+    /// A session, and the server's version where it tells it at once.
+    async fn open_once(
+        &self,
+        config: &Config,
+    ) -> Result<std::result::Result<(Client, Option<u32>), tokio_postgres::Error>> {
         // The connection's task ends with the client; what goes wrong in it reaches the client's next call.
         Ok(if config.get_ssl_mode() == SslMode::Disable {
             config.connect(NoTls).await.map(|(client, connection)| {
+                let version = connection.parameter("server_version").and_then(parse_version);
                 tokio::spawn(connection);
-                client
+                (client, version)
             })
         } else {
             config.connect(tls::connector(&self.database.ssl)?).await.map(|(client, connection)| {
+                let version = connection.parameter("server_version").and_then(parse_version);
                 tokio::spawn(connection);
-                client
+                (client, version)
             })
         })
     }
 
-    fn config(&self, name: &str) -> Config {
+    fn config(&self, name: &str, mode: Mode) -> Config {
+        let options = match mode {
+            Mode::Own => self.known.options(name),
+            Mode::Application => self.known.application_options(),
+            Mode::Least => {
+                "-c search_path=pg_catalog -c statement_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned()
+            }
+        };
         let mut config = Config::new();
         config
             .user(&self.database.user)
@@ -164,7 +275,7 @@ impl Connector {
             .port(self.database.port)
             .application_name(&self.application_name)
             .connect_timeout(CONNECT_TIMEOUT)
-            .options("-c search_path=pg_catalog -c statement_timeout=0 -c idle_in_transaction_session_timeout=0");
+            .options(options);
         match &self.database.address {
             Address::Socket(dir) => config.host_path(dir).ssl_mode(SslMode::Disable),
             Address::Tcp(host) => config.host(host).ssl_mode(match self.database.ssl {
@@ -190,6 +301,7 @@ impl Connector {
             ("PGAPPNAME", self.application_name.clone().into()),
             ("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string().into()),
             ("PGCLIENTENCODING", "UTF8".into()),
+            ("PGOPTIONS", self.known.tool_options(name).into()),
         ];
         match &self.database.address {
             Address::Socket(dir) => variables.push(("PGHOST", dir.clone().into())),
@@ -219,141 +331,15 @@ impl Connector {
         variables
     }
 
-    /// Says what a failed connection means and what to do about it.
-    fn explain(&self, cause: &tokio_postgres::Error, name: &str) -> Error {
-        let (kind, message, hint) = self.diagnose(cause, name);
-        let mut error = Error::new(kind, message).with("server", self.server()).with("cause", chain(cause));
-        if let Some(hint) = hint {
-            error = error.hint(hint);
+    /// Options (`PGOPTIONS`) that make a client program's session in this database like one of ours.
+    ///
+    /// # Errors
+    /// What connecting to it says: what is set for the role there has to be known.
+    pub async fn tool_options(&self, name: &str) -> Result<String> {
+        if !self.known.is_known(name) {
+            drop(self.connect_to(name).await?);
         }
-        error.with("state", "nothing was read, nothing was changed")
-    }
-
-    fn diagnose(&self, cause: &tokio_postgres::Error, name: &str) -> (Kind, String, Option<String>) {
-        let user = &self.database.user;
-        if let Some(answer) = cause.as_db_error() {
-            return match *answer.code() {
-                SqlState::CANNOT_CONNECT_NOW => (
-                    Kind::Busy,
-                    format!("the server is still starting up or shutting down after {} s", self.startup_wait.as_secs()),
-                    Some("Try again in a minute; `journalctl -u postgresql` shows what it is doing.".into()),
-                ),
-                SqlState::TOO_MANY_CONNECTIONS => (
-                    Kind::Busy,
-                    "the server has no connection to spare".into(),
-                    Some("Try again, or raise max_connections.".into()),
-                ),
-                SqlState::INVALID_CATALOG_NAME => (
-                    Kind::Source,
-                    format!("there is no database \"{name}\""),
-                    Some("Check DATABASE_NAME; `psql -l` lists the databases that exist.".into()),
-                ),
-                SqlState::INVALID_PASSWORD => (
-                    Kind::Source,
-                    format!("the password for role \"{user}\" was refused"),
-                    Some("Check DATABASE_PASS in the secrets file; the role itself may be missing too.".into()),
-                ),
-                SqlState::INVALID_AUTHORIZATION_SPECIFICATION => self.diagnose_refusal(answer, name),
-                _ => (Kind::Source, format!("the server refused the connection to \"{name}\""), None),
-            };
-        }
-        self.diagnose_transport(cause)
-    }
-
-    /// All of these have one code. The function that raised it tells them apart in every language of the server; the
-    /// words do where a pooler stands in between.
-    fn diagnose_refusal(&self, answer: &DbError, name: &str) -> (Kind, String, Option<String>) {
-        let user = &self.database.user;
-        let is_socket = matches!(self.database.address, Address::Socket(_));
-        let (text, routine) = (answer.message(), answer.routine().unwrap_or_default());
-        if text.starts_with("Peer authentication failed") || (routine == "auth_failed" && is_socket) {
-            let account = os_account();
-            return (
-                Kind::Refused,
-                format!("the server refused peer authentication: OS user \"{account}\" is not role \"{user}\""),
-                Some(format!("Run it as OS user \"{user}\", set `database.os_user`, or use a password over TCP.")),
-            );
-        }
-        if routine == "InitializeSessionUserId" || (text.starts_with("role") && text.contains("does not exist")) {
-            return (
-                Kind::Source,
-                format!("there is no role \"{user}\""),
-                Some("Check DATABASE_USER; `psql -c '\\du'` lists the roles that exist.".into()),
-            );
-        }
-        if routine == "ClientAuthentication" || text.contains("pg_hba.conf") {
-            // The server does not say whether it would let an encrypted connection in.
-            return if self.database.ssl == Ssl::Disable && !is_socket {
-                (
-                    Kind::Source,
-                    format!("the server does not let role \"{user}\" in without encryption"),
-                    Some(
-                        "Set DATABASE_SSL to true or noverify. If that is refused too, the server's pg_hba.conf has no \
-                         line for this role, database and address."
-                            .into(),
-                    ),
-                )
-            } else {
-                (
-                    Kind::Source,
-                    format!("the server's pg_hba.conf does not let role \"{user}\" into database \"{name}\" from here"),
-                    Some("Add a line for this role, database and address to it, and reload the server.".into()),
-                )
-            };
-        }
-        (Kind::Source, format!("the server refused the connection to \"{name}\""), None)
-    }
-
-    /// The server did not get as far as an answer in its own protocol.
-    fn diagnose_transport(&self, cause: &tokio_postgres::Error) -> (Kind, String, Option<String>) {
-        let text = chain(cause);
-        if text.contains("server does not support TLS") {
-            let hint = "Set DATABASE_SSL to false if the way to the server is trusted, or switch TLS on in the server.";
-            return (
-                Kind::Source,
-                "the server does not speak TLS, but DATABASE_SSL asks for it".into(),
-                Some(hint.into()),
-            );
-        }
-        if text.contains("certificate") {
-            let hint = "Set DATABASE_SSL_CA_CERT_FILE to the authority that signed it, or check DATABASE_HOST.";
-            return (Kind::Source, "the server's certificate is not to be trusted".into(), Some(hint.into()));
-        }
-        if text.contains("password missing") {
-            let hint = "Set DATABASE_PASS in the secrets file.".into();
-            let message =
-                format!("the server asks for a password for role \"{}\", and none is set", self.database.user);
-            return (Kind::Source, message, Some(hint));
-        }
-        match io_kind(cause) {
-            Some(ErrorKind::NotFound) if matches!(self.database.address, Address::Socket(_)) => self.no_socket(),
-            Some(ErrorKind::ConnectionRefused) => (
-                Kind::Source,
-                format!("no server listens at {}", self.server()),
-                Some("Is PostgreSQL running (`systemctl status postgresql`), and is DATABASE_PORT right?".into()),
-            ),
-            Some(ErrorKind::PermissionDenied) => {
-                (Kind::Source, format!("OS user \"{}\" may not use the socket {}", os_account(), self.server()), None)
-            }
-            Some(ErrorKind::TimedOut) => {
-                (Kind::Source, format!("no answer from {} within {} s", self.server(), CONNECT_TIMEOUT.as_secs()), None)
-            }
-            _ => (Kind::Source, format!("cannot connect to {}", self.server()), None),
-        }
-    }
-
-    fn no_socket(&self) -> (Kind, String, Option<String>) {
-        let Address::Socket(dir) = &self.database.address else {
-            return (Kind::Source, format!("cannot connect to {}", self.server()), None);
-        };
-        let message = format!("no server listens at {}", self.server());
-        let others = ports_in(dir);
-        let hint = match others.as_slice() {
-            [] if !dir.is_dir() => format!("{} does not exist: check DATABASE_SOCKET_DIR.", dir.display()),
-            [] => "Is PostgreSQL running (`systemctl status postgresql`)? The directory holds no socket.".into(),
-            ports => format!("In this directory a server listens on port {}: check DATABASE_PORT.", ports.join(", ")),
-        };
-        (Kind::Source, message, Some(hint))
+        Ok(self.known.tool_options(name))
     }
 }
 
@@ -364,11 +350,6 @@ pub async fn server_version(client: &Client) -> Result<u32> {
         .await
         .context(Kind::Source, "the server does not tell its version")?;
     Ok(u32::try_from(row.get::<_, i32>(0)).unwrap_or(0))
-}
-
-async fn check_version(client: &Client, server: &str) -> Result<()> {
-    let version = server_version(client).await?;
-    refuse_old(version, server)
 }
 
 fn refuse_old(version: u32, server: &str) -> Result<()> {
@@ -388,6 +369,18 @@ pub fn os_account() -> String {
     match nix::unistd::User::from_uid(id) {
         Ok(Some(user)) => user.name,
         _ => format!("uid {id}"),
+    }
+}
+
+/// Whether a database is not there or lets the role not in, while another one of the same server may.
+fn is_closed_to_us(cause: &tokio_postgres::Error) -> bool {
+    let Some(answer) = cause.as_db_error() else { return false };
+    match *answer.code() {
+        SqlState::INVALID_CATALOG_NAME
+        | SqlState::INSUFFICIENT_PRIVILEGE
+        | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => true,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => is_by_hba(answer),
+        _ => false,
     }
 }
 
@@ -433,16 +426,6 @@ fn socket_path(dir: &Path, port: u16) -> String {
     dir.join(format!(".s.PGSQL.{port}")).display().to_string()
 }
 
-fn ports_in(dir: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let mut ports: Vec<String> = names
-        .filter_map(|name| Some(name.to_str()?.strip_prefix(".s.PGSQL.")?.to_owned()))
-        .filter(|port| port.parse::<u16>().is_ok())
-        .collect();
-    ports.sort();
-    ports
-}
-
 /// Turns a failed query into an [`Error`] that quotes the server.
 pub trait QueryContext<T> {
     /// `what` failed; the server's words become the line `cause`.
@@ -460,6 +443,7 @@ impl<T> QueryContext<T> for std::result::Result<T, tokio_postgres::Error> {
     }
 }
 
+mod diagnose;
 mod wait;
 
 #[cfg(test)]

@@ -10,6 +10,9 @@
 //! | close, delete | shared | - |
 //!
 //! A restore excludes everything; a drive can be closed while a long backup runs.
+//!
+//! A role that may enter its own database only takes them there: not for a restore, which has to rename it. Advisory
+//! locks of two databases do not know of each other, so whoever has taken one looks for the same one everywhere.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -47,7 +50,10 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock, or names who holds it ([`Kind::Busy`]). A run that is at work is not waited for.
     pub async fn take(connector: &Connector, purpose: Purpose) -> Result<Self> {
-        let client = connector.connect_maintenance().await?;
+        let client = match purpose {
+            Purpose::Restore => connector.connect_maintenance().await?,
+            Purpose::Backup | Purpose::Maintenance => connector.connect_maintenance_or_own().await?,
+        };
         let modes: &[(&str, bool)] = match purpose {
             Purpose::Restore => &[("swap", true)],
             Purpose::Backup => &[("swap", false), ("backup", true)],
@@ -115,10 +121,16 @@ async fn take_one(client: &Client, connector: &Connector, which: &str, exclusive
             .await
             .query_context("cannot ask for the lock")?
             .get(0);
-        if taken {
+        // Its own database keeps the others out; one that was taken in another database has to be looked for.
+        let holders = holders(client, &key, exclusive).await?;
+        if taken && holders.is_empty() {
             return Ok(());
         }
-        let holders = holders(client, &key).await?;
+        if taken {
+            let undo = if exclusive { "pg_advisory_unlock" } else { "pg_advisory_unlock_shared" };
+            let sql = format!("SELECT {undo}(hashtextextended($1, 0))");
+            client.query_one(&sql, &[&key]).await.query_context("cannot give the lock back")?;
+        }
         if Instant::now() > give_up || holders.iter().any(|holder| holder.is_at_work(connector)) {
             let shown: Vec<String> = holders.into_iter().map(|holder| holder.shown).collect();
             return Err(Error::new(Kind::Busy, format!("another run is at work on database \"{name}\""))
@@ -144,7 +156,8 @@ impl Holder {
     }
 }
 
-async fn holders(client: &Client, key: &str) -> Result<Vec<Holder>> {
+/// The sessions that hold the lock in any database, and that an exclusive or a shared holder cannot work beside.
+async fn holders(client: &Client, key: &str, exclusive: bool) -> Result<Vec<Holder>> {
     // A bigint key is split over classid and objid (documentation of pg_locks).
     let rows = client
         .query(
@@ -153,8 +166,9 @@ async fn holders(client: &Client, key: &str) -> Result<Vec<Holder>> {
              FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> pg_backend_pid() \
                AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended($1, 0) \
+               AND ($2 OR l.mode = 'ExclusiveLock') \
              ORDER BY a.backend_start",
-            &[&key],
+            &[&key, &exclusive],
         )
         .await
         .query_context("cannot ask who holds the lock")?;

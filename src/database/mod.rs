@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod lock;
 pub mod properties;
+pub mod session_settings;
 mod tls;
 pub mod tools;
 

@@ -76,7 +76,9 @@ impl Properties {
         let row = client
             .query_opt(
                 "SELECT to_jsonb(d), pg_get_userbyid(d.datdba), t.spcname, shobj_description(d.oid, 'pg_database'), \
-                        d.datacl IS NULL, pg_encoding_to_char(d.encoding) \
+                        d.datacl IS NULL OR ARRAY(SELECT a::text FROM unnest(d.datacl) a ORDER BY 1) \
+                            = ARRAY(SELECT a::text FROM unnest(acldefault('d', d.datdba)) a ORDER BY 1), \
+                        pg_encoding_to_char(d.encoding) \
                  FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1",
                 &[&name],
             )
@@ -161,9 +163,10 @@ impl Properties {
         sql
     }
 
-    /// Gives a database what can be given after it was made, but for the comment, which is part of the swap.
+    /// Gives a database what can be given after it was made, but for the comment, which is part of the swap. It is open to
+    /// others from then on.
     pub async fn apply(&self, client: &Client, name: &str) -> Result<()> {
-        for statement in self.statements(name) {
+        for statement in self.opening_statements(name) {
             client
                 .batch_execute(&statement)
                 .await
@@ -176,7 +179,7 @@ impl Properties {
     /// The same, as far as it goes: returns the statements that failed, each with its reason.
     pub async fn apply_leniently(&self, client: &Client, name: &str) -> Vec<(String, String)> {
         let mut failed = Vec::new();
-        for statement in self.statements(name) {
+        for statement in self.opening_statements(name) {
             if let Err(cause) = client.batch_execute(&statement).await {
                 failed.push((statement, super::connect::chain(&cause)));
             }
@@ -184,13 +187,47 @@ impl Properties {
         failed
     }
 
-    /// The statements that give a database what can be given after it was made, but for the comment.
-    #[must_use]
-    pub fn statements(&self, name: &str) -> Vec<String> {
-        self.statements_for(&ident(name))
+    /// Tries, before anything is loaded, what [`Properties::apply`] will do to a new database, and undoes it. What this
+    /// role may not do is taken out of the settings and privileges.
+    ///
+    /// Returns the statements that somebody else has to run, each with the server's words.
+    pub async fn take_out_forbidden(&mut self, client: &Client, name: &str) -> Result<Vec<(String, String)>> {
+        let failed = "cannot try the properties of the live database on the new one";
+        let database = ident(name);
+        client.batch_execute("BEGIN").await.query_context(failed)?;
+        let mut forbidden = Vec::new();
+        let mut settings = Vec::new();
+        for item in std::mem::take(&mut self.settings) {
+            let statement = setting_statement(&database, &item);
+            if allowed(client, statement, &mut forbidden).await.query_context(failed)? {
+                settings.push(item);
+            }
+        }
+        self.settings = settings;
+        if let Some(privileges) = &mut self.privileges {
+            for item in std::mem::take(privileges) {
+                let statement = grant_statement(&database, &item);
+                if allowed(client, statement, &mut forbidden).await.query_context(failed)? {
+                    privileges.insert(item);
+                }
+            }
+        }
+        client.batch_execute("ROLLBACK").await.query_context(failed)?;
+        Ok(forbidden)
     }
 
-    /// The same for a database whose name is quoted already.
+    /// The statements for a staging database, which was closed to others.
+    fn opening_statements(&self, name: &str) -> Vec<String> {
+        let database = ident(name);
+        let mut statements = self.statements_for(&database);
+        if self.privileges.is_none() {
+            statements.insert(0, format!("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC"));
+        }
+        statements
+    }
+
+    /// The statements that give a database what can be given after it was made, but for the comment. Its name is quoted
+    /// already.
     #[must_use]
     pub fn statements_for(&self, database: &str) -> Vec<String> {
         let mut statements = Vec::new();
@@ -199,24 +236,9 @@ impl Properties {
             if !self.owner.is_empty() {
                 statements.push(format!("REVOKE ALL ON DATABASE {database} FROM {}", ident(&self.owner)));
             }
-            for (grantee, privilege, grantable) in privileges {
-                let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { ident(grantee) };
-                let option = if *grantable { " WITH GRANT OPTION" } else { "" };
-                statements.push(format!("GRANT {privilege} ON DATABASE {database} TO {grantee}{option}"));
-            }
+            statements.extend(privileges.iter().map(|item| grant_statement(database, item)));
         }
-        for (role, setting, value) in &self.settings {
-            let subject = if role.is_empty() {
-                format!("DATABASE {database}")
-            } else {
-                format!("ROLE {} IN DATABASE {database}", ident(role))
-            };
-            statements.push(format!(
-                "ALTER {subject} SET {} TO {}",
-                setting_name(setting),
-                setting_value(setting, value)
-            ));
-        }
+        statements.extend(self.settings.iter().map(|item| setting_statement(database, item)));
         let is = |column: &str, value: &str| self.columns.get(column).is_some_and(|found| found == value);
         if let Some(limit) = self.columns.get("datconnlimit").filter(|_| !is("datconnlimit", "-2")) {
             statements.push(format!("ALTER DATABASE {database} CONNECTION LIMIT {limit}"));
@@ -395,6 +417,39 @@ impl Properties {
         lines.extend(self.settings.iter().map(|item| format!("setting {item:?}")));
         lines.extend(self.labels.iter().map(|item| format!("security label {item:?}")));
         lines
+    }
+}
+
+fn grant_statement(database: &str, (grantee, privilege, grantable): &Privilege) -> String {
+    let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { ident(grantee) };
+    let option = if *grantable { " WITH GRANT OPTION" } else { "" };
+    format!("GRANT {privilege} ON DATABASE {database} TO {grantee}{option}")
+}
+
+fn setting_statement(database: &str, (role, setting, value): &(String, String, String)) -> String {
+    let subject = if role.is_empty() {
+        format!("DATABASE {database}")
+    } else {
+        format!("ROLE {} IN DATABASE {database}", ident(role))
+    };
+    format!("ALTER {subject} SET {} TO {}", setting_name(setting), setting_value(setting, value))
+}
+
+/// Whether the role may run a statement, in a transaction that the caller undoes.
+async fn allowed(
+    client: &Client,
+    statement: String,
+    forbidden: &mut Vec<(String, String)>,
+) -> std::result::Result<bool, tokio_postgres::Error> {
+    client.batch_execute("SAVEPOINT trial").await?;
+    match client.batch_execute(&statement).await {
+        Ok(()) => Ok(true),
+        Err(cause) if cause.as_db_error().is_none() => Err(cause),
+        Err(cause) => {
+            client.batch_execute("ROLLBACK TO trial").await?;
+            forbidden.push((statement, super::connect::chain(&cause)));
+            Ok(false)
+        }
     }
 }
 

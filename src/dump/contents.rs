@@ -184,7 +184,7 @@ struct Judge {
     copying: Option<TableName>,
     rows_at_hand: u64,
     columns: usize,
-    captured: Option<Vec<u8>>,
+    captured: Option<(usize, Vec<u8>)>,
     definitions: Sha256,
     last_line: u64,
 }
@@ -272,7 +272,7 @@ impl Visitor for Judge {
     }
 
     fn data(&mut self, bytes: &[u8], line: u64) -> Result<(), Flaw> {
-        if let Some(captured) = &mut self.captured
+        if let Some((_, captured)) = &mut self.captured
             && captured.len() + bytes.len() <= CAPTURE_LIMIT
         {
             captured.extend_from_slice(bytes);
@@ -297,10 +297,10 @@ impl Visitor for Judge {
         if let Some(table) = self.copying.take() {
             *self.contents.rows.entry(table).or_default() += rows;
         }
-        if let Some(captured) = self.captured.take() {
+        if let Some((column, captured)) = self.captured.take() {
             let newest = captured
                 .split(|byte| *byte == b'\n')
-                .filter_map(|row| std::str::from_utf8(row.split(|byte| *byte == b'\t').next()?).ok()?.parse().ok())
+                .filter_map(|row| std::str::from_utf8(row.split(|byte| *byte == b'\t').nth(column)?).ok()?.parse().ok())
                 .filter(|version| *version < MIGRATION_LIMIT)
                 .max();
             self.contents.newest_migration = self.contents.newest_migration.max(newest);
@@ -344,9 +344,7 @@ impl Judge {
             }
         } else if statement.begins(&["COPY"]) {
             let table = self.table_name(&text["COPY ".len()..]);
-            if table.name == "schema_migrations" {
-                self.captured = Some(Vec::new());
-            }
+            self.captured = captured_column(&table, &text).map(|column| (column, Vec::new()));
             self.columns = text.split_once('(').map_or(0, |(_, columns)| columns.split(',').count());
             // A table without rows is in the dump too.
             self.contents.rows.entry(table.clone()).or_default();
@@ -424,6 +422,16 @@ pub fn qualified(text: &str) -> TableName {
         Some(name) => TableName { schema: first, name },
         None => TableName { schema: "public".into(), name: first },
     }
+}
+
+/// The column of `version` in the rows of the application's migrations. Another table of this name, in another schema or
+/// with other columns, is not the one that is meant.
+fn captured_column(table: &TableName, copy: &str) -> Option<usize> {
+    if table.schema != "public" || table.name != "schema_migrations" {
+        return None;
+    }
+    let (columns, _) = copy.split_once('(')?.1.split_once(')')?;
+    columns.split(',').position(|column| column.trim() == "version")
 }
 
 /// The names at the begin of a text that are joined by dots, the last one first.

@@ -45,7 +45,7 @@ async fn recorded(client: &Client) -> Result<Option<BTreeMap<i64, Option<DateTim
     if !client.query_one(exists, &[]).await.query_context(failed)?.get::<_, bool>(0) {
         return Ok(None);
     }
-    let sql = "SELECT version, extract(epoch FROM inserted_at)::bigint FROM public.schema_migrations";
+    let sql = "SELECT version::bigint, extract(epoch FROM inserted_at)::bigint FROM public.schema_migrations";
     let rows = client.query(sql, &[]).await.query_context(failed)?;
     let time = |seconds: Option<i64>| seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
     Ok(Some(rows.iter().map(|row| (row.get(0), time(row.get(1)))).collect()))

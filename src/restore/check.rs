@@ -51,16 +51,18 @@ impl Live {
             .query_one(
                 "SELECT (SELECT coalesce(max(pg_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'i'), \
                         (SELECT count(DISTINCT relname) FROM pg_class \
-                          WHERE relkind IN ('r', 'p') AND relname = ANY ($1)), \
-                        to_regclass('public.schema_migrations') IS NOT NULL",
+                          WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace('public') AND relname = ANY ($1)), \
+                        EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.schema_migrations') \
+                          AND attname = 'version' AND NOT attisdropped AND atttypid IN ('int8'::regtype, 'int4'::regtype))",
                 &[&ESSENTIAL],
             )
             .await
             .query_context("cannot look into the live database")?;
         self.largest_index = row.get(0);
-        self.is_teslamate = Some(usize::try_from(row.get::<_, i64>(1)) == Ok(ESSENTIAL.len()));
-        if row.get::<_, bool>(2) {
-            // The column may be of another type in an application that is not TeslaMate.
+        // Versions of another type are those of another application, whatever its tables are called.
+        let has_versions: bool = row.get(2);
+        self.is_teslamate = Some(has_versions && usize::try_from(row.get::<_, i64>(1)) == Ok(ESSENTIAL.len()));
+        if has_versions {
             let sql = "SELECT max(version)::bigint FROM public.schema_migrations WHERE version < 100000000000000";
             self.newest_migration = client.query_one(sql, &[]).await.ok().and_then(|row| row.get(0));
         }

@@ -77,14 +77,12 @@ impl Loader<'_> {
         }
     }
 
-    /// Settings for the loading sessions: faster, and no weaker in the result, since the commit that puts it in its place
-    /// waits for the disk.
-    async fn options(&self, jobs: u32) -> Result<String> {
+    /// Settings for the loading sessions: those of every session, and faster ones, which are no weaker in the result, since
+    /// the commit that puts it in its place waits for the disk.
+    async fn options(&self, database: &str, jobs: u32) -> Result<String> {
+        let common = self.connector.tool_options(database).await?;
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), jobs).await?;
-        Ok(format!(
-            "-c synchronous_commit=off -c maintenance_work_mem={memory}kB \
-             -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off"
-        ))
+        Ok(format!("{common} -c synchronous_commit=off -c maintenance_work_mem={memory}kB -c row_security=off"))
     }
 
     async fn plain(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
@@ -98,7 +96,7 @@ impl Loader<'_> {
             .tools
             .command("psql", self.connector, database)
             .args(arguments)
-            .env("PGOPTIONS", self.options(1).await?)
+            .env("PGOPTIONS", self.options(database, 1).await?)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -145,7 +143,7 @@ impl Loader<'_> {
         database: &str,
     ) -> Result<()> {
         let jobs = if source.format == Format::Tar { 1 } else { self.jobs };
-        let options = self.options(jobs).await?;
+        let options = self.options(database, jobs).await?;
         let list = self.list(source).await?;
         if contents.makes_public
             && !self.policy.no_owner

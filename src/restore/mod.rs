@@ -82,6 +82,8 @@ pub struct Policy {
     pub no_tablespaces: bool,
     /// Extensions that are left out, with what belongs to them.
     pub skip_extensions: Vec<String>,
+    /// Settings and privileges of the database that the role may not give are left out.
+    pub no_properties: bool,
     /// Only definitions.
     pub schema_only: bool,
     /// Only these tables.
@@ -383,6 +385,48 @@ impl<'a> Session<'a> {
         origin.probe(self.client(), &self.env.connector, &name, self.server).await
     }
 
+    /// Settings and privileges of the live database that this role may not give to another one: a drill and a copy go
+    /// without them, and say so; for the live database a person has to choose.
+    fn tell_forbidden(
+        &self,
+        forbidden: &[(String, String)],
+        name: &str,
+        destination: &Destination,
+        policy: &Policy,
+    ) -> Result<()> {
+        if forbidden.is_empty() {
+            return Ok(());
+        }
+        let target = match destination {
+            Destination::Beside(target) => target,
+            Destination::Live | Destination::Drill => self.live_name(),
+        };
+        let lines = |with_cause: bool| {
+            let line = |(statement, cause): &(String, String)| {
+                let statement = statement.replacen(&ident(name), &ident(target), 1);
+                let cause = cause.lines().next().unwrap_or_default();
+                if with_cause { format!("{statement}; -- {cause}") } else { format!("{statement};") }
+            };
+            forbidden.iter().map(line).collect::<Vec<_>>().join("\n")
+        };
+        let user = &self.env.settings.database.user;
+        let what = format!("role \"{user}\" may not give the new database everything that the live one has");
+        match destination {
+            Destination::Live if !policy.no_properties => Err(Error::new(Kind::Refused, what)
+                .with("statements", lines(true))
+                .with("state", "nothing was loaded; the live database and its service are as they were")
+                .hint("Restore as a superuser (DATABASE_USER), or go without them with --no-properties and run these as a superuser afterwards.")),
+            Destination::Live | Destination::Beside(_) => {
+                self.env.reporter.warn(&format!("{what}; as a superuser, run afterwards:\n{}", lines(false)));
+                Ok(())
+            }
+            Destination::Drill => {
+                self.env.reporter.warn(&format!("{what}; a restore would need --no-properties:\n{}", lines(true)));
+                Ok(())
+            }
+        }
+    }
+
     /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
     async fn stage(
         &self,
@@ -396,7 +440,12 @@ impl<'a> Session<'a> {
         let env = self.env;
         let contents = &material.judgement.contents;
         env.reporter.step(&format!("loading into {name}")).await;
-        staging::create(self.client(), self.live_name(), name, &origin.properties, self.server).await?;
+        staging::create(self.client(), &env.connector, self.live_name(), name, &origin.properties, self.server).await?;
+        let mut origin = origin.clone();
+        if origin.witness == Witness::Live {
+            let forbidden = origin.properties.take_out_forbidden(self.client(), name).await?;
+            self.tell_forbidden(&forbidden, name, destination, policy)?;
+        }
         // Of a part of a dump, extensions are not loaded.
         let made = if policy.tables.is_empty() {
             extensions::try_out(&env.connector, name, contents, policy).await?
@@ -468,7 +517,7 @@ impl<'a> Session<'a> {
             format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
         env.reporter.warn(&what);
         staging::drop_database(self.client(), &env.connector, name).await?;
-        staging::create(self.client(), self.live_name(), name, properties, self.server).await?;
+        staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
         loader(1).load(source, stored, judgement, name).await
     }
 }

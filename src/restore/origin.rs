@@ -184,7 +184,7 @@ impl Origin {
     pub async fn probe(&self, client: &Client, connector: &Connector, name: &str, server: u32) -> Result<()> {
         let mut empty = self.properties.clone();
         empty.give_to(connector.user());
-        match staging::create(client, connector.database_name(), name, &empty, server).await {
+        match staging::create(client, connector, connector.database_name(), name, &empty, server).await {
             Ok(()) => staging::drop_database(client, connector, name).await,
             Err(error) => {
                 let cause = error.detail("cause").unwrap_or_default().to_owned();

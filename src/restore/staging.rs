@@ -21,19 +21,45 @@ fn mark(live: &str) -> String {
 }
 
 /// Makes an empty database for the replacement of `live`.
-pub async fn create(client: &Client, live: &str, name: &str, properties: &Properties, server: u32) -> Result<()> {
+///
+/// # Errors
+/// What connecting to it says, before it is made: `pg_hba.conf` may let the role into some databases only.
+pub async fn create(
+    client: &Client,
+    connector: &Connector,
+    live: &str,
+    name: &str,
+    properties: &Properties,
+    server: u32,
+) -> Result<()> {
+    connector.connect_if_present(name).await?;
+    let untouched = |error: Error| error.with("state", "the live database was not touched");
     client
-        .batch_execute(&properties.create_statement(name, server))
+        .batch_execute(&format!("{} ALLOW_CONNECTIONS false", properties.create_statement(name, server)))
         .await
         .query_context("cannot make a new database")
-        .map_err(|error| error.with("state", "the live database was not touched"))?;
-    mark_again(client, name, live).await
+        .map_err(untouched)?;
+    // Open to its owner alone, and to superusers, until it gets the privileges of the live one.
+    let open = format!(
+        "BEGIN; REVOKE ALL ON DATABASE {0} FROM PUBLIC; {1}; ALTER DATABASE {0} ALLOW_CONNECTIONS true; COMMIT",
+        ident(name),
+        mark_statement(name, live)
+    );
+    let opened = client.batch_execute(&open).await.query_context("cannot close the new database to others");
+    if opened.is_err() {
+        // The transaction has to end before the database can be dropped.
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    opened.map_err(untouched)
+}
+
+fn mark_statement(name: &str, live: &str) -> String {
+    format!("COMMENT ON DATABASE {} IS {}", ident(name), literal(&mark(live)))
 }
 
 /// Marks a database that was given its name as one that goes: if this run is killed, the next one drops it.
 pub async fn mark_again(client: &Client, name: &str, live: &str) -> Result<()> {
-    let comment = format!("COMMENT ON DATABASE {} IS {}", ident(name), literal(&mark(live)));
-    client.batch_execute(&comment).await.query_context("cannot mark the new database")
+    client.batch_execute(&mark_statement(name, live)).await.query_context("cannot mark the new database")
 }
 
 /// Drops a database, ending the sessions in it. Subscriptions are detached first: the replication slots that they name
@@ -75,16 +101,19 @@ async fn detach(client: &Client, connector: &Connector, name: &str) -> Result<()
 /// Drops what a killed run left behind. The caller holds the lock, so nobody is at work on it. Returns the names.
 pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result<Vec<String>> {
     let rows = client
-        .query("SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname <> $1", &[&live])
+        .query(
+            "SELECT datname, shobj_description(oid, 'pg_database'), datallowconn FROM pg_database WHERE datname <> $1",
+            &[&live],
+        )
         .await
         .query_context("cannot list the databases")?;
     let mut dropped = Vec::new();
     for row in rows {
-        let (name, comment): (String, Option<String>) = (row.get(0), row.get(1));
+        let (name, comment, takes_connections): (String, Option<String>, bool) = (row.get(0), row.get(1), row.get(2));
         let marked = comment.as_deref() == Some(mark(live).as_str());
         // Killed between making and marking it: then the name alone is ours, and nothing is in it.
         let unmarked = comment.is_none() && names::time_of(&name, live, Role::Staging).is_some();
-        if marked || (unmarked && is_empty(connector, &name).await?) {
+        if marked || (unmarked && (!takes_connections || is_empty(connector, &name).await?)) {
             drop_database(client, connector, &name).await?;
             dropped.push(name);
         }

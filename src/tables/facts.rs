@@ -28,7 +28,7 @@ pub struct Facts {
     /// How much was ever written into it, as of the snapshot or before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub written: Option<Written>,
-    /// The versions in `schema_migrations`, if there is such a table.
+    /// The versions in `schema_migrations`, if there is such a table with numbers in it, as Ecto makes it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub migrations: Option<Migrations>,
 }
@@ -159,9 +159,13 @@ async fn size(client: &Client) -> Result<Option<Size>> {
 
 async fn migrations(client: &Client) -> Result<Option<Migrations>> {
     let failed = "cannot read the application's migrations";
-    // As the snapshot sees it: to_regclass would look at what is there now.
+    // As the snapshot sees it: to_regclass would look at what is there now. Other applications have a table of that name
+    // too, with versions as text, or other columns.
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = 'public' AND c.relname = 'schema_migrations' AND c.relkind = 'r')";
+               JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+               WHERE n.nspname = 'public' AND c.relname = 'schema_migrations' AND c.relkind IN ('r', 'p') \
+                 AND a.attname = 'version' AND a.attnum > 0 AND NOT a.attisdropped \
+                 AND a.atttypid IN ('pg_catalog.int8'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype))";
     if !client.query_one(sql, &[]).await.query_context(failed)?.get::<_, bool>(0) {
         return Ok(None);
     }

@@ -160,6 +160,17 @@ impl Catalog {
             .hint("Name the right one with `--dbname` or DATABASE_NAME; `psql -l` lists the databases that exist."))
     }
 
+    /// Whether policies decide which rows of these tables the role sees.
+    ///
+    /// # Errors
+    /// [`Kind::Source`] if the server does not say.
+    pub async fn has_policies(&self, client: &Client) -> Result<bool> {
+        let names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+        let query = "SELECT coalesce(bool_or(row_security_active(c.oid)), false) FROM pg_class c \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND c.relname = ANY($1)";
+        Ok(client.query_one(query, &[&names]).await.explain("cannot read the catalogue")?.get(0))
+    }
+
     /// The columns of a table in schema `public`, in order; empty if there is no such table.
     #[must_use]
     pub fn columns(&self, table: &str) -> &[Column] {

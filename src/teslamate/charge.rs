@@ -6,7 +6,7 @@
 
 use tokio_postgres::Transaction;
 
-use super::session::Explain;
+use super::session::{Explain, Work};
 use super::{drive, efficiency};
 use crate::error::{Error, Kind, Result};
 
@@ -79,38 +79,34 @@ pub struct Completed {
     pub readings: i64,
 }
 
+/// What a charging process becomes that has no readings: it ends.
+const ENDED: &str = "SELECT now() AT TIME ZONE 'UTC' AS end_date, NULL AS charge_energy_added, \
+     NULL AS charge_energy_used, NULL AS cost";
+
 /// Completes the process and derives the car's efficiency anew.
-pub async fn close(transaction: &Transaction<'_>, id: i32, car_id: i32) -> Result<Completed> {
+pub async fn close(work: &Work<'_>, id: i32, car_id: i32) -> Result<Completed> {
     let what = || format!("cannot complete charge {id}");
-    let readings: i64 = transaction
+    let readings: i64 = work
         .query_one("SELECT count(*) FROM public.charges WHERE charging_process_id = $1", &[&id])
         .await
         .explain(what())?
         .get(0);
     if readings == 0 {
-        transaction
-            .execute(
-                "UPDATE public.charging_processes SET end_date = now() AT TIME ZONE 'UTC', \
-                   charge_energy_added = NULL, charge_energy_used = NULL, cost = NULL WHERE id = $1",
-                &[&id],
-            )
-            .await
-            .explain(what())?;
+        work.update("charging_processes", id, ENDED, &[]).await.explain(what())?;
     } else {
-        refuse_what_has_no_value(transaction, id).await?;
-        let update = format!(
-            "{COMPLETION} UPDATE public.charging_processes c SET \
-               start_date = head.date, end_date = tail.date, \
-               start_ideal_range_km = head.ideal_battery_range_km, end_ideal_range_km = tail.ideal_battery_range_km, \
-               start_rated_range_km = head.rated_battery_range_km, end_rated_range_km = tail.rated_battery_range_km, \
-               start_battery_level = head.battery_level, end_battery_level = tail.battery_level, \
-               outside_temp_avg = means.outside, duration_min = completion.minutes, \
-               charge_energy_added = completion.added, charge_energy_used = completion.used, cost = completion.cost \
-             FROM head, tail, means, completion WHERE c.id = $1"
+        refuse_what_has_no_value(work, id).await?;
+        let computed = format!(
+            "{COMPLETION} SELECT head.date AS start_date, tail.date AS end_date, \
+               head.ideal_battery_range_km AS start_ideal_range_km, tail.ideal_battery_range_km AS end_ideal_range_km, \
+               head.rated_battery_range_km AS start_rated_range_km, tail.rated_battery_range_km AS end_rated_range_km, \
+               head.battery_level AS start_battery_level, tail.battery_level AS end_battery_level, \
+               means.outside AS outside_temp_avg, completion.minutes AS duration_min, \
+               completion.added AS charge_energy_added, completion.used AS charge_energy_used, completion.cost AS cost \
+             FROM head, tail, means, completion"
         );
-        transaction.execute(&update, &[&id]).await.explain(what())?;
+        work.update("charging_processes", id, &computed, &[&id]).await.explain(what())?;
     }
-    efficiency::derive(transaction, car_id).await?;
+    efficiency::derive(work, car_id).await?;
     Ok(Completed { readings })
 }
 

@@ -10,7 +10,7 @@ use super::Record;
 use super::outcome::{Effects, Outcome, Status, each};
 use super::rows::{Rows, compare};
 use super::saved::{Content, Saved, Table};
-use super::session::{self, Explain, Session, begin};
+use super::session::{self, Explain, Session, Work, begin};
 use crate::database::ident;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -37,7 +37,7 @@ pub async fn run(env: &Env, plan: &Plan) -> Result<Vec<Outcome>> {
 async fn one(env: &Env, session: &mut Session, plan: &Plan, id: i32) -> Result<Outcome> {
     let record = plan.record;
     let origin = Origin::of(session);
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let found = env.interrupt.guard(look(&transaction, record, id, &origin)).await?;
     session::rollback(transaction).await;
     let Some(removal) = found else {
@@ -52,7 +52,7 @@ async fn one(env: &Env, session: &mut Session, plan: &Plan, id: i32) -> Result<O
     }
     confirm(env, &removal).await?;
 
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let removal = env.interrupt.guard(remove(&transaction, record, id, &origin)).await?;
     let Some(removal) = removal else {
         return Ok(Outcome::new(id, Status::Absent));
@@ -174,27 +174,42 @@ pub(super) async fn look(
 }
 
 /// Deletes the record in this transaction, after everything that goes has been read.
-pub(super) async fn remove(
-    transaction: &Transaction<'_>,
-    record: Record,
-    id: i32,
-    origin: &Origin,
-) -> Result<Option<Removal>> {
-    let Some(removal) = look(transaction, record, id, origin).await? else { return Ok(None) };
-    let statement = format!("DELETE FROM public.{} WHERE id = $1", record.table());
-    let count =
-        transaction.execute(&statement, &[&id]).await.explain(format!("cannot delete {} {id}", record.noun()))?;
+pub(super) async fn remove(work: &Work<'_>, record: Record, id: i32, origin: &Origin) -> Result<Option<Removal>> {
+    let Some(removal) = look(work, record, id, origin).await? else { return Ok(None) };
+    let statement = format!("DELETE FROM public.{} WHERE id OPERATOR(pg_catalog.=) {id}", record.table());
+    let count = work.write(&statement).await.explain(format!("cannot delete {} {id}", record.noun()))?;
     if count != 1 {
         let message = format!("deleting {} {id} would remove {count} rows instead of one", record.noun());
         return Err(Error::new(Kind::Verify, message)
             .with("state", "nothing was changed")
             .hint("A rule or trigger on the table changes deletions: see `\\d+` in psql."));
     }
+    refuse_left_behind(work, record, id).await?;
     Ok(Some(removal))
 }
 
+/// Foreign keys unlink the positions and delete the readings, unless the role's settings keep them from it
+/// (`session_replication_role`).
+async fn refuse_left_behind(work: &Work<'_>, record: Record, id: i32) -> Result<()> {
+    let (table, column) = match record {
+        Record::Drive => ("positions", "drive_id"),
+        Record::Charge => ("charges", "charging_process_id"),
+    };
+    let query = format!("SELECT count(*) FROM public.{table} WHERE {column} = $1");
+    let left: i64 = work.query_one(&query, &[&id]).await.explain("cannot look for rows left behind")?.get(0);
+    if left == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("deleting {} {id} would leave {left} rows of public.{table} behind that belong to it", record.noun());
+    Err(Error::new(Kind::Verify, message)
+        .with("cause", "the foreign key did not act")
+        .with("state", "nothing was changed")
+        .hint("Look at `\\d public.drives` and at `SHOW session_replication_role` in psql, as the role that this works as."))
+}
+
 /// Puts the rows on the disk, then commits. If the commit fails for certain, the file goes again.
-pub(super) async fn finish(env: &Env, transaction: Transaction<'_>, removal: &Removal) -> Result<std::path::PathBuf> {
+pub(super) async fn finish(env: &Env, transaction: Work<'_>, removal: &Removal) -> Result<std::path::PathBuf> {
     let content = &removal.content;
     let saved = Saved::write(content, &env.settings.state_dir)?;
     let what = format!("{} {}", content.record.noun(), content.id);

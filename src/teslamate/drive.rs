@@ -7,7 +7,7 @@
 use tokio_postgres::Transaction;
 
 use super::geofence;
-use super::session::Explain;
+use super::session::{Explain, Work};
 use crate::error::{Error, Kind, Result};
 
 /// Says what is left alone, in every report of this route.
@@ -62,59 +62,53 @@ impl Facts {
     }
 }
 
+/// The new values of a drive ($1) whose geofences are $2 and $3.
+const COMPUTED: &str = "WITH p AS MATERIALIZED ( \
+       SELECT *, ideal_battery_range_km IS NOT NULL AND odometer IS NOT NULL AS complete \
+       FROM public.positions WHERE drive_id = $1::integer \
+     ), \
+     head AS (SELECT * FROM p ORDER BY date, id LIMIT 1), \
+     tail AS (SELECT * FROM p ORDER BY date DESC, id DESC LIMIT 1), \
+     whole_head AS (SELECT * FROM p WHERE complete ORDER BY date, id LIMIT 1), \
+     whole_tail AS (SELECT * FROM p WHERE complete ORDER BY date DESC, id DESC LIMIT 1), \
+     extremes AS ( \
+       SELECT avg(outside_temp) AS outside, avg(inside_temp) AS inside, max(speed) AS speed, \
+              max(power) AS strongest, min(power) AS weakest FROM p \
+     ), \
+     steps AS ( \
+       SELECT elevation::integer - lag(elevation) OVER (ORDER BY date, id) AS step \
+       FROM p WHERE elevation IS NOT NULL \
+     ), \
+     climb AS ( \
+       SELECT coalesce(sum(step) FILTER (WHERE step > 0), 0) AS up, \
+              coalesce(-sum(step) FILTER (WHERE step < 0), 0) AS down FROM steps \
+     ) \
+     SELECT head.date AS start_date, tail.date AS end_date, \
+            head.id AS start_position_id, tail.id AS end_position_id, \
+            head.odometer AS start_km, tail.odometer AS end_km, tail.odometer - head.odometer AS distance, \
+            round(extract(epoch FROM tail.date - head.date) / 60) AS duration_min, \
+            extremes.outside AS outside_temp_avg, extremes.inside AS inside_temp_avg, \
+            extremes.speed AS speed_max, extremes.strongest AS power_max, extremes.weakest AS power_min, \
+            whole_head.ideal_battery_range_km AS start_ideal_range_km, \
+            whole_tail.ideal_battery_range_km AS end_ideal_range_km, \
+            whole_head.rated_battery_range_km AS start_rated_range_km, \
+            whole_tail.rated_battery_range_km AS end_rated_range_km, \
+            CASE WHEN climb.up > 32767 THEN 0 ELSE climb.up END AS ascent, \
+            CASE WHEN climb.down > 32767 THEN 0 ELSE climb.down END AS descent, \
+            coalesce($2::integer, d.start_geofence_id) AS start_geofence_id, \
+            coalesce($3::integer, d.end_geofence_id) AS end_geofence_id \
+     FROM head, tail, whole_head, whole_tail, extremes, climb, public.drives d \
+     WHERE d.id = $1::integer";
+
 /// Closes the drive: writes every column that its positions decide.
 ///
 /// The caller has seen to it that there is no [reason to delete](Facts::reason_to_delete) it.
-pub async fn close(transaction: &Transaction<'_>, id: i32, facts: &Facts) -> Result<()> {
+pub async fn close(work: &Work<'_>, id: i32, facts: &Facts) -> Result<()> {
     if let Some(minutes) = facts.minutes.filter(|minutes| *minutes > i64::from(i16::MAX)) {
         return Err(too_long("drive", id, minutes));
     }
-    let fences = geofence::of_drive(transaction, id).await?;
-    let changed = transaction
-        .execute(
-            "WITH p AS MATERIALIZED ( \
-               SELECT *, ideal_battery_range_km IS NOT NULL AND odometer IS NOT NULL AS complete \
-               FROM public.positions WHERE drive_id = $1 \
-             ), \
-             head AS (SELECT * FROM p ORDER BY date, id LIMIT 1), \
-             tail AS (SELECT * FROM p ORDER BY date DESC, id DESC LIMIT 1), \
-             whole_head AS (SELECT * FROM p WHERE complete ORDER BY date, id LIMIT 1), \
-             whole_tail AS (SELECT * FROM p WHERE complete ORDER BY date DESC, id DESC LIMIT 1), \
-             extremes AS ( \
-               SELECT avg(outside_temp) AS outside, avg(inside_temp) AS inside, max(speed) AS speed, \
-                      max(power) AS strongest, min(power) AS weakest FROM p \
-             ), \
-             steps AS ( \
-               SELECT elevation::integer - lag(elevation) OVER (ORDER BY date, id) AS step \
-               FROM p WHERE elevation IS NOT NULL \
-             ), \
-             climb AS ( \
-               SELECT coalesce(sum(step) FILTER (WHERE step > 0), 0) AS up, \
-                      coalesce(-sum(step) FILTER (WHERE step < 0), 0) AS down FROM steps \
-             ) \
-             UPDATE public.drives d SET \
-               start_date = head.date, end_date = tail.date, \
-               start_position_id = head.id, end_position_id = tail.id, \
-               start_km = head.odometer, end_km = tail.odometer, distance = tail.odometer - head.odometer, \
-               duration_min = round(extract(epoch FROM tail.date - head.date) / 60), \
-               outside_temp_avg = extremes.outside, inside_temp_avg = extremes.inside, \
-               speed_max = extremes.speed, power_max = extremes.strongest, power_min = extremes.weakest, \
-               start_ideal_range_km = whole_head.ideal_battery_range_km, \
-               end_ideal_range_km = whole_tail.ideal_battery_range_km, \
-               start_rated_range_km = whole_head.rated_battery_range_km, \
-               end_rated_range_km = whole_tail.rated_battery_range_km, \
-               ascent = CASE WHEN climb.up > 32767 THEN 0 ELSE climb.up END, \
-               descent = CASE WHEN climb.down > 32767 THEN 0 ELSE climb.down END, \
-               start_geofence_id = coalesce($2, d.start_geofence_id), \
-               end_geofence_id = coalesce($3, d.end_geofence_id) \
-             FROM head, tail, whole_head, whole_tail, extremes, climb \
-             WHERE d.id = $1",
-            &[&id, &fences.0, &fences.1],
-        )
-        .await
-        .explain(format!("cannot close drive {id}"))?;
-    debug_assert_eq!(changed, 1, "the row is locked, and it has complete positions");
-    Ok(())
+    let fences = geofence::of_drive(work, id).await?;
+    work.update("drives", id, COMPUTED, &[&id, &fences.0, &fences.1]).await.explain(format!("cannot close drive {id}"))
 }
 
 /// A duration that `duration_min`, a `smallint`, cannot hold.

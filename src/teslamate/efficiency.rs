@@ -2,7 +2,7 @@
 
 use tokio_postgres::Transaction;
 
-use super::session::Explain;
+use super::session::{Explain, Work};
 use crate::error::{Error, Kind, Result};
 
 /// How many decimals the factor is rounded to, and how many charges must then agree on it; the strictest first.
@@ -32,8 +32,8 @@ pub async fn preferred_range(transaction: &Transaction<'_>) -> Result<String> {
 ///
 /// A step counts only its largest group, even if that is the one of charges without a factor; where two groups are
 /// equally large, the smaller factor goes first (the meaning leaves that open).
-pub async fn derive(transaction: &Transaction<'_>, car_id: i32) -> Result<()> {
-    let range = match preferred_range(transaction).await?.as_str() {
+pub async fn derive(work: &Work<'_>, car_id: i32) -> Result<()> {
+    let range = match preferred_range(work).await?.as_str() {
         "ideal" => ("start_ideal_range_km", "end_ideal_range_km"),
         _ => ("start_rated_range_km", "end_rated_range_km"),
     };
@@ -49,21 +49,14 @@ pub async fn derive(transaction: &Transaction<'_>, car_id: i32) -> Result<()> {
         end = range.1,
     );
     for (decimals, needed) in STEPS {
-        let row = transaction.query_opt(&query, &[&car_id, &decimals]).await.explain(what())?;
+        let row = work.query_opt(&query, &[&car_id, &decimals]).await.explain(what())?;
         // No charge counts at any precision then.
         let Some(row) = row else { return Ok(()) };
         if row.get::<_, Option<bool>>(0) == Some(true) && row.get::<_, i64>(1) >= needed {
             let factor: f64 = row.get(2);
-            transaction
-                .execute(
-                    "UPDATE public.cars \
-                     SET efficiency = $2, updated_at = date_trunc('second', now() AT TIME ZONE 'UTC') \
-                     WHERE id = $1::integer AND efficiency IS DISTINCT FROM $2",
-                    &[&car_id, &factor],
-                )
-                .await
-                .explain(what())?;
-            return Ok(());
+            let computed = "SELECT $2::float8 AS efficiency, date_trunc('second', now() AT TIME ZONE 'UTC') AS updated_at \
+                            FROM public.cars WHERE id = $1::integer AND efficiency IS DISTINCT FROM $2";
+            return work.update("cars", car_id, computed, &[&car_id, &factor]).await.explain(what());
         }
     }
     Ok(())

@@ -3,13 +3,11 @@
 //! Distances are those of PostgreSQL's extension earthdistance, whose functions live in schema `public` and call each
 //! other without naming it. So this one query, and nothing else, runs with `public` in the search path.
 
-use tokio_postgres::Transaction;
-
-use super::session::Explain;
+use super::session::{Explain, Work};
 use crate::error::{Error, Kind, Result};
 
 /// The fences of the first and the last position of a drive, where there are any.
-pub async fn of_drive(transaction: &Transaction<'_>, id: i32) -> Result<(Option<i32>, Option<i32>)> {
+pub async fn of_drive(transaction: &Work<'_>, id: i32) -> Result<(Option<i32>, Option<i32>)> {
     let extension: bool = transaction
         .query_one(
             "SELECT to_regprocedure('public.ll_to_earth(double precision, double precision)') IS NOT NULL \
@@ -44,7 +42,7 @@ pub async fn of_drive(transaction: &Transaction<'_>, id: i32) -> Result<(Option<
         )
         .await
         .explain(what())?;
-    transaction.batch_execute("SET LOCAL search_path = pg_catalog").await.explain(what())?;
+    transaction.own_settings().await.explain(what())?;
     let fence = |place: i32| rows.iter().find(|row| row.get::<_, i32>(0) == place).map(|row| row.get(1));
     Ok((fence(1), fence(2)))
 }

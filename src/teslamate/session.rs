@@ -1,8 +1,10 @@
 //! A connection that holds the lock, its transactions, and what a failed query means here.
 
 use std::fmt::Display;
+use std::ops::Deref;
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::Record;
@@ -10,17 +12,20 @@ use super::catalog::Catalog;
 use super::rows::Rows;
 use crate::database::connect::chain;
 use crate::database::lock::{Lock, Purpose};
+use crate::database::session_settings::Both;
+use crate::database::{ident, literal};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 
-/// How values are written, so that their text is exact, and how long another session's lock is waited for.
-const SETTINGS: &str = "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; \
-     SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lock_timeout = '5s'";
+/// How long another session's lock is waited for.
+const SETTINGS: &str = "SET lock_timeout = '5s'";
 
 /// A connection to the database whose records are worked on.
 pub struct Session {
     /// The connection.
     pub client: Client,
+    /// Our settings, and the application's.
+    pub both: Both,
     /// The tables' columns.
     pub catalog: Catalog,
     /// The database's name.
@@ -35,20 +40,87 @@ impl Session {
     /// Takes the lock, connects, and checks that this is `TeslaMate`'s database.
     pub async fn open(env: &Env) -> Result<Self> {
         let lock = Lock::take(&env.connector, Purpose::Maintenance).await?;
-        let client = env.connector.connect().await?;
+        let (client, mut both) = env.connector.connect_as_application().await?;
         client.batch_execute(SETTINGS).await.explain("cannot prepare the session")?;
         let database = env.connector.database_name().to_owned();
         let catalog = Catalog::read(&client, &database).await?;
+        if catalog.has_policies(&client).await? {
+            both.see_functions();
+        }
         let query = "SELECT system_identifier::text FROM pg_control_system()";
         let system_identifier = client.query_one(query, &[]).await.ok().map(|row| row.get(0));
-        Ok(Self { client, catalog, database, system_identifier, _lock: lock })
+        Ok(Self { client, both, catalog, database, system_identifier, _lock: lock })
     }
 }
 
-/// A transaction that sees one state of the database throughout.
-pub async fn begin(client: &mut Client) -> Result<Transaction<'_>> {
-    let builder = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
-    builder.start().await.explain("cannot begin a transaction")
+/// A transaction that sees one state of the database throughout. It reads with our settings, and writes with those of
+/// the application: triggers, constraints and defaults find what they find when the application writes.
+pub struct Work<'a> {
+    transaction: Transaction<'a>,
+    both: &'a Both,
+}
+
+impl<'a> Deref for Work<'a> {
+    type Target = Transaction<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.transaction
+    }
+}
+
+/// Begins it.
+pub async fn begin<'a>(client: &'a mut Client, both: &'a Both) -> Result<Work<'a>> {
+    let builder = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(false);
+    let transaction = builder.start().await.explain("cannot begin a transaction")?;
+    let work = Work { transaction, both };
+    work.batch_execute(&both.own()).await.explain("cannot prepare a transaction")?;
+    Ok(work)
+}
+
+impl Work<'_> {
+    /// Our own settings again, after a statement that needed others.
+    pub async fn own_settings(&self) -> std::result::Result<(), tokio_postgres::Error> {
+        self.batch_execute(&self.both.own()).await
+    }
+
+    /// Runs a statement with the application's settings and returns how many rows it wrote. Since it may find the
+    /// application's functions and operators first, it names none without `pg_catalog`.
+    pub async fn write(&self, statement: &str) -> std::result::Result<u64, tokio_postgres::Error> {
+        self.batch_execute(&self.both.application()).await?;
+        let count = self.execute(statement, &[]).await?;
+        self.own_settings().await?;
+        Ok(count)
+    }
+
+    /// Writes into the row with this id what a query computes, column by column. The query runs with our settings; its
+    /// columns have the names of the table's.
+    pub async fn update(
+        &self,
+        table: &str,
+        id: i32,
+        computed: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> std::result::Result<(), tokio_postgres::Error> {
+        let prepared = self.prepare(computed).await?;
+        let names: Vec<&str> = prepared.columns().iter().map(tokio_postgres::Column::name).collect();
+        let types = "SELECT coalesce(format_type(a.atttypid, a.atttypmod), 'text') \
+                     FROM unnest($1::text[]) WITH ORDINALITY n (name, place) LEFT JOIN pg_attribute a \
+                       ON a.attrelid = to_regclass('public.' || quote_ident($2)) AND a.attname = n.name ORDER BY n.place";
+        let types = self.query(types, &[&names, &table]).await?;
+        let texts: Vec<String> = names
+            .iter()
+            .zip(&types)
+            .map(|(name, row)| format!("x.{}::{}::text", ident(name), row.get::<_, &str>(0)))
+            .collect();
+        let query = format!("SELECT {} FROM ({computed}) x", texts.join(", "));
+        let Some(row) = self.query_opt(&query, parameters).await? else { return Ok(()) };
+        let value = |at: usize| row.get::<_, Option<&str>>(at).map_or_else(|| "NULL".to_owned(), literal);
+        let pairs: Vec<String> =
+            names.iter().enumerate().map(|(at, name)| format!("{} = {}", ident(name), value(at))).collect();
+        let statement =
+            format!("UPDATE public.{} SET {} WHERE id OPERATOR(pg_catalog.=) {id}", ident(table), pairs.join(", "));
+        self.write(&statement).await.map(drop)
+    }
 }
 
 /// A record's row, locked against every other writer until the transaction ends.
@@ -68,8 +140,10 @@ pub async fn lock(transaction: &Transaction<'_>, record: Record, id: i32) -> Res
 }
 
 /// Commits. The server's refusal means that nothing was changed; its silence does not tell.
-pub async fn commit(transaction: Transaction<'_>, what: &str) -> Result<()> {
-    transaction.commit().await.map_err(|cause| {
+pub async fn commit(work: Work<'_>, what: &str) -> Result<()> {
+    // Constraints and triggers that were deferred fire now.
+    work.batch_execute(&work.both.application()).await.explain(format!("cannot commit the change of {what}"))?;
+    work.transaction.commit().await.map_err(|cause| {
         if cause.as_db_error().is_some() {
             return classify(&cause, format!("cannot commit the change of {what}"));
         }
@@ -81,8 +155,8 @@ pub async fn commit(transaction: Transaction<'_>, what: &str) -> Result<()> {
 }
 
 /// Rolls back, where nothing was to be changed. What fails here changes nothing either: the server does it by itself.
-pub async fn rollback(transaction: Transaction<'_>) {
-    drop(transaction.rollback().await);
+pub async fn rollback(work: Work<'_>) {
+    drop(work.transaction.rollback().await);
 }
 
 /// Turns a failed query into an [`Error`] whose state is that nothing was changed: every change is in a transaction.

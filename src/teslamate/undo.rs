@@ -14,7 +14,7 @@ use super::catalog::Catalog;
 use super::outcome::{Effects, Outcome, Status};
 use super::rows::{Rows, compare};
 use super::saved::{self, Content, Table};
-use super::session::{self, Explain, Session, begin};
+use super::session::{self, Explain, Session, Work, begin};
 use crate::database::{ident, literal};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -27,7 +27,7 @@ pub async fn run(env: &Env, record: Record, input: OwnedFd, file: &Path) -> Resu
     let content = saved::read(input, file, record)?;
     let mut session = Session::open(env).await?;
     warn_if_elsewhere(env, &session, &content);
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let effects = env.interrupt.guard(put_back(&transaction, &session.catalog, &content)).await?;
     session::commit(transaction, &format!("{} {}", record.noun(), content.id)).await?;
 
@@ -61,11 +61,11 @@ fn warn_if_elsewhere(env: &Env, session: &Session, content: &Content) {
     }
 }
 
-async fn put_back(transaction: &Transaction<'_>, catalog: &Catalog, content: &Content) -> Result<Effects> {
+async fn put_back(work: &Work<'_>, catalog: &Catalog, content: &Content) -> Result<Effects> {
     let Content { record, id, row, readings, positions, .. } = content;
     let what = format!("{} {id}", record.noun());
     let query = format!("SELECT * FROM public.{} WHERE id = {id}", record.table());
-    if !Rows::read(transaction, &query, &what).await?.rows.is_empty() {
+    if !Rows::read(work, &query, &what).await?.rows.is_empty() {
         return Err(Error::new(Kind::Refused, format!("{what} exists: its id is in use"))
             .with("state", "nothing was changed")
             .hint(format!(
@@ -73,25 +73,29 @@ async fn put_back(transaction: &Transaction<'_>, catalog: &Catalog, content: &Co
                 record.noun()
             )));
     }
-    insert(transaction, catalog, row, &what).await?;
-    compare_back(transaction, row, &query, &what).await?;
+    insert(work, catalog, row, &what).await?;
+    compare_back(work, row, &query, &what).await?;
     let mut effects = Effects::default();
     if let Some(readings) = readings {
-        insert(transaction, catalog, readings, &format!("the readings of {what}")).await?;
+        insert(work, catalog, readings, &format!("the readings of {what}")).await?;
         let query = format!("SELECT * FROM public.charges WHERE charging_process_id = {id} ORDER BY id");
-        compare_back(transaction, readings, &query, &format!("the readings of {what}")).await?;
+        compare_back(work, readings, &query, &format!("the readings of {what}")).await?;
         effects.readings = readings.rows.len() as u64;
     }
     if !positions.is_empty() {
-        let statement = "UPDATE public.positions SET drive_id = $1 WHERE id = ANY($2) AND drive_id IS NULL";
-        effects.positions =
-            transaction.execute(statement, &[id, positions]).await.explain("cannot link the positions again")?;
+        let ids: Vec<String> = positions.iter().map(i32::to_string).collect();
+        let statement = format!(
+            "UPDATE public.positions SET drive_id = {id} \
+             WHERE id OPERATOR(pg_catalog.=) ANY ('{{{}}}'::pg_catalog.int4[]) AND drive_id IS NULL",
+            ids.join(",")
+        );
+        effects.positions = work.write(&statement).await.explain("cannot link the positions again")?;
     }
     Ok(effects)
 }
 
 /// Inserts the rows with every column that the file has; a column that the table has gained gets its default.
-async fn insert(transaction: &Transaction<'_>, catalog: &Catalog, table: &Table, what: &str) -> Result<()> {
+async fn insert(work: &Work<'_>, catalog: &Catalog, table: &Table, what: &str) -> Result<()> {
     let known = catalog.columns(&table.table);
     let gone: Vec<&str> = table
         .columns
@@ -125,7 +129,7 @@ async fn insert(transaction: &Transaction<'_>, catalog: &Catalog, table: &Table,
             names.join(", "),
             values.join(", ")
         );
-        transaction.batch_execute(&statement).await.explain(format!("cannot put back {what}"))?;
+        work.write(&statement).await.explain(format!("cannot put back {what}"))?;
     }
     Ok(())
 }

@@ -217,7 +217,9 @@ fn a_missing_role_is_called_so() {
 #[test]
 fn a_role_that_pg_hba_does_not_know_is_told_so() {
     let refused = backup(&tcp(server(), "stranger", "ssl = \"noverify\""), None).expect(12);
-    refused.says("pg_hba.conf does not let role \"stranger\" into database \"postgres\"");
+    refused
+        .says("pg_hba.conf does not let role \"stranger\" into database")
+        .says("stranger 127.0.0.1/32 scram-sha-256`");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{Connector, chain, check_version, io_kind};
+use super::{Connector, Mode, chain, io_kind};
 use crate::error::{Kind, Result};
 use crate::progress::Meter;
 
@@ -23,14 +23,10 @@ impl Connector {
     /// # Errors
     /// What it answers; [`Kind::Source`] if it is still silent after `limit`.
     pub async fn connect_when_up(&self, limit: Duration, meter: &Meter) -> Result<Client> {
-        let config = self.config(&self.database.name);
         let give_up = Instant::now() + limit;
         loop {
-            let cause = match self.open(&config).await? {
-                Ok(client) => {
-                    check_version(&client, &self.server()).await?;
-                    return Ok(client);
-                }
+            let cause = match self.open(&self.database.name, Mode::Own).await? {
+                Ok(client) => return Ok(client),
                 Err(cause) => cause,
             };
             if !is_silent(&cause) {

@@ -26,7 +26,7 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &R
     if let Some(reason) = &reason {
         may_delete(env, plan, id, reason).await?;
         let origin = Origin::of(session);
-        let transaction = begin(&mut session.client).await?;
+        let transaction = begin(&mut session.client, &session.both).await?;
         let found = env.interrupt.guard(delete::look(&transaction, record, id, &origin)).await?;
         // The application deletes it: the row must not stay locked.
         session::rollback(transaction).await;
@@ -75,14 +75,14 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &R
 }
 
 async fn picture(session: &mut Session, record: Record, id: i32) -> Result<Picture> {
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let picture = Picture::take(&transaction, record, id).await;
     session::rollback(transaction).await;
     picture
 }
 
 async fn reason_to_delete(env: &Env, session: &mut Session, id: i32) -> Result<Option<String>> {
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let facts = env.interrupt.guard(drive::Facts::read(&transaction, id)).await;
     session::rollback(transaction).await;
     Ok(facts?.reason_to_delete())

@@ -1,10 +1,8 @@
 //! Closing one record in the database.
 
-use tokio_postgres::Transaction;
-
 use super::super::delete::{self, Origin};
 use super::super::outcome::{Outcome, Status, unknown};
-use super::super::session::{self, Session, begin};
+use super::super::session::{self, Session, Work, begin};
 use super::super::{Record, charge, drive, efficiency};
 use super::{Picture, Plan, describe, may_delete, undo_note};
 use crate::env::Env;
@@ -20,7 +18,7 @@ enum Step {
 
 /// Closes it, or refuses to; one transaction.
 pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, id: i32) -> Result<Outcome> {
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let step = env.interrupt.guard(compute(&transaction, plan.record, id)).await?;
     match step {
         Step::Written { before, after, notes } => {
@@ -44,7 +42,7 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, id: i32
             session::rollback(transaction).await;
             if plan.dry_run {
                 let origin = Origin::of(session);
-                let transaction = begin(&mut session.client).await?;
+                let transaction = begin(&mut session.client, &session.both).await?;
                 let removal = delete::look(&transaction, Record::Drive, id, &origin).await?;
                 session::rollback(transaction).await;
                 let mut outcome = removal.map_or_else(
@@ -61,7 +59,7 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, id: i32
 }
 
 /// Reads, judges and writes, in a transaction that the caller ends.
-async fn compute(transaction: &Transaction<'_>, record: Record, id: i32) -> Result<Step> {
+async fn compute(transaction: &Work<'_>, record: Record, id: i32) -> Result<Step> {
     let Some(row) = session::lock(transaction, record, id).await? else { return Err(unknown(record, id)) };
     efficiency::preferred_range(transaction).await?;
     let before = Picture::with_car(transaction, row).await?;
@@ -89,7 +87,7 @@ async fn compute(transaction: &Transaction<'_>, record: Record, id: i32) -> Resu
 /// Deletes a drive that is none. It is judged again: positions may have come while a person was thinking.
 async fn remove(env: &Env, session: &mut Session, id: i32) -> Result<Outcome> {
     let origin = Origin::of(session);
-    let transaction = begin(&mut session.client).await?;
+    let transaction = begin(&mut session.client, &session.both).await?;
     let work = async {
         session::lock(&transaction, Record::Drive, id).await?;
         if drive::Facts::read(&transaction, id).await?.reason_to_delete().is_none() {
