@@ -113,7 +113,7 @@ impl Writer<'_> {
             self.look_first(&client).await?;
             drop(client);
             let meter = Meter::new("reading the catalogue");
-            let work = self.dump(&tools, format, selection, target, &meter);
+            let work = Box::pin(self.dump(&tools, format, selection, target, &meter));
             let result = self.reporter.show(&meter, work).await;
             drop(lock);
             result

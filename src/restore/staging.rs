@@ -5,7 +5,7 @@
 
 use tokio_postgres::Client;
 
-use super::names::{self, Role};
+use super::names;
 use super::properties::Properties;
 use crate::database::connect::QueryContext;
 use crate::database::{Connector, ident, literal};
@@ -21,14 +21,19 @@ fn mark(live: &str) -> String {
     format!("glovebox is loading a replacement for database {live} here")
 }
 
+/// A limit of connections that nobody else gives: it marks what was made and has no comment yet.
+const UNMARKED_LIMIT: i32 = 1_971_032;
+
 /// Makes an empty database for the replacement of `live`.
 pub async fn create(client: &Client, live: &str, name: &str, properties: &Properties) -> Result<()> {
     client
-        .batch_execute(&properties.create_statement(name))
+        .batch_execute(&format!("{} CONNECTION LIMIT {UNMARKED_LIMIT}", properties.create_statement(name)))
         .await
         .query_context("cannot make a new database")
         .map_err(|error| error.with("state", "the live database was not touched"))?;
-    mark_again(client, name, live).await
+    mark_again(client, name, live).await?;
+    let limit = format!("ALTER DATABASE {} CONNECTION LIMIT -1", ident(name));
+    client.batch_execute(&limit).await.query_context("cannot mark the new database")
 }
 
 /// Marks a database that was given its name as one that goes: if this run is killed, the next one drops it.
@@ -46,15 +51,22 @@ pub async fn drop_database(client: &Client, name: &str) -> Result<()> {
 /// Drops what a killed run left behind. The caller holds the lock, so nobody is at work on it. Returns the names.
 pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result<Vec<String>> {
     let rows = client
-        .query("SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname <> $1", &[&live])
+        .query(
+            "SELECT datname, shobj_description(oid, 'pg_database'), datconnlimit FROM pg_database WHERE datname <> $1",
+            &[&live],
+        )
         .await
         .query_context("cannot list the databases")?;
     let mut dropped = Vec::new();
     for row in rows {
-        let (name, comment): (String, Option<String>) = (row.get(0), row.get(1));
+        let (name, comment, limit): (String, Option<String>, i32) = (row.get(0), row.get(1), row.get(2));
+        // Somebody may have given it another name to keep it.
+        if !names::is_reserved(&name) {
+            continue;
+        }
         let marked = comment.as_deref() == Some(mark(live).as_str());
-        // Killed between making and marking it: then the name alone is ours, and nothing is in it.
-        let unmarked = comment.is_none() && names::time_of(&name, live, Role::Staging).is_some();
+        // Killed between making and marking it: then its limit is ours, and nothing is in it.
+        let unmarked = comment.is_none() && limit == UNMARKED_LIMIT;
         if marked || (unmarked && is_empty(connector, &name).await?) {
             drop_database(client, &name).await?;
             dropped.push(name);

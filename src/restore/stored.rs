@@ -155,7 +155,8 @@ impl Stored {
     /// Loads the rows of the wanted tables into a database that has the tables, on as many connections as there are jobs,
     /// and compares their number, chunk by chunk.
     pub async fn load(&self, connector: &Connector, database: &str, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
-        let tasks = self.tasks(policy, meter);
+        let into = |table: &Table| policy.wants(table).then(|| table.copy_target());
+        let tasks = self.tasks(meter, &into);
         let mut clients = Vec::new();
         for _ in 0..policy.jobs.max(1) {
             let client = connector.connect_to(database).await?;
@@ -165,20 +166,27 @@ impl Stored {
         try_join_all(clients.iter().map(|client| self.work(client, tasks.clone(), meter))).await.map(drop)
     }
 
-    /// The same in one session, whose transaction the caller ends.
-    pub async fn load_into(&self, client: &Client, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
+    /// The same in one session, whose transaction the caller ends. `into` says what COPY is to name for a table, if its
+    /// rows are wanted.
+    pub async fn load_into(
+        &self,
+        client: &Client,
+        meter: &Arc<Meter>,
+        into: &(dyn Fn(&Table) -> Option<String> + Sync),
+    ) -> Result<()> {
         client.batch_execute(FORMATS).await.query_context("cannot prepare a session to load rows")?;
-        self.work(client, self.tasks(policy, meter), meter).await
+        self.work(client, self.tasks(meter, into), meter).await
     }
 
-    fn tasks(&self, policy: &Policy, meter: &Meter) -> Tasks {
+    fn tasks(&self, meter: &Meter, into: &(dyn Fn(&Table) -> Option<String> + Sync)) -> Tasks {
         let mut tasks = VecDeque::new();
         let mut total = 0;
-        for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table)) {
-            let table = Arc::new(entry.table.clone());
+        for entry in &self.manifest.tables {
+            let Some(target) = into(&entry.table) else { continue };
+            let (table, target) = (Arc::new(entry.table.clone()), Arc::<str>::from(target));
             for chunk in &entry.chunks {
                 total += chunk.bytes;
-                tasks.push_back(Task { table: table.clone(), chunk: chunk.clone() });
+                tasks.push_back(Task { table: table.clone(), target: target.clone(), chunk: chunk.clone() });
             }
         }
         meter.begin("loading rows", total);
@@ -227,12 +235,14 @@ type Tasks = Arc<Mutex<VecDeque<Task>>>;
 #[derive(Clone, Debug)]
 struct Task {
     table: Arc<Table>,
+    /// The table that COPY fills, with its columns.
+    target: Arc<str>,
     chunk: ChunkEntry,
 }
 
 impl Task {
     fn statement(&self) -> String {
-        format!("COPY {} FROM STDIN WITH (FORMAT {})", self.table.copy_target(), self.table.format.word())
+        format!("COPY {} FROM STDIN WITH (FORMAT {})", self.target, self.table.format.word())
     }
 }
 

@@ -10,6 +10,7 @@ use crate::database::ident;
 use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::error::{Error, Kind, Result};
+use crate::restore::Policy;
 
 /// What was found to be right.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -39,6 +40,22 @@ pub async fn verify(client: &Client, contents: &Contents, teslamate: bool) -> Re
             _ => return Err(Error::new(Kind::Verify, "the new database has no schema_migrations")),
         }
     }
+    Ok(verified)
+}
+
+/// Compares the rows of the tables that a part consists of.
+///
+/// # Errors
+/// [`Kind::Verify`] if they are not those of the dump.
+pub async fn part(client: &Client, contents: &Contents, policy: &Policy) -> Result<Verified> {
+    let mut verified = Verified::default();
+    if policy.schema_only {
+        return Ok(verified);
+    }
+    let wanted =
+        |table: &TableName| policy.tables.is_empty() || policy.tables.iter().any(|words| table.is_called(words));
+    let rows = contents.rows.iter().filter(|(table, _)| wanted(table)).map(|(table, rows)| (table.clone(), *rows));
+    self::rows(client, &Contents { rows: rows.collect(), ..Contents::default() }, &mut verified).await?;
     Ok(verified)
 }
 
