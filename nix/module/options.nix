@@ -299,6 +299,7 @@ in
       keepWeekly = keep 8 "For how many weeks the last backup of each is kept.";
       keepMonthly = keep 24 "For how many months the last backup of each is kept.";
       keepYearly = keep 20 "For how many years the last backup of each is kept.";
+      keepSafetyDays = keep 14 "For how many days every backup is kept that was taken before a restore or another change.";
     };
 
     extraFiles = mkOption {

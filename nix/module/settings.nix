@@ -45,6 +45,7 @@ let
       keep_weekly = cfg.retention.keepWeekly;
       keep_monthly = cfg.retention.keepMonthly;
       keep_yearly = cfg.retention.keepYearly;
+      keep_safety_days = cfg.retention.keepSafetyDays;
     };
     # Named, because `$STATE_DIRECTORY` of the application's unit is the application's own.
     state_dir = context.stateDir;
@@ -98,6 +99,7 @@ in
     "retention.keep_hourly" = "retention.keepHourly";
     "retention.keep_last" = "retention.keepLast";
     "retention.keep_monthly" = "retention.keepMonthly";
+    "retention.keep_safety_days" = "retention.keepSafetyDays";
     "retention.keep_weekly" = "retention.keepWeekly";
     "retention.keep_yearly" = "retention.keepYearly";
     "secrets_file" = "secretsFile";

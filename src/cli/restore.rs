@@ -12,9 +12,13 @@ use crate::dump::Source;
 use crate::error::{Error, Kind, Result};
 use crate::host::{Opened, Opens};
 use crate::ledger::RunKind;
-use crate::restore::rows_only::Replaced;
-use crate::restore::stored::{Stored, called};
+use crate::restore::names;
+use crate::restore::rows_only::Loaded;
+use crate::restore::stored::Stored;
 use crate::restore::{Destination, Policy, Restored, Session};
+
+mod prompt;
+mod rows;
 
 /// Load a backup beside the live database, verify it, then swap it in with about a second of downtime
 #[derive(Debug, Parser)]
@@ -46,6 +50,9 @@ pub struct Args {
     /// Start the service that a killed restore left stopped, and do nothing else; any other command does so first
     #[arg(long, conflicts_with_all = ["into", "drill", "undo", "data_only"])]
     pub recover: bool,
+    /// With --undo: the previous database to bring back, instead of the newest one
+    #[arg(long, value_name = "NAME", requires = "undo")]
+    pub previous: Option<String>,
     /// Do not ask before the live database is replaced
     #[arg(long)]
     pub yes: bool,
@@ -136,6 +143,11 @@ impl Args {
             (Some(name), _) if name.is_empty() || name.len() > 63 || name.contains(['\0', '\n', '\r']) => {
                 Err(Error::new(Kind::Usage, "--into needs a name of 1 to 63 bytes without line breaks"))
             }
+            (Some(name), _) if names::is_reserved(name) => {
+                Err(Error::new(Kind::Refused, format!("\"{name}\" is a name that a restore gives by itself"))
+                    .with("state", "nothing was touched")
+                    .hint("Choose a name that does not end in `_before_` or `_restore_` and a time."))
+            }
             (Some(name), _) => Ok(Destination::Beside(name.clone())),
             (None, true) => Ok(Destination::Drill),
             (None, false) if self.is_partial() && !self.data_only => Err(Error::new(
@@ -216,19 +228,8 @@ async fn restore(
         }
         _ => None,
     };
-    if *destination == Destination::Live {
-        let database = &env.settings.database.name;
-        let what = wanted.as_ref().map_or_else(|| name.clone(), called);
-        let warning = if args.data_only {
-            format!("This replaces rows in database \"{database}\" on {} by those of {what}.", env.connector.server())
-        } else {
-            format!(
-                "This replaces database \"{database}\" on {} by {what}.\nThe present one is kept: teslamate-restore --undo \
-             brings it back.",
-                env.connector.server()
-            )
-        };
-        confirm(&env, args.yes, &warning).await?;
+    if *destination == Destination::Live && !args.data_only {
+        ask(&env, args.yes, async || prompt::restore(&env, &name, wanted.as_ref()).await).await?;
     }
     let taken = if let (Some(wanted), Some(noted)) = (wanted, &mut noted) {
         Stored::from_repository(&env, noted, wanted).await.map(|(stored, source)| (Some(stored), source))
@@ -240,16 +241,10 @@ async fn restore(
         env.interrupt.guard(taking).await.map(|source| (None, source))
     };
     let (stored, source) = taken.map_err(|error| error.or_state(untouched))?;
-    let session = Session::begin(&env).await?;
     if args.data_only {
-        let Some(stored) = &stored else {
-            return Err(Error::new(Kind::Usage, "--data-only takes its rows from a backup, not from a file")
-                .with("state", untouched)
-                .hint("Load the file beside the live database with --into NAME, and take the rows from there."));
-        };
-        let replaced = Box::pin(session.replace_rows(stored, &policy)).await?;
-        return Ok(describe_rows(&env, stored, &replaced));
+        return Box::pin(replace_rows(args, &env, stored.as_ref(), &policy)).await;
     }
+    let session = Session::begin(&env).await?;
     let restoring = session.restore(&source, stored.as_ref(), destination, &policy);
     let restored = Box::pin(restoring).await.map_err(|error| error.or_state(untouched))?;
     if let (Some(stored), Some(noted), false) = (&stored, noted, policy.partial) {
@@ -263,34 +258,25 @@ async fn restore(
     Ok(describe(&env, &source, stored.as_ref(), destination, &restored))
 }
 
-fn describe_rows(env: &Env, stored: &Stored, replaced: &Replaced) -> Report {
-    let rows: Vec<Vec<String>> =
-        replaced.tables.iter().map(|(table, rows)| vec![table.clone(), report::count(*rows)]).collect();
-    let mut lines = vec![report::table(&["table", "rows"], &rows)];
-    lines.push(format!("ok: {} foreign keys hold", replaced.keys));
-    lines.push(format!("these tables now hold the rows of {}", called(&stored.noted)));
-    if let Some(id) = &replaced.safety_backup {
-        lines.push(format!("before that, the live database was backed up as {}", id.short()));
-    }
-    lines.push(format!("{} in all", report::seconds(replaced.duration)));
-    let json = json!({
-        "mode": "data-only",
-        "database": env.settings.database.name,
-        "backup": stored.noted.facts.id,
-        "safety_backup": replaced.safety_backup,
-        "tables": replaced.tables.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-        "foreign_keys": replaced.keys,
-        "seconds": replaced.duration.as_secs_f64(),
-    });
-    Report::new(lines.join("\n"), json)
+async fn replace_rows(args: &Args, env: &Env, stored: Option<&Stored>, policy: &Policy) -> Result<Report> {
+    let Some(stored) = stored else {
+        return Err(Error::new(Kind::Usage, "--data-only takes its rows from a backup, not from a file")
+            .with("state", "the live database and its service were not touched")
+            .hint("Load the file beside the live database with --into NAME, and take the rows from there."));
+    };
+    let loaded = Box::pin(Loaded::load(env, stored, policy)).await?;
+    ask(env, args.yes, async || prompt::rows(env, stored, &loaded, policy)).await?;
+    let session = Session::begin(env).await?;
+    let replaced = Box::pin(session.replace_rows(stored, &loaded, policy)).await?;
+    Ok(rows::describe(env, stored, &replaced))
 }
 
 async fn undo(args: &Args, env: &Env) -> Result<Report> {
     let session = Session::begin(env).await?;
-    let previous = session.newest_previous().await?;
+    let previous = session.previous_to_undo(args.previous.as_deref()).await?;
     let database = &env.settings.database.name;
-    let warning = format!("This makes \"{previous}\" the database \"{database}\" again; the present one is kept.");
-    confirm(env, args.yes, &warning).await?;
+    let was_replaced = session.was_replaced_by_live(&previous).await?;
+    ask(env, args.yes, async || prompt::undo(env, &previous, was_replaced).await).await?;
     let undone = session
         .undo(&previous)
         .await
@@ -311,11 +297,13 @@ async fn undo(args: &Args, env: &Env) -> Result<Report> {
     Ok(Report::new(text, json))
 }
 
-/// Wants the database's name typed on a terminal, or `--yes`.
-async fn confirm(env: &Env, yes: bool, warning: &str) -> Result<()> {
+/// Wants the database's name typed on a terminal, or `--yes`. The warning takes time to make, so it is made if somebody
+/// reads it.
+async fn ask(env: &Env, yes: bool, warning: impl AsyncFnOnce() -> String) -> Result<()> {
     if yes {
         return Ok(());
     }
+    let warning = env.interrupt.guard(async { Ok(warning().await) }).await?;
     let untouched = "the live database and its service were not touched";
     let question = format!("{warning}\nType the database's name to go on: ");
     let answer = env.interrupt.guard(env.host.ask(&question)).await.map_err(|error| error.or_state(untouched))?;

@@ -43,6 +43,17 @@ impl Serialize for TableName {
     }
 }
 
+/// A partition that is attached to its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The partitioned table.
+    pub parent: TableName,
+    /// The partition, which may be partitioned itself.
+    pub child: TableName,
+    /// `FOR VALUES …` or `DEFAULT`.
+    pub bounds: String,
+}
+
 /// What a dump holds.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
@@ -54,6 +65,10 @@ pub struct Contents {
     pub encoding: Option<String>,
     /// The tables whose definition it holds.
     pub created: BTreeSet<TableName>,
+    /// The partitions that it attaches, in its order.
+    pub partitions: Vec<Partition>,
+    /// Tables that inherit, each with the first table that it inherits from.
+    pub children: Vec<(TableName, TableName)>,
     /// The rows of each table whose rows it holds.
     pub rows: BTreeMap<TableName, u64>,
     /// The extensions that it makes, in its order.
@@ -340,8 +355,15 @@ impl Judge {
         } else if statement.begins(&["CREATE"]) && statement.words.iter().take(3).any(|word| word == "TABLE") {
             if let Some((_, name)) = text.split_once("TABLE ") {
                 let name = name.strip_prefix("IF NOT EXISTS ").unwrap_or(name);
-                self.contents.created.insert(self.table_name(name));
+                let name = self.table_name(name);
+                let whole = String::from_utf8_lossy(statement.text);
+                if let Some((_, parents)) = whole.rsplit_once("\nINHERITS (") {
+                    self.contents.children.push((name.clone(), self.table_name(parents)));
+                }
+                self.contents.created.insert(name);
             }
+        } else if statement.begins(&["ALTER", "TABLE"]) {
+            self.contents.partitions.extend(self.partition(&String::from_utf8_lossy(statement.text)));
         } else if statement.begins(&["COPY"]) {
             let table = self.table_name(&text["COPY ".len()..]);
             self.captured = captured_column(&table, &text).map(|column| (column, Vec::new()));
@@ -373,6 +395,18 @@ impl Judge {
         } else {
             self.contents.used.extend(used_object(statement, text));
         }
+    }
+
+    /// `ALTER TABLE ONLY public.m ATTACH PARTITION public.m1 FOR VALUES FROM (1) TO (2);`
+    fn partition(&self, text: &str) -> Option<Partition> {
+        let (parent, child) = text.split_once(" ATTACH PARTITION ")?;
+        let parent = parent.strip_prefix("ALTER TABLE ")?;
+        let at = child.find(" FOR VALUES ").or_else(|| child.rfind(" DEFAULT"))?;
+        Some(Partition {
+            parent: self.table_name(parent.strip_prefix("ONLY ").unwrap_or(parent)),
+            child: self.table_name(child),
+            bounds: child[at..].trim().trim_end_matches(';').to_owned(),
+        })
     }
 
     fn table_name(&self, text: &str) -> TableName {

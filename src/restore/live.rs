@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::names::{self, Role};
+use super::previous;
 use super::swap::{BEGIN_DURABLY, Swap};
 use super::{Restored, Session, check, staging};
 use crate::database::connect::QueryContext;
@@ -42,8 +43,9 @@ impl Session<'_> {
         let swap = Swap {
             live: live.to_owned(),
             retired: retired.clone(),
+            mark: self.mark_of_live(name).await?,
             replacement: name.to_owned(),
-            comment: Some(properties.comment.clone()),
+            comment: Some(previous::without_mark(properties.comment.as_deref())),
         };
         if replaces {
             // Between the first look and now, somebody may have prepared a transaction.
@@ -149,10 +151,16 @@ impl Session<'_> {
         }
     }
 
-    /// Keeps as many previous databases as the settings say, the newest ones.
+    /// Keeps as many previous databases as the settings say, the newest ones. One that only has such a name is somebody's.
     async fn drop_old_previous(&self, done: &mut Restored) -> Result<()> {
-        let databases = staging::databases(self.client()).await?;
-        let mut previous = names::of_role(&databases, self.live_name(), Role::Previous);
+        let found = previous::all(self.client(), self.live_name()).await?;
+        for left in found.iter().filter(|found| found.mark.is_none()) {
+            self.env
+                .reporter
+                .info(&format!("\"{}\" stays: it has the name of a previous database, not its mark", left.name));
+        }
+        let mut previous: Vec<String> =
+            found.into_iter().filter(|found| found.mark.is_some()).map(|found| found.name).collect();
         let keep = usize::try_from(self.env.settings.keep_previous).unwrap_or(usize::MAX);
         let surplus = previous.len().saturating_sub(keep);
         for name in previous.drain(..surplus) {

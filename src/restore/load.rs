@@ -187,6 +187,9 @@ impl Loader<'_> {
             if !status?.success() {
                 return Err(load_failed("pg_restore", &words.join("\n"), source).with("section", section));
             }
+            if section == "pre-data" {
+                self.attach(contents, database).await?;
+            }
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
                 let loading = stored.load(self.connector, database, self.policy, self.jobs, &meter);
@@ -224,6 +227,25 @@ impl Loader<'_> {
         let client = self.connector.connect_to(database).await?;
         let sql = format!("ALTER SCHEMA public OWNER TO {}", ident(owner));
         client.batch_execute(&sql).await.query_context("cannot give the schema public to its owner")
+    }
+
+    /// `pg_restore --table` makes partitions as tables of their own: they are attached here.
+    async fn attach(&self, contents: &Contents, database: &str) -> Result<()> {
+        let wanted = |table: &TableName| self.policy.tables.iter().any(|words| table.is_called(words));
+        let mut partitions =
+            contents.partitions.iter().filter(|one| wanted(&one.parent) && wanted(&one.child)).peekable();
+        if partitions.peek().is_none() {
+            return Ok(());
+        }
+        let client = self.connector.connect_to(database).await?;
+        let name = |table: &TableName| format!("{}.{}", ident(&table.schema), ident(&table.name));
+        for partition in partitions {
+            let (parent, child) = (name(&partition.parent), name(&partition.child));
+            let sql = format!("ALTER TABLE ONLY {parent} ATTACH PARTITION {child} {}", partition.bounds);
+            // Prepared, so that it can be one statement only.
+            client.execute(&sql, &[]).await.query_context(format!("cannot attach the partition {child}"))?;
+        }
+        Ok(())
     }
 
     /// Waits for `pg_restore`; the size of the database tells how far it is.

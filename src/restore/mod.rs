@@ -14,6 +14,8 @@ mod live;
 pub mod load;
 pub mod names;
 pub mod origin;
+pub mod outlook;
+pub mod previous;
 pub mod room;
 pub mod rows_only;
 pub mod staging;
@@ -32,6 +34,8 @@ use crate::database::connect::{QueryContext, server_version};
 use crate::database::ident;
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
+use crate::dump::Contents;
+use crate::dump::contents::TableName;
 use crate::dump::judge::{Judgement, judge};
 use crate::dump::source::{Body, Source};
 use crate::env::Env;
@@ -108,6 +112,24 @@ impl Policy {
     pub fn default_jobs() -> u32 {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         u32::try_from(cpus).unwrap_or(1).min(8)
+    }
+
+    /// The same, where a partitioned table stands for its partitions too.
+    #[must_use]
+    pub fn with_partitions(&self, contents: &Contents) -> Self {
+        let mut policy = self.clone();
+        let mut number = 0;
+        // Partitions may be partitioned: what was added is looked at in its turn.
+        while let Some(words) = policy.tables.get(number).cloned() {
+            number += 1;
+            for partition in contents.partitions.iter().filter(|partition| partition.parent.is_called(&words)) {
+                let name = partition.child.to_string();
+                if !policy.tables.contains(&name) {
+                    policy.tables.push(name);
+                }
+            }
+        }
+        policy
     }
 
     /// Whether the rows of this table are wanted. A table is named with or without its schema.
@@ -231,12 +253,14 @@ impl<'a> Session<'a> {
         let origin = Origin::find(self.client(), env, live_name, contents, stored, destination, policy).await?;
         judgement.contents.roles.extend(origin.roles());
         self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy, &origin).await?;
+        let policy = &policy.with_partitions(&judgement.contents);
+        self.tell_what_is_left(&judgement.contents, policy);
         let copy = room::needed(live.as_ref(), &judgement.contents, stored, policy);
         let room = self.room(copy, &origin, destination, policy).await?;
         let release = forward::release(env, &judgement.contents, destination, policy)?;
 
         let safety_backup = match (destination, &live) {
-            (Destination::Live, Some(_)) => self.back_up_first(policy).await?,
+            (Destination::Live, Some(_)) => self.back_up_first(policy, "before a restore").await?,
             _ => None,
         };
         let databases = staging::databases(self.client()).await?;
@@ -286,7 +310,7 @@ impl<'a> Session<'a> {
     }
 
     /// Backs the live database up, where there is a repository: cheap, since little changed since the last time.
-    async fn back_up_first(&self, policy: &Policy) -> Result<Option<HexId>> {
+    async fn back_up_first(&self, policy: &Policy, comment: &str) -> Result<Option<HexId>> {
         let env = self.env;
         if policy.no_safety_backup || env.settings.repository.is_none() {
             return Ok(None);
@@ -295,7 +319,7 @@ impl<'a> Session<'a> {
             full_read: false,
             lock_wait: LOCK_WAIT,
             purpose: ledger::Purpose::Safety,
-            comment: Some("before a restore".to_owned()),
+            comment: Some(comment.to_owned()),
         };
         let mut session = backup::session::Session::begin_anyway(env, RunKind::Backup, true)?;
         let taken = backup::run::take_locked(env, &mut session, &wanted, &self.lock).await;
@@ -305,6 +329,18 @@ impl<'a> Session<'a> {
                 .hint("If it is beyond backing up, repeat this with --no-safety-backup: it is kept beside the new one anyway.")
         })?;
         Ok(Some(taken.noted.facts.id))
+    }
+
+    /// Tables that inherit from a wanted one have rows of their own, which are not taken with it.
+    fn tell_what_is_left(&self, contents: &Contents, policy: &Policy) {
+        let is_wanted = |table: &TableName| policy.tables.iter().any(|words| table.is_called(words));
+        for (child, parent) in &contents.children {
+            if is_wanted(parent) && !is_wanted(child) {
+                self.env
+                    .reporter
+                    .warn(&format!("{child} inherits from {parent} and is not taken: add --table {child}"));
+            }
+        }
     }
 
     async fn judge(&self, source: &Source, tools: &Tools) -> Result<Judgement> {
@@ -473,10 +509,10 @@ impl<'a> Session<'a> {
             }
         };
         let verifying = async {
-            if policy.partial {
-                return Ok(Verified::default());
-            }
             let expected = verify::Expected { contents, left_out: &left_out, made: &made.rows };
+            if policy.partial {
+                return verify::part(&client, &expected, policy).await;
+            }
             verify::verify(&client, &expected, Live::expects_teslamate(live, policy)).await
         };
         let ((), verified) = tokio::try_join!(analyzing, verifying)?;

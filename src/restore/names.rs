@@ -56,19 +56,21 @@ pub fn fresh(name: &str, role: Role, now: DateTime<Utc>, taken: &[String]) -> St
 /// The time in a name of this role; `None` for every other name.
 #[must_use]
 pub fn time_of(candidate: &str, name: &str, role: Role) -> Option<NaiveDateTime> {
-    let time = candidate.strip_prefix(&prefix(name, role))?;
+    parsed(candidate.strip_prefix(&prefix(name, role))?)
+}
+
+fn parsed(time: &str) -> Option<NaiveDateTime> {
     let parsed = NaiveDateTime::parse_from_str(time, TIME_FORMAT).ok()?;
     // The parser is lenient about leading zeros; our own names are not.
     (parsed.format(TIME_FORMAT).to_string() == time).then_some(parsed)
 }
 
-/// The databases of this role, the oldest first.
+/// Whether a name is one that a restore gives, of any database: nobody else should give it.
 #[must_use]
-pub fn of_role(databases: &[String], name: &str, role: Role) -> Vec<String> {
-    let mut found: Vec<(NaiveDateTime, &String)> =
-        databases.iter().filter_map(|candidate| Some((time_of(candidate, name, role)?, candidate))).collect();
-    found.sort();
-    found.into_iter().map(|(_, name)| name.clone()).collect()
+pub fn is_reserved(candidate: &str) -> bool {
+    [Role::Staging, Role::Previous]
+        .iter()
+        .any(|role| candidate.rsplit_once(role.word()).is_some_and(|(_, time)| parsed(time).is_some()))
 }
 
 #[cfg(test)]
@@ -94,6 +96,12 @@ mod tests {
             assert!(time_of(other, "teslamate", Role::Previous).is_none(), "{other}");
         }
         assert!(time_of(&name, "teslamate", Role::Staging).is_none());
+        for reserved in [name.as_str(), "x_restore_20260101_000000", "a_before_b_before_20260101_000000"] {
+            assert!(is_reserved(reserved), "{reserved}");
+        }
+        for free in ["teslamate", "old_teslamate", "teslamate_before_christmas", "x_restore_2026", "a_before_~"] {
+            assert!(!is_reserved(free), "{free}");
+        }
     }
 
     #[test]
@@ -101,7 +109,7 @@ mod tests {
         let first = fresh("t", Role::Previous, noon(), &[]);
         let second = fresh("t", Role::Previous, noon() - Duration::days(3), std::slice::from_ref(&first));
         assert_eq!(second, "t_before_20231114_221321");
-        assert_eq!(of_role(&[second.clone(), first.clone()], "t", Role::Previous), [first, second]);
+        assert!(time_of(&first, "t", Role::Previous) < time_of(&second, "t", Role::Previous));
     }
 
     #[test]

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::check::Live;
-use super::names::{self, Role};
+use super::previous;
 use super::stored::Stored;
-use super::{Destination, Policy, staging};
+use super::{Destination, Policy};
 use crate::database::connect::QueryContext;
 use crate::database::{Connector, ident};
 use crate::dump::Contents;
@@ -208,7 +208,7 @@ impl Room {
                 .with("held", "a replication slot without a client, or an archive_command that fails, keeps the whole log")
                 .hint("`SELECT * FROM pg_replication_slots` and `SELECT * FROM pg_stat_archiver` show which; end it first.");
         }
-        let previous = previous(client, live).await?;
+        let previous = sized_previous(client, live).await?;
         if !previous.is_empty() {
             let list: Vec<String> =
                 previous.iter().map(|(name, bytes)| format!("\"{name}\", {}", shown(*bytes))).collect();
@@ -330,11 +330,10 @@ impl Log {
 }
 
 /// The databases that earlier restores replaced, the newest one first, with their sizes.
-async fn previous(client: &Client, live: &str) -> Result<Vec<(String, u64)>> {
-    let mut names = names::of_role(&staging::databases(client).await?, live, Role::Previous);
-    names.reverse();
+async fn sized_previous(client: &Client, live: &str) -> Result<Vec<(String, u64)>> {
+    let found = previous::all(client, live).await?;
     let mut sized = Vec::new();
-    for name in names {
+    for name in found.into_iter().rev().filter(|found| found.mark.is_some()).map(|found| found.name) {
         let row = client.query_one("SELECT pg_database_size($1::name)", &[&name]).await;
         sized.push((name, row.map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))));
     }

@@ -193,7 +193,13 @@ impl Stored {
         jobs: u32,
         meter: &Arc<Meter>,
     ) -> Result<()> {
-        let tasks = self.tasks(policy, meter, &HashSet::new());
+        let partly_wanted = self.partly_wanted(policy);
+        let into = |table: &Table| {
+            let by_itself = table.root.as_ref().is_some_and(|root| partly_wanted.contains(root));
+            let target = || if by_itself { table.copy_source() } else { table.copy_target() };
+            policy.wants(table).then(target)
+        };
+        let tasks = self.tasks(meter, &into);
         let mut clients = Vec::new();
         for _ in 0..jobs.max(1) {
             let client = connector.connect_to(database).await?;
@@ -222,12 +228,17 @@ impl Stored {
         }
     }
 
-    /// The same in one session, whose transaction the caller ends.
-    pub async fn load_into(&self, client: &Client, policy: &Policy, meter: &Arc<Meter>) -> Result<()> {
+    /// The same in one session, whose transaction the caller ends. `into` says what COPY is to name for a table, if its
+    /// rows are wanted.
+    pub async fn load_into(
+        &self,
+        client: &Client,
+        meter: &Arc<Meter>,
+        into: &(dyn Fn(&Table) -> Option<String> + Sync),
+    ) -> Result<()> {
         let settings = format!("{FORMATS}; SET LOCAL client_encoding = '{}'", self.encoding());
         client.batch_execute(&settings).await.query_context("cannot prepare a session to load rows")?;
-        let tasks = self.tasks(policy, meter, &self.partly_wanted(policy));
-        self.work(client, tasks, meter).await
+        self.work(client, self.tasks(meter, into), meter).await
     }
 
     /// The partitioned tables of which some partitions are wanted and some are not.
@@ -244,16 +255,15 @@ impl Stored {
         if self.manifest.facts.database["encoding"] == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
     }
 
-    fn tasks(&self, policy: &Policy, meter: &Meter, partly_wanted: &HashSet<&Root>) -> Tasks {
+    fn tasks(&self, meter: &Meter, into: &(dyn Fn(&Table) -> Option<String> + Sync)) -> Tasks {
         let mut tasks = VecDeque::new();
         let mut total = 0;
-        for entry in self.manifest.tables.iter().filter(|entry| policy.wants(&entry.table)) {
-            let mut table = entry.table.clone();
-            table.root = table.root.filter(|root| !partly_wanted.contains(root));
-            let table = Arc::new(table);
+        for entry in &self.manifest.tables {
+            let Some(target) = into(&entry.table) else { continue };
+            let (table, target) = (Arc::new(entry.table.clone()), Arc::<str>::from(target));
             for chunk in &entry.chunks {
                 total += chunk.bytes;
-                tasks.push_back(Task { table: table.clone(), chunk: chunk.clone() });
+                tasks.push_back(Task { table: table.clone(), target: target.clone(), chunk: chunk.clone() });
             }
         }
         meter.begin("loading rows", total);
@@ -342,12 +352,14 @@ type Tasks = Arc<Mutex<VecDeque<Task>>>;
 #[derive(Clone, Debug)]
 struct Task {
     table: Arc<Table>,
+    /// The table that COPY fills, with its columns.
+    target: Arc<str>,
     chunk: ChunkEntry,
 }
 
 impl Task {
     fn statement(&self) -> String {
-        format!("COPY {} FROM STDIN WITH (FORMAT {})", self.table.copy_target(), self.table.format.word())
+        format!("COPY {} FROM STDIN WITH (FORMAT {})", self.target, self.table.format.word())
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Swap {
     pub live: String,
     /// What the live database is called afterwards; `None` if there is none.
     pub retired: Option<String>,
+    /// The comment that marks it as a previous database.
+    pub mark: Option<String>,
     /// What takes its place.
     pub replacement: String,
     /// The comment that the new live database gets; `None` leaves the one it has.
@@ -50,6 +52,9 @@ impl Swap {
             rename(&self.live, retired);
         }
         rename(&self.replacement, &self.live);
+        if let (Some(retired), Some(mark)) = (&self.retired, &self.mark) {
+            let _ = write!(sql, "COMMENT ON DATABASE {} IS {};", ident(retired), literal(mark));
+        }
         if let Some(comment) = &self.comment {
             let comment = comment.as_deref().map_or("NULL".to_owned(), literal);
             let _ = write!(sql, "COMMENT ON DATABASE {} IS {comment};", ident(&self.live));
@@ -136,17 +141,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_renames_and_the_comment_are_one_transaction() {
+    fn both_renames_and_the_comments_are_one_transaction() {
         let swap = Swap {
             live: "te\"st".into(),
             retired: Some("old".into()),
+            mark: Some("old".into()),
             replacement: "new".into(),
             comment: Some(Some("it's".into())),
         };
         assert_eq!(
             swap.statements(),
             "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '20s';ALTER DATABASE \"te\"\"st\" RENAME TO \"old\";\
-             ALTER DATABASE \"new\" RENAME TO \"te\"\"st\";COMMENT ON DATABASE \"te\"\"st\" IS 'it''s';COMMIT"
+             ALTER DATABASE \"new\" RENAME TO \"te\"\"st\";\
+             COMMENT ON DATABASE \"old\" IS 'old';COMMENT ON DATABASE \"te\"\"st\" IS 'it''s';COMMIT"
         );
     }
 }

@@ -1,13 +1,17 @@
 //! Undo: the database that the last restore replaced goes live again, in the same way.
 //!
-//! What was live becomes a previous database in its turn, so an undo can be undone.
+//! What was live becomes a previous database in its turn, so an undo can be undone. It undoes the last change that was
+//! made to the live database, or says that it cannot: rows that `--data-only` replaced since would be lost with the rest.
 
 use std::time::Duration;
 
 use super::names::{self, Role};
+use super::previous::{self, Identity, Mark, Previous, RowsReplaced};
 use super::swap::Swap;
 use super::{Session, check, staging};
 use crate::error::{Error, Kind, Result};
+
+const UNTOUCHED: &str = "the live database and its service were not touched";
 
 /// What an undo did.
 #[derive(Clone, Debug)]
@@ -21,30 +25,114 @@ pub struct Undone {
 }
 
 impl Session<'_> {
-    /// The previous database that an undo would bring back.
-    pub async fn newest_previous(&self) -> Result<String> {
-        let databases = staging::databases(self.client()).await?;
+    /// The previous database that an undo brings back: the one of this name, or the newest that a restore is known to
+    /// have put aside.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if there is none, or if rows were replaced since it was put aside.
+    pub async fn previous_to_undo(&self, wanted: Option<&str>) -> Result<Previous> {
         let live = self.live_name();
-        names::of_role(&databases, live, Role::Previous).pop().ok_or_else(|| {
-            Error::new(Kind::Refused, format!("there is no earlier database of \"{live}\" to go back to"))
-                .with("state", "the live database and its service were not touched")
-                .hint("Each restore keeps the database that it replaces, for as many restores as `keep_previous` says.")
-        })
+        let mut found = previous::all(self.client(), live).await?;
+        if let Some(name) = wanted {
+            let at = found.iter().position(|previous| previous.name == name);
+            return at.map(|at| found.swap_remove(at)).ok_or_else(|| {
+                Error::new(Kind::Refused, format!("there is no previous database \"{name}\" of \"{live}\""))
+                    .with("previous", found.iter().map(|found| found.name.clone()).collect::<Vec<_>>().join("\n"))
+                    .with("state", UNTOUCHED)
+                    .hint("`psql -l` lists the databases.")
+            });
+        }
+        let unmarked: Vec<String> =
+            found.iter().filter(|previous| previous.mark.is_none()).map(|previous| previous.name.clone()).collect();
+        let Some(newest) = found.into_iter().rfind(|previous| previous.mark.is_some()) else {
+            return Err(nothing_to_undo(live, &unmarked));
+        };
+        let is_there = staging::databases(self.client()).await?.iter().any(|name| name == live);
+        match newest.mark.as_ref().and_then(|mark| mark.rows.as_ref()).filter(|_| is_there) {
+            Some(rows) => Err(rows_came_last(rows, &newest.name)),
+            None => Ok(newest),
+        }
     }
 
-    /// Swaps the newest previous database back.
-    pub async fn undo(&self, previous: &str) -> Result<Undone> {
+    /// Whether the live database is the one that replaced this one.
+    pub async fn was_replaced_by_live(&self, previous: &Previous) -> Result<bool> {
+        let live = previous::identity(self.client(), self.live_name()).await?;
+        Ok(live.is_none_or(|live| previous.mark.as_ref().is_none_or(|mark| mark.by == live.oid)))
+    }
+
+    /// Swaps a previous database back.
+    pub async fn undo(&self, previous: &Previous) -> Result<Undone> {
         let live = self.live_name();
         let databases = staging::databases(self.client()).await?;
         let is_live = databases.iter().any(|name| name == live);
         if is_live {
             check::nothing_in_the_way(self.client(), live).await?;
         }
-        check::nothing_in_the_way(self.client(), previous).await?;
+        check::nothing_in_the_way(self.client(), &previous.name).await?;
         let retired = is_live.then(|| names::fresh(live, Role::Previous, chrono::Utc::now(), &databases));
-        let swap =
-            Swap { live: live.to_owned(), retired: retired.clone(), replacement: previous.to_owned(), comment: None };
+        let swap = Swap {
+            live: live.to_owned(),
+            mark: self.mark_of_live(&previous.name).await?,
+            retired: retired.clone(),
+            replacement: previous.name.clone(),
+            comment: Some(previous.comment.clone()),
+        };
         let downtime = self.swap_with_service(&swap).await?;
-        Ok(Undone { from: previous.to_owned(), retired, downtime })
+        Ok(Undone { from: previous.name.clone(), retired, downtime })
     }
+
+    /// The comment that marks what is live now as previous, once `replacement` takes its place.
+    pub(super) async fn mark_of_live(&self, replacement: &str) -> Result<Option<String>> {
+        let live = self.live_name();
+        let Some(Identity { oid, comment }) = previous::identity(self.client(), live).await? else { return Ok(None) };
+        let by = previous::identity(self.client(), replacement).await?.map_or(0, |identity| identity.oid);
+        let mark = Mark { of: live.to_owned(), oid, replaced: chrono::Utc::now(), by, rows: None };
+        Ok(Some(previous::marked(&mark, comment.as_deref())))
+    }
+}
+
+fn nothing_to_undo(live: &str, unmarked: &[String]) -> Error {
+    let error = Error::new(Kind::Refused, format!("there is no earlier database of \"{live}\" to go back to"))
+        .with("state", UNTOUCHED);
+    let Some(newest) = unmarked.last() else {
+        return error
+            .hint("Each restore keeps the database that it replaces, for as many restores as `keep_previous` says.")
+            .hint("Rows that --data-only replaced are in the backup taken before: `teslamate-backup list` shows its purpose as safety.");
+    };
+    error
+        .with("databases with such a name, which no restore marked", unmarked.join("\n"))
+        .hint(format!("If it is one, name it: teslamate-restore --undo --previous {newest}"))
+}
+
+/// The rows are newer than what was put aside: the way back is the backup that was taken before.
+fn rows_came_last(rows: &RowsReplaced, previous: &str) -> Error {
+    let error =
+        Error::new(Kind::Refused, "--data-only came last: an older whole database would take away more than that")
+            .with("replaced", format!("{}, at {}", rows.tables.join(", "), rows.at.format("%F %T UTC")))
+            .with("by those of", format!("backup {}", short(&rows.backup)))
+            .with("state", UNTOUCHED);
+    let error = match &rows.safety_backup {
+        Some(id) => {
+            let tables: Vec<String> = rows.tables.iter().map(|table| format!(" --table {}", quoted(table))).collect();
+            error.hint(format!(
+                "To put back the rows from before: teslamate-restore {} --data-only{}",
+                short(id),
+                tables.concat()
+            ))
+        }
+        None => error
+            .hint("No backup was taken before it (--no-safety-backup): `teslamate-backup list` shows those there are."),
+    };
+    error.hint(format!("To bring back the older database as a whole: teslamate-restore --undo --previous {previous}"))
+}
+
+/// The begin of an id, by which people name a backup.
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if word.bytes().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }

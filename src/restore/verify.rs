@@ -10,6 +10,7 @@ use crate::database::ident;
 use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::error::{Error, Kind, Result};
+use crate::restore::Policy;
 use crate::restore::left_out::LeftOut;
 use crate::tables::rows::count;
 
@@ -51,6 +52,24 @@ pub async fn verify(client: &Client, expected: &Expected<'_>, teslamate: bool) -
             _ => return Err(Error::new(Kind::Verify, "the new database has no schema_migrations")),
         }
     }
+    Ok(verified)
+}
+
+/// Compares the rows of the tables that a part consists of.
+///
+/// # Errors
+/// [`Kind::Verify`] if they are not those of the dump.
+pub async fn part(client: &Client, expected: &Expected<'_>, policy: &Policy) -> Result<Verified> {
+    let mut verified = Verified::default();
+    if policy.schema_only {
+        return Ok(verified);
+    }
+    let wanted =
+        |table: &TableName| policy.tables.is_empty() || policy.tables.iter().any(|words| table.is_called(words));
+    let rows = expected.contents.rows.iter().filter(|(table, _)| wanted(table));
+    let rows = rows.map(|(table, rows)| (table.clone(), *rows)).collect();
+    let contents = Contents { rows, ..Contents::default() };
+    self::rows(client, &Expected { contents: &contents, ..*expected }, &mut verified).await?;
     Ok(verified)
 }
 

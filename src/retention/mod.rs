@@ -76,6 +76,8 @@ pub enum Reason {
     Pinned,
     /// It was taken right before a migration.
     BeforeMigration,
+    /// It is the way back from a change of the live database: the last one, or of the last days.
+    WayBack,
     /// It is one of the last ones; the newest is number 1.
     Last(u32),
     /// It is the newest of the period of this name.
@@ -94,6 +96,7 @@ impl fmt::Display for Reason {
             Self::NewestVerified => formatter.write_str("the newest verified one"),
             Self::Pinned => formatter.write_str("pinned"),
             Self::BeforeMigration => formatter.write_str("before a migration"),
+            Self::WayBack => formatter.write_str("before a change"),
             Self::Last(number) => write!(formatter, "last {number}"),
             Self::NewestOf { period, name } => write!(formatter, "{} {name}", period.word()),
         }
@@ -120,7 +123,8 @@ impl Decision<'_> {
 /// Decides for every backup that was not given up, in the order of their sequence, the oldest first.
 ///
 /// Each cluster's backups are a history of their own: those of one never push out another's. Whatever the policy, these
-/// stay of each: the newest, the newest verified, pinned ones, and those before a migration.
+/// stay of each: the newest, the newest verified, pinned ones, those before a migration, and the last one that was taken
+/// before another change.
 ///
 /// # Errors
 /// [`Kind::Refused`] if the policy keeps nothing, or if a backup lies more than [`TOLERANCE`] after `now`: a clock is
@@ -148,6 +152,7 @@ pub fn decide<'a>(snapshots: &'a [Snapshot], policy: &Retention, now: DateTime<U
 
 fn decide_history(decisions: &mut [Decision<'_>], policy: &Retention) {
     keep_always(decisions);
+    keep_ways_back(decisions, policy.keep_safety_days);
     for (decision, number) in decisions.iter_mut().rev().zip(1..=policy.keep_last) {
         decision.reasons.push(Reason::Last(number));
     }
@@ -179,6 +184,19 @@ fn keep_always(decisions: &mut [Decision<'_>]) {
     }
 }
 
+/// A backup that was taken before a change is the way back from it, until the next one is: for some days, since a change
+/// that was a mistake is not always noticed at once. The days are counted back from the newest backup, not from now.
+fn keep_ways_back(decisions: &mut [Decision<'_>], days: u32) {
+    let Some(newest) = decisions.last().map(|decision| decision.snapshot.facts.time) else { return };
+    let safety = |decision: &&mut Decision<'_>| decision.snapshot.facts.purpose == Purpose::Safety;
+    for (number, decision) in decisions.iter_mut().rev().filter(safety).enumerate() {
+        let age = newest.signed_duration_since(decision.snapshot.facts.time);
+        if number == 0 || age < TimeDelta::days(i64::from(days)) {
+            decision.reasons.push(Reason::WayBack);
+        }
+    }
+}
+
 /// A period counts once, where its newest backup stands, even if a clock that was wrong for a while put others
 /// between: comparing with the neighbour only would count it again and drop an older period for it.
 fn keep_one_each(decisions: &mut [Decision<'_>], period: Period, count: u32) {
@@ -195,7 +213,7 @@ fn keep_one_each(decisions: &mut [Decision<'_>], period: Period, count: u32) {
 }
 
 fn refuse_empty(policy: &Retention) -> Result<()> {
-    let Retention { keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly } = *policy;
+    let Retention { keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, .. } = *policy;
     if [keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly].iter().any(|count| *count > 0) {
         return Ok(());
     }

@@ -5,8 +5,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::ledger::{Facts, HexId};
 
-const NOTHING: Retention =
-    Retention { keep_last: 0, keep_hourly: 0, keep_daily: 0, keep_weekly: 0, keep_monthly: 0, keep_yearly: 0 };
+const NOTHING: Retention = Retention {
+    keep_last: 0,
+    keep_hourly: 0,
+    keep_daily: 0,
+    keep_weekly: 0,
+    keep_monthly: 0,
+    keep_yearly: 0,
+    keep_safety_days: 0,
+};
 
 /// Of `2026-11-21 13:00`.
 fn at(text: &str) -> DateTime<Utc> {
@@ -92,8 +99,15 @@ fn every_reason_is_given_in_words() {
     list[0].pinned = true;
     list[0].facts.purpose = Purpose::BeforeMigration;
     list[2].verified_at = Some(at("2026-11-21 13:00"));
-    let all =
-        Retention { keep_last: 1, keep_hourly: 1, keep_daily: 2, keep_weekly: 1, keep_monthly: 1, keep_yearly: 1 };
+    let all = Retention {
+        keep_last: 1,
+        keep_hourly: 1,
+        keep_daily: 2,
+        keep_weekly: 1,
+        keep_monthly: 1,
+        keep_yearly: 1,
+        ..NOTHING
+    };
     let decisions = decide(&list, &all, at("2026-11-21 13:10")).unwrap();
     assert_eq!(reasons(&decisions[0]), ["pinned", "before a migration"]);
     assert_eq!(reasons(&decisions[1]), ["daily 2026-11-20"]);
@@ -176,10 +190,27 @@ fn r44_one_backup_with_a_wrong_time_does_not_push_real_ones_out() {
     assert_eq!(forward, decisions, "a clock that is years ahead drops nothing");
 }
 
+#[test]
+fn k15_safety_backups_stay_for_days_and_the_last_one_anyway() {
+    let mut list =
+        taken(&["2026-10-01 10:00", "2026-11-20 10:00", "2026-11-20 10:05", "2026-11-20 10:10", "2026-11-20 10:20"]);
+    for number in [0, 1, 2] {
+        list[number].facts.purpose = Purpose::Safety;
+    }
+    let now = at("2027-06-01 00:00");
+    let policy = Retention { keep_last: 1, keep_safety_days: 14, ..NOTHING };
+    let decisions = decide(&list, &policy, now).unwrap();
+    assert_eq!(kept(&decisions), [2, 3, 5]);
+    assert_eq!(reasons(&decisions[1]), ["before a change"]);
+    // With no days, the last one is the only way back still.
+    assert_eq!(kept(&decide(&list, &Retention { keep_safety_days: 0, ..policy }, now).unwrap()), [3, 5]);
+    assert_eq!(kept(&decide(&list, &Retention { keep_safety_days: 365, ..policy }, now).unwrap()), [1, 2, 3, 5]);
+}
+
 prop_compose! {
     fn policy()(counts in proptest::array::uniform6(0_u32..5), last in 1_u32..4) -> Retention {
         let [_, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly] = counts;
-        Retention { keep_last: if counts[0] > 2 { 0 } else { last }, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly }
+        Retention { keep_last: if counts[0] > 2 { 0 } else { last }, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, ..NOTHING }
     }
 }
 

@@ -71,6 +71,7 @@ pub const KEYS: &[Key] = &[
     key("retention.keep_weekly", "GLOVEBOX_RETENTION_KEEP_WEEKLY", Form::Number),
     key("retention.keep_monthly", "GLOVEBOX_RETENTION_KEEP_MONTHLY", Form::Number),
     key("retention.keep_yearly", "GLOVEBOX_RETENTION_KEEP_YEARLY", Form::Number),
+    key("retention.keep_safety_days", "GLOVEBOX_RETENTION_KEEP_SAFETY_DAYS", Form::Number),
     key("backup.jobs", "GLOVEBOX_BACKUP_JOBS", Form::Number),
     key("backup.chunk_blocks", "GLOVEBOX_BACKUP_CHUNK_BLOCKS", Form::Number),
     key("backup.compression", "GLOVEBOX_BACKUP_COMPRESSION", Form::Number),

@@ -166,6 +166,8 @@ pub struct Retention {
     pub keep_monthly: u32,
     /// One a year.
     pub keep_yearly: u32,
+    /// Every one that was taken before a restore or another change, for this many days.
+    pub keep_safety_days: u32,
 }
 
 /// How backups are taken.

@@ -109,6 +109,7 @@ impl Resolver {
                 keep_weekly: self.number("retention.keep_weekly", 8, 0..=100_000),
                 keep_monthly: self.number("retention.keep_monthly", 24, 0..=100_000),
                 keep_yearly: self.number("retention.keep_yearly", 20, 0..=100_000),
+                keep_safety_days: self.number("retention.keep_safety_days", 14, 0..=36_500),
             },
             backup: Backup {
                 jobs: self.number("backup.jobs", 0, 0..=64),

@@ -236,7 +236,7 @@ fn rows_alone_are_put_back_in_one_transaction_or_not_at_all() {
     server.query(database, "INSERT INTO drives (start_date, car_id) VALUES ('2030-01-01', 1)");
     server.query(database, "DELETE FROM drives WHERE start_date = '2030-01-01'");
 
-    let held = server.hold(database, "LOCK TABLE cars IN ACCESS SHARE MODE");
+    let held = server.hold(database, "LOCK TABLE cars IN ROW SHARE MODE");
     rows(&["--table", "cars", "--no-safety-backup"]).expect(11).says("cannot lock the tables").says("is as it was");
     drop(held);
     server.query(database, "ALTER TABLE cars ADD COLUMN later int");

@@ -325,6 +325,7 @@ fn the_defaults_of_the_page_are_the_programs() {
         ("retention.keep_weekly", retention.keep_weekly),
         ("retention.keep_monthly", retention.keep_monthly),
         ("retention.keep_yearly", retention.keep_yearly),
+        ("retention.keep_safety_days", retention.keep_safety_days),
         ("backup.jobs", backup.jobs),
         ("backup.chunk_blocks", backup.chunk_blocks),
         ("backup.compression", backup.compression),

@@ -321,6 +321,14 @@ pub struct Session {
     stdin: Option<ChildStdin>,
 }
 
+impl Session {
+    /// Runs these statements too, and ends.
+    pub fn finish(mut self, statements: &str) {
+        let stdin = self.stdin.as_mut().expect("a pipe");
+        writeln!(stdin, "{statements};").expect("psql listens");
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         drop(self.stdin.take());

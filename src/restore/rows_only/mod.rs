@@ -1,0 +1,302 @@
+//! Rows of a backup in the place of the live ones: `--data-only`, one transaction, the definitions stay.
+//!
+//! The rows are loaded beside the live ones first, into temporary tables, so that it is known which live rows the backup
+//! does not have before anybody is asked. Then one transaction locks the tables against writers, removes and adds the
+//! rows that differ, and commits. Readers go on, with the rows that their snapshot sees.
+//!
+//! Neither triggers nor foreign keys fire meanwhile (`session_replication_role`). What the server does not look at for
+//! that reason is looked at before the commit: foreign keys, and uniqueness that is deferrable (`constraints.rs`). Where
+//! something does not hold, nothing has changed.
+//!
+//! A trigger that would fire all the same (`ENABLE ALWAYS`) is refused: the rows become what they were.
+
+mod after;
+mod constraints;
+mod incoming;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::previous::{self, RowsReplaced};
+use super::stored::Stored;
+use super::{Destination, Policy, Session};
+use crate::database::connect::QueryContext;
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::ledger::HexId;
+use crate::progress::Meter;
+use crate::tables::manifest::TableEntry;
+use incoming::Incoming;
+
+const UNTOUCHED: &str = "the live database is as it was";
+
+/// How long a table that is in use is waited for.
+const LOCK_WAIT: &str = "10s";
+
+/// The application's record of its migrations: it is about the definitions, which stay.
+const BOOKKEEPING: &str = "schema_migrations";
+
+/// What was done.
+#[derive(Debug)]
+pub struct Replaced {
+    /// The tables, with their rows now.
+    pub tables: Vec<(String, u64)>,
+    /// Tables with rows that the backup does not have, which were removed, and how many.
+    pub removed: Vec<(String, u64)>,
+    /// The backup of the live database that was taken first.
+    pub safety_backup: Option<HexId>,
+    /// Foreign keys that were checked.
+    pub keys: usize,
+    /// Tables that were left alone, since the backup does not have them or since they are about definitions.
+    pub left: Vec<String>,
+    /// Materialized views that show the rows from before.
+    pub stale_views: Vec<String>,
+    /// All of it.
+    pub duration: Duration,
+}
+
+/// A table before its rows are replaced.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// `"schema"."name"`
+    pub name: String,
+    /// Its rows in the live database.
+    pub live: u64,
+    /// Its rows in the backup.
+    pub backup: u64,
+    /// Live rows that the backup does not have.
+    pub surplus: u64,
+}
+
+/// The rows of a backup, loaded beside the live ones.
+pub struct Loaded<'a> {
+    client: Client,
+    entries: Vec<&'a TableEntry>,
+    staged: Vec<Incoming>,
+    started: Instant,
+    /// What would be replaced.
+    pub before: Vec<Before>,
+}
+
+impl<'a> Loaded<'a> {
+    /// Loads the rows of the wanted tables, of all without `policy.tables`, and compares. Nothing is locked.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if a table is not in the backup or has other columns now, or if the role may not.
+    pub async fn load(env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Self> {
+        let started = Instant::now();
+        stored.is_of(&env.settings.database.name, &Destination::Live, policy)?;
+        let meter = Meter::new("loading rows beside the live ones");
+        let work = async {
+            let client = env.connector.connect().await?;
+            begin(&client).await?;
+            let entries = wanted(&client, env, stored, policy).await?;
+            let staged = incoming::stage(&client, stored, &entries, &meter).await?;
+            meter.now("comparing");
+            let mut before = Vec::new();
+            for table in &staged {
+                before.push(Before {
+                    name: table.name.clone(),
+                    live: table.count(&client).await?,
+                    backup: table.rows,
+                    surplus: table.surplus(&client).await?,
+                });
+            }
+            let oids: Vec<u32> = staged.iter().map(|table| table.oid).collect();
+            for child in after::children_left_alone(&client, &oids).await? {
+                env.reporter.warn(&format!("{child} inherits and is not meant: its rows stay as they are"));
+            }
+            Ok(Self { client, entries, staged, started, before })
+        };
+        let work = env.interrupt.guard(Box::pin(work));
+        env.reporter.show(&meter, work).await.map_err(|error: Error| error.or_state(UNTOUCHED))
+    }
+
+    /// Which tables, as people name them on the command line.
+    fn called(&self) -> Vec<String> {
+        self.entries.iter().map(|entry| format!("{}.{}", entry.table.schema, entry.table.name)).collect()
+    }
+
+    fn oids(&self) -> Vec<u32> {
+        self.staged.iter().map(|table| table.oid).collect()
+    }
+}
+
+impl Session<'_> {
+    /// Replaces the rows.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if a row would point nowhere or exclude another one; [`Kind::Busy`] if a table stays locked. The
+    /// live database is as it was then.
+    pub async fn replace_rows(&self, stored: &Stored, loaded: &Loaded<'_>, policy: &Policy) -> Result<Replaced> {
+        let env = self.env;
+        stored.tell_remarks(env);
+        let comment = format!("before --data-only of {}", loaded.called().join(", "));
+        let safety_backup = self.back_up_first(policy, &comment).await?;
+        env.reporter.step("replacing rows").await;
+        let meter = Meter::new("replacing rows");
+        let note = RowsReplaced {
+            at: chrono::Utc::now(),
+            tables: loaded.called(),
+            backup: stored.noted.facts.id.as_str().to_owned(),
+            safety_backup: safety_backup.as_ref().map(|id| id.as_str().to_owned()),
+        };
+        let (client, oids) = (&loaded.client, loaded.oids());
+        let work = async {
+            let done = replace(loaded, &meter).await?;
+            // What a restore put aside is older than this from now on: an undo must not bring it back unasked.
+            previous::note_rows_replaced(client, self.live_name(), &note, &env.reporter).await?;
+            Ok::<_, Error>(done)
+        };
+        let work = env.interrupt.guard(Box::pin(work));
+        // An error leaves the transaction open; it ends with the session.
+        let (keys, removed) = env.reporter.show(&meter, work).await.map_err(|error| error.or_state(UNTOUCHED))?;
+        // Not cut short by a signal: whoever asks must be told what is so.
+        client.batch_execute("COMMIT").await.query_context("cannot commit").map_err(|error| {
+            error
+                .escalate(Kind::Attention)
+                .with("state", "it is not known whether the rows were replaced")
+                .hint("Count the rows of one table; then repeat the command, or leave it.")
+        })?;
+        let names: Vec<&str> = loaded.staged.iter().map(|table| table.name.as_str()).collect();
+        if let Err(error) = client.batch_execute(&format!("ANALYZE {}", names.join(", "))).await {
+            env.reporter.warn(&format!("the rows are there, but no statistics: {error}; ANALYZE gathers them"));
+        }
+        let told = |error: Error| {
+            env.reporter.warn(&format!("the rows are there; {error}"));
+            Vec::new()
+        };
+        let left =
+            if policy.tables.is_empty() { after::others(client, &oids).await.unwrap_or_else(told) } else { Vec::new() };
+        Ok(Replaced {
+            tables: loaded.staged.iter().map(|table| (table.name.clone(), table.rows)).collect(),
+            removed,
+            safety_backup,
+            keys,
+            left,
+            stale_views: after::materialized_views(client, &oids).await.unwrap_or_else(told),
+            duration: loaded.started.elapsed(),
+        })
+    }
+}
+
+/// Prepares the session: no trigger, rule or event trigger fires in it, and no setting changes how rows are compared.
+async fn begin(client: &Client) -> Result<()> {
+    client.batch_execute("SET session_replication_role = replica").await.map_err(|cause| {
+        Error::new(Kind::Refused, "this role may not switch foreign keys off while rows come in")
+            .with("cause", crate::database::connect::chain(&cause))
+            .hint("As a superuser: ALTER ROLE … SUPERUSER; or load the backup with --into NAME, and take the rows from there.")
+    })?;
+    let settings = "SET statement_timeout = 0; SET row_security = off; SET extra_float_digits = 1; \
+                    SET bytea_output = 'hex'; SET default_transaction_read_only = off; \
+                    SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; \
+                    SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'event_triggers'";
+    client.batch_execute(settings).await.query_context("cannot prepare a session to replace rows")
+}
+
+/// The tables that are meant; a partitioned one is its partitions. A name that means none is an error.
+async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Vec<&'a TableEntry>> {
+    let tables = &stored.manifest.tables;
+    if policy.tables.is_empty() {
+        return Ok(tables.iter().filter(|entry| entry.table.name != BOOKKEEPING).collect());
+    }
+    let mut meant: Vec<&TableEntry> = Vec::new();
+    let mut unknown = Vec::new();
+    for words in &policy.tables {
+        let mut found: Vec<&TableEntry> = tables.iter().filter(|entry| entry.table.is_called(words)).collect();
+        let sql = "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace \
+                   CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t JOIN pg_class c ON c.oid = t.relid \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE p.relkind = 'p' AND t.isleaf AND $1::text IN (p.relname::text, pn.nspname || '.' || p.relname) ORDER BY 1, 2";
+        for row in client.query(sql, &[words]).await.query_context("cannot look for partitions")? {
+            let (schema, name): (&str, &str) = (row.get(0), row.get(1));
+            match tables.iter().find(|entry| entry.table.schema == schema && entry.table.name == name) {
+                Some(entry) => found.push(entry),
+                None => env.reporter.warn(&format!(
+                    "partition {schema}.{name} of {words} is not in the backup: its rows stay as they are"
+                )),
+            }
+        }
+        if found.is_empty() {
+            unknown.push(format!("\"{words}\""));
+        }
+        meant.extend(found);
+    }
+    if !unknown.is_empty() {
+        let what = format!("the backup has no rows of a table {}", unknown.join(", "));
+        return Err(Error::new(Kind::Refused, what)
+            .with("state", UNTOUCHED)
+            .hint("`teslamate-backup show ID` lists its tables."));
+    }
+    let is_meant = |entry: &&TableEntry| meant.iter().any(|found| std::ptr::eq(*found, *entry));
+    Ok(tables.iter().filter(is_meant).collect())
+}
+
+/// All but the commit. Returns how many constraints hold, and the rows that the backup did not have.
+async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<(String, u64)>)> {
+    let (client, staged, oids) = (&loaded.client, &loaded.staged, loaded.oids());
+    let begin = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; SET LOCAL synchronous_commit = on");
+    client.batch_execute(&begin).await.query_context("cannot begin a transaction")?;
+    // It lets readers pass, and nobody else: not even the check of a foreign key, which reads to lock.
+    let names: Vec<String> = staged.iter().map(|table| format!("ONLY {}", table.name)).collect();
+    let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
+    if !names.is_empty() {
+        client.batch_execute(&lock).await.query_context("cannot lock the tables")?;
+    }
+    client.batch_execute("SET LOCAL lock_timeout = 0").await.query_context("cannot go on")?;
+    incoming::same_again(client, &loaded.entries, staged).await?;
+    refuse_triggers(client, &oids).await?;
+    let keys = constraints::foreign_keys(client, &oids).await?;
+    meter.now("removing rows");
+    let mut removed = Vec::new();
+    for table in staged {
+        let surplus = table.surplus(client).await?;
+        if surplus > 0 {
+            removed.push((table.name.clone(), surplus));
+        }
+        table.remove(client).await?;
+    }
+    with_search_path(client, async { incoming::insert(client, staged, meter).await }).await?;
+    meter.now("checking constraints");
+    incoming::count(client, staged).await?;
+    for key in &keys {
+        key.check(client).await?;
+    }
+    constraints::check_deferrable(client, &oids).await?;
+    // A schema may be renamed without a lock on its tables: what was written has to be what was looked at.
+    incoming::same_again(client, &loaded.entries, staged).await?;
+    after::advance_sequences(client, &oids).await?;
+    Ok((keys.len(), removed))
+}
+
+/// Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
+async fn with_search_path(client: &Client, work: impl Future<Output = Result<()>>) -> Result<()> {
+    let sql = "SELECT set_config('search_path', coalesce( \
+                   (SELECT substr(c, 13) FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS c \
+                    WHERE starts_with(c, 'search_path=') \
+                      AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
+                      AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user)) \
+                    ORDER BY s.setdatabase <> 0 AND s.setrole <> 0 DESC, s.setrole <> 0 DESC LIMIT 1), \
+                   (SELECT boot_val FROM pg_settings WHERE name = 'search_path')), true)";
+    client.query(sql, &[]).await.query_context("cannot set the search path")?;
+    work.await?;
+    client.batch_execute("SET LOCAL search_path = pg_catalog").await.query_context("cannot go on")
+}
+
+/// A trigger or rule that fires all the same would write other rows than those of the backup.
+async fn refuse_triggers(client: &Client, oids: &[u32]) -> Result<()> {
+    let sql = "SELECT format('%s on %s', tgname, tgrelid::regclass) FROM pg_trigger \
+               WHERE tgrelid = ANY ($1) AND NOT tgisinternal AND tgenabled IN ('A', 'R') \
+               UNION ALL SELECT format('rule %s on %s', rulename, ev_class::regclass) FROM pg_rewrite \
+               WHERE ev_class = ANY ($1) AND ev_enabled IN ('A', 'R') AND ev_type IN ('3', '4') ORDER BY 1";
+    let rows = client.query(sql, &[&oids]).await.query_context("cannot look for triggers")?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Err(Error::new(Kind::Refused, "a trigger would change the rows on their way in (ENABLE ALWAYS or REPLICA)")
+        .with("triggers", found.join("\n"))
+        .hint("Load the backup beside the live database with --into NAME, and take the rows from there."))
+}
