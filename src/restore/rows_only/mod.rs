@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::previous::{self, RowsReplaced};
+use super::room::Room;
 use super::stored::Stored;
 use super::{Destination, Policy, Session};
 use crate::database::connect::QueryContext;
@@ -89,8 +90,11 @@ impl<'a> Loaded<'a> {
         let started = Instant::now();
         stored.is_of(&env.settings.database.name, &Destination::Live, policy)?;
         let meter = Meter::new("loading rows beside the live ones");
+        let client = env.interrupt.guard(env.connector.connect()).await?;
+        stored.is_of_cluster(env, &client, true, policy).await?;
+        // The temporary tables lie beside those that they are compared with.
+        let room = Room::look(&client, &env.connector, "", 0).await?;
         let work = async {
-            let client = env.connector.connect().await?;
             begin(&client).await?;
             let entries = wanted(&client, env, stored, policy).await?;
             let staged = incoming::stage(&client, stored, &entries, &meter).await?;
@@ -108,10 +112,12 @@ impl<'a> Loaded<'a> {
             for child in after::children_left_alone(&client, &oids).await? {
                 env.reporter.warn(&format!("{child} inherits and is not meant: its rows stay as they are"));
             }
-            Ok(Self { client, entries, staged, started, before })
+            Ok((entries, staged, before))
         };
-        let work = env.interrupt.guard(Box::pin(work));
-        env.reporter.show(&meter, work).await.map_err(|error: Error| error.or_state(UNTOUCHED))
+        let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
+        let (entries, staged, before) =
+            env.reporter.show(&meter, work).await.map_err(|error: Error| error.or_state(UNTOUCHED))?;
+        Ok(Self { client, entries, staged, started, before })
     }
 
     /// Which tables, as people name them on the command line.
@@ -150,7 +156,9 @@ impl Session<'_> {
             previous::note_rows_replaced(client, self.live_name(), &note, &env.reporter).await?;
             Ok::<_, Error>(done)
         };
-        let work = env.interrupt.guard(Box::pin(work));
+        // The rows that are replaced stay on the disk until the commit.
+        let room = Room::look(self.client(), &env.connector, "", 0).await?;
+        let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
         // An error leaves the transaction open; it ends with the session.
         let (keys, removed) = env.reporter.show(&meter, work).await.map_err(|error| error.or_state(UNTOUCHED))?;
         // Not cut short by a signal: whoever asks must be told what is so.
