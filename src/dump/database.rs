@@ -267,7 +267,7 @@ mod tests {
         assert_eq!((found.owner.as_str(), found.comment.as_deref()), ("Own er", Some("it's; mine")));
         assert_eq!(found.shown_locale(), "UTF8, ICU \"de-u-co-phonebk\" with rules");
         assert_eq!(found.get("datconnlimit"), Some("33"));
-        let text = found.statements_for("new").join("\n");
+        let text = found.statements_for("\"new\"").join("\n");
         for part in [
             "SET \"search_path\" TO '$user', 'a,\"b'",
             "SET \"custom\".\"x\" TO E'a\\\\b'",

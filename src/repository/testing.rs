@@ -190,7 +190,10 @@ impl WriteBackend for Hooked {
 
 pub(crate) fn settings(directory: &Path, password: &str) -> settings::Repository {
     let password_file = directory.join("password");
-    std::fs::write(&password_file, password).unwrap();
+    // Another process of the same test may be killed in the middle of writing it again.
+    if !password_file.exists() {
+        std::fs::write(&password_file, password).unwrap();
+    }
     let location = directory.join("repository").to_str().unwrap().to_owned();
     settings::Repository { location, password_file, ..Default::default() }
 }

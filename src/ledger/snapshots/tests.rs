@@ -50,7 +50,8 @@ fn what_was_published_is_listed() {
     let expected = serde_json::json!([{
         "sequence": 1, "id": format!("{:0<64}", "aa"), "time": "2023-11-14T22:13:20.000Z", "size": 1_000, "added": 10,
         "rows": 5, "duration_ms": 1_500, "manifest_sha256": "0f".repeat(32), "purpose": "regular",
-        "schema_version": 20_250_407_155_134_i64, "comment": null, "database": "teslamate", "pinned": false, "verified_at": null, "deleted_at": null,
+        "schema_version": 20_250_407_155_134_i64, "comment": null, "database": "teslamate", "host": null, "cluster": null, "pinned": false, "verified_at": null,
+        "deleted_at": null,
     }]);
     assert_eq!(listed, expected);
     assert_eq!(ledger.latest().unwrap().unwrap(), ledger.list().unwrap()[0]);
