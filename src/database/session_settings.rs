@@ -1,7 +1,7 @@
 //! Settings of sessions: the same whatever is set for the role, for the database, or, where it matters, for the server.
 //!
 //! `ALTER ROLE … SET` and `ALTER DATABASE … SET` are meant for the application. What a backup reads and a restore writes
-//! must not depend on them, so every session begins with [`FIXED`] in its startup options, which go before all of them,
+//! must not depend on them, so every session begins with `FIXED` in its startup options, which go before all of them,
 //! and everything else that is set for its role or database is put back to PostgreSQL's own default. Which settings
 //! these are is asked for in each session (`pg_db_role_setting`); the client programs get them in `PGOPTIONS`.
 //!

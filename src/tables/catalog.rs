@@ -236,7 +236,7 @@ impl Catalog {
     /// snapshot's session ends.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if a table stays locked, [`Kind::Source`] if one was rewritten between the snapshot and the lock:
+    /// [`Kind::Busy`](crate::error::Kind::Busy) if a table stays locked, [`Kind::Source`](crate::error::Kind::Source) if one was rewritten between the snapshot and the lock:
     /// its rows would seem to be gone.
     pub async fn read(snapshot: &Snapshot) -> Result<Self> {
         let client = snapshot.client();
