@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::session::Session;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Facts, HexId, Snapshot as Noted};
+use crate::ledger::{Facts, HexId, Purpose, Snapshot as Noted};
 use crate::repository::{self, Handle, Id, snapshots};
 
 /// By name alone: what of the ledger's backups lies in the repository.
@@ -173,7 +173,9 @@ impl Session<'_> {
         for found in newer.filter(|found| unknown.contains(&found.id) && self.is_ours(found)) {
             let Ok(facts) = self.describe(handle, &found).await else { continue };
             let is_other = wanted.facts.cluster.is_some() && facts.cluster != wanted.facts.cluster;
-            if is_other || publishing.as_ref() == Some(&facts.manifest_sha256) {
+            // It would not be the latest either.
+            let is_safety = facts.purpose == Purpose::Safety;
+            if is_other || is_safety || publishing.as_ref() == Some(&facts.manifest_sha256) {
                 continue;
             }
             let newest = format!("{} on {}, {}", found.id.short(), found.host, found.time.format("%F %T UTC"));

@@ -127,19 +127,20 @@ fn k14_a_backup_needs_the_same_room_with_and_without_a_live_database() {
     if skipped() {
         return;
     }
-    let small = Small::new(700);
+    let small = Small::new(900);
     let (server, site) = (&small.server, &small.site);
-    server.query("postgres", "CREATE DATABASE small_before_20200101_000000");
+    site.run("teslamate-restore", &["latest", "--yes", "--no-safety-backup"]).expect(0);
+    let previous = server.databases("small_before_").remove(0);
     small.fill_up_to(100);
     let live = site.run("teslamate-restore", &["latest", "--yes"]).expect(10);
-    for words in ["--undo", "DROP DATABASE \"small_before_20200101_000000\";", "grow the file system"] {
+    for words in ["--undo", &format!("DROP DATABASE \"{previous}\";"), "grow the file system"] {
         assert!(live.stderr.contains(words), "{words}: {}", live.stderr);
     }
     server.query("postgres", "ALTER DATABASE small RENAME TO small_aside");
     let gone = site.run("teslamate-restore", &["latest", "--yes"]).expect(10);
     assert_eq!(needed(&live), needed(&gone));
     server.query("postgres", "DROP DATABASE small_aside");
-    server.query("postgres", "DROP DATABASE small_before_20200101_000000");
+    server.query("postgres", &format!("DROP DATABASE {previous}"));
     server.query("postgres", "CHECKPOINT");
     fs::remove_file(small.disk.0.join("ballast")).unwrap();
     site.run("teslamate-restore", &["latest", "--yes"]).expect(0);
