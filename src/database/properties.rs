@@ -1,4 +1,4 @@
-//! What a database has beside its content: owner, encoding and locale, privileges, settings, comment.
+//! Properties of a database beside its content: owner, encoding and locale, privileges, settings, comment.
 //!
 //! A restore reads all of it from the live database, from a backup's manifest or from a dump's own `CREATE DATABASE`, gives
 //! it to the new database, and compares. Source: PostgreSQL documentation, `pg_database`, `pg_db_role_setting`, and what
@@ -19,7 +19,7 @@ use statements::{grant_statement, setting_statement};
 
 pub use statements::is_name_list;
 
-/// What everybody, and what the owner, may do with a database as long as nobody says otherwise.
+/// Default privileges on a database: `(of the owner, privilege)`; those that are not the owner's are everybody's.
 const DEFAULTS: &[(bool, &str)] =
     &[(false, "CONNECT"), (false, "TEMPORARY"), (true, "CONNECT"), (true, "CREATE"), (true, "TEMPORARY")];
 
@@ -48,7 +48,7 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// What a database gets that has no predecessor.
+    /// Properties of a database that has no predecessor.
     #[must_use]
     pub fn new(owner: &str) -> Self {
         Self { owner: owner.to_owned(), ..Self::default() }
@@ -129,8 +129,8 @@ impl Properties {
         self.privileges = None;
     }
 
-    /// What a copy beside the live database needs of it: encoding, locale, the settings of all roles, and a door that is
-    /// as closed to everybody. Nothing in it names a role but the owner.
+    /// Properties of a copy beside the live database: the same encoding, locale, settings for all roles, and privileges of
+    /// PUBLIC and the owner. They name no role but the owner.
     #[must_use]
     pub fn for_copy(&self, owner: &str) -> Self {
         let mut copy = Self { comment: None, labels: BTreeSet::new(), ..self.clone() };

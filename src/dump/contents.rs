@@ -25,7 +25,7 @@ pub struct Partition {
     pub bounds: String,
 }
 
-/// What a dump holds.
+/// Contents of a dump.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
     /// The version of the server that was dumped, as `server_version_num` counts.
@@ -62,7 +62,7 @@ pub struct Contents {
     pub used: BTreeSet<TableName>,
     /// The newest version in `schema_migrations`.
     pub newest_migration: Option<i64>,
-    /// What it says of the database itself: in SQL text with `--create`, in archives always.
+    /// Properties of the database itself: in SQL text with `--create`, in archives always.
     pub database: Option<Properties>,
     /// Large objects.
     pub large_objects: u64,
@@ -99,7 +99,7 @@ impl Contents {
         self.created.iter().chain(self.rows.keys())
     }
 
-    /// What it fills, sets or grants rights on and does not make: that belongs to an extension.
+    /// Objects that it fills, sets or grants rights on but does not create: they belong to an extension.
     pub fn of_extensions(&self) -> impl Iterator<Item = &TableName> {
         let public = TableName { schema: "public".into(), name: String::new() };
         self.used.iter().chain(self.rows.keys()).filter(move |name| !self.objects.contains(name) && **name != public)

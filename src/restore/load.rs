@@ -35,7 +35,7 @@ use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
 use crate::tables::locks;
 
-/// What a load works with.
+/// Loader of a dump: connections, programs and options.
 pub struct Loader<'a> {
     /// The way to the server.
     pub connector: &'a Connector,
@@ -47,7 +47,7 @@ pub struct Loader<'a> {
     pub reporter: &'a Reporter,
     /// What the command line asked for.
     pub policy: &'a Policy,
-    /// What is left out of the dump.
+    /// The statements and entries that are left out of the dump.
     pub left_out: &'a LeftOut,
     /// Parallel jobs; with one, everything is loaded in the order of the dump.
     pub jobs: u32,

@@ -2,7 +2,7 @@
 //!
 //! The live database is never touched before its replacement is loaded and verified; then it is replaced in one
 //! transaction. This file is the recipe, [`Session::restore`], with the checks before it; the steps are in
-//! the other files: [`stage`] creates and loads the new database, [`swap`] puts it in the place of the live one. Not
+//! the other files: `stage.rs` creates and loads the new database, [`swap`] puts it in the place of the live one. Not
 //! here: reading and inspecting dumps (`dump/`), and the service (`host/guard.rs`).
 
 pub mod back;

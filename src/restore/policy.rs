@@ -14,7 +14,7 @@ pub enum Destination {
     Drill,
 }
 
-/// What the command line allows and asks for.
+/// Options of a restore, as the command line gives them.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Parallel jobs for an archive.
@@ -41,7 +41,7 @@ pub struct Policy {
     pub tables: Vec<String>,
     /// The live database is not backed up first, even where there is a repository.
     pub no_safety_backup: bool,
-    /// The result is not meant to be whole.
+    /// The result is not meant to be complete.
     pub partial: bool,
     /// Free space is not checked beforehand.
     pub ignore_free_space: bool,
@@ -61,7 +61,7 @@ impl Policy {
         u32::try_from(cpus).unwrap_or(1).min(8)
     }
 
-    /// The same, where a partitioned table stands for its partitions too.
+    /// These options with the partitions of each wanted table added.
     #[must_use]
     pub fn with_partitions(&self, contents: &Contents) -> Self {
         let mut policy = self.clone();

@@ -16,7 +16,7 @@ use crate::dump::judge::Judgement;
 use crate::dump::source::Source;
 use crate::error::{Error, Kind, Result};
 
-/// What is loaded, and with which programs.
+/// Source of a load, and the programs that load it.
 #[derive(Clone, Copy)]
 pub(super) struct Material<'a> {
     pub(super) source: &'a Source,

@@ -52,7 +52,7 @@ impl Connector {
     /// Options (`PGOPTIONS`) that make a client program's session in this database like one of ours.
     ///
     /// # Errors
-    /// What connecting to it says: what is set for the role there has to be known.
+    /// Those of connecting to it, since the settings of the role there have to be known.
     pub async fn tool_options(&self, name: &str) -> Result<String> {
         if !self.known.is_known(name) {
             drop(self.connect_to(name).await?);

@@ -38,7 +38,7 @@ impl Reader {
         self.judge.copying.as_ref()
     }
 
-    /// The end of the text: it must be whole.
+    /// Ends the text, which must be complete.
     pub fn finish(mut self) -> Result<Contents, Flaw> {
         let scanned = self.scanner.finish(&mut self.judge);
         let mut judge = self.judge;
