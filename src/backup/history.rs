@@ -22,8 +22,8 @@ pub struct Presence {
 
 impl Session<'_> {
     /// Puts right what a run left that was killed between the repository and the ledger: a backup that was published but
-    /// not noted is noted, one that was given up but not removed is removed, and what never became a backup is swept.
-    /// What was found otherwise is noted, too, and from then on nothing is removed until somebody agrees
+    /// not noted is noted, one that was marked for removal but not removed is removed, and files that never became a backup are swept.
+    /// Other differences are noted, too, and from then on nothing is removed until somebody agrees
     /// ([`Ledger::hold`](crate::ledger::Ledger::hold)). Gives the backups that the ledger knows and the repository has not.
     ///
     /// # Errors
@@ -75,8 +75,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What a run that was killed had published is noted. What nobody here took is noted if it is newer than all that is
-    /// known, so that `latest` stays the latest; older ones would come out of order.
+    /// Notes backups that a killed run had published. A backup of no run in this ledger is noted if it is newer than all
+    /// known ones, so that `latest` stays the latest; older ones would come out of order.
     async fn settle_unknown(
         &mut self,
         handle: &Handle,
@@ -132,7 +132,7 @@ impl Session<'_> {
         Ok(clusters.is_empty() || clusters.contains(cluster))
     }
 
-    /// What lies in the repository, by name alone.
+    /// Lists the snapshots in the repository, by name alone, and compares them with the ledger.
     pub async fn presence(&self) -> Result<Presence> {
         let settings = self.settings.clone();
         let mut unknown = self.on_thread(move || repository::present(&settings)).await?;

@@ -87,8 +87,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The same for a run that must go on whatever is the matter with the state directory: going back. What cannot be
-    /// noted is not, and a ledger that cannot be read, or written where `writes` says that this is needed, is replaced
+    /// Begins a run that must succeed even with a broken state directory, such as an undo. Records that cannot be written
+    /// are left out, and a ledger that cannot be read, or written where `writes` says that this is needed, is replaced
     /// by what the repository itself tells.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
     /// Fills a ledger that stands in for another one with the backups in the repository. Nothing is done to any other.
     ///
     /// # Errors
-    /// What [`Session::open`] says.
+    /// Those of [`Session::open`].
     pub async fn fill_stand_in(&mut self) -> Result<()> {
         if self.stands_in && self.ledger.repository_id()?.is_none() {
             self.env.reporter.step("reading which backups there are from the repository itself").await;
@@ -356,7 +356,7 @@ pub fn knows(known: &[Noted], cluster: &str) -> bool {
     known.iter().any(|noted| noted.facts.purpose == Purpose::Regular && noted.facts.cluster.as_deref() == Some(cluster))
 }
 
-/// What `latest` means: the newest of the present cluster; where none of it is known, as on a new machine, the newest of
+/// The backup that `latest` names: the newest of the present cluster; where none of it is known, as on a new machine, the newest of
 /// all. Never a backup that a restore took of what it replaced, unless there is no other: whoever restores twice must
 /// not get back what he wanted to be rid of.
 #[must_use]
@@ -397,7 +397,7 @@ pub fn facts(found: &snapshots::Snapshot, manifest: &Manifest, bytes: &[u8]) -> 
     })
 }
 
-/// What tells one backup from every other before it has an id.
+/// SHA-256 of a manifest, which identifies a backup before it has an ID.
 ///
 /// # Errors
 /// None: a hash is one.

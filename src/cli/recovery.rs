@@ -1,4 +1,4 @@
-//! What a restore that was killed left of the service: whichever command comes next sees to it.
+//! Recovers the service after a killed restore, at the start of the next command.
 
 use serde_json::json;
 
@@ -26,7 +26,7 @@ pub async fn before_work(env: &Env, restores: bool) {
     }
 }
 
-/// The same as a command of its own.
+/// Runs the recovery as a command of its own (`--recover`).
 ///
 /// # Errors
 /// [`Kind::Busy`] while a restore is at work; [`Kind::Refused`] without the right to it; what starting the service says.

@@ -5,22 +5,27 @@
 //! [`Client`] whose session resolves no name outside `pg_catalog`, so that nothing in the database can put itself in
 //! the place of a function that we call, and whose other settings are always the same (`session_settings.rs`).
 
-use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::io::ErrorKind;
+mod cause;
+mod diagnose;
+mod tool_environment;
+mod wait;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
+use self::cause::io_kind;
 use self::diagnose::is_by_hba;
 use super::session_settings::{Both, Known};
 use super::tools::parse_version;
 use super::{OLDEST_SERVER, tls, version_text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::settings::{Address, Database, Ssl};
+
+pub use cause::{QueryContext, chain};
 
 /// How long a server that is starting up is waited for.
 pub const STARTUP_WAIT: Duration = Duration::from_mins(1);
@@ -288,59 +293,6 @@ impl Connector {
         }
         config
     }
-
-    /// The environment that makes a client program of PostgreSQL connect in the same way.
-    ///
-    /// The password is in the environment of that one child, which no other account can read; never in argv.
-    #[must_use]
-    pub fn tool_environment(&self, name: &str) -> Vec<(&'static str, OsString)> {
-        let mut variables: Vec<(&'static str, OsString)> = vec![
-            ("PGPORT", self.database.port.to_string().into()),
-            ("PGUSER", self.database.user.clone().into()),
-            ("PGDATABASE", name.into()),
-            ("PGAPPNAME", self.application_name.clone().into()),
-            ("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string().into()),
-            ("PGCLIENTENCODING", "UTF8".into()),
-            ("PGOPTIONS", self.known.tool_options(name).into()),
-        ];
-        match &self.database.address {
-            Address::Socket(dir) => variables.push(("PGHOST", dir.clone().into())),
-            Address::Tcp(host) => {
-                variables.push(("PGHOST", host.into()));
-                match &self.database.ssl {
-                    Ssl::Disable => variables.push(("PGSSLMODE", "disable".into())),
-                    Ssl::NoVerify => {
-                        variables.push(("PGSSLMODE", "require".into()));
-                        // With ~/.postgresql/root.crt in place `require` would verify after all.
-                        variables.push(("PGSSLROOTCERT", "/nonexistent".into()));
-                    }
-                    Ssl::Verify { ca } => {
-                        variables.push(("PGSSLMODE", "verify-full".into()));
-                        // libpq before 16 does not know `system`, so the bundle is named: the one that our own
-                        // connection trusts, or the usual one.
-                        let ca = ca.clone().map(OsString::from).or_else(|| std::env::var_os("SSL_CERT_FILE"));
-                        let usual = || "/etc/ssl/certs/ca-certificates.crt".into();
-                        variables.push(("PGSSLROOTCERT", ca.unwrap_or_else(usual)));
-                    }
-                }
-            }
-        }
-        if let Some(password) = &self.database.password {
-            variables.push(("PGPASSWORD", password.expose().into()));
-        }
-        variables
-    }
-
-    /// Options (`PGOPTIONS`) that make a client program's session in this database like one of ours.
-    ///
-    /// # Errors
-    /// What connecting to it says: what is set for the role there has to be known.
-    pub async fn tool_options(&self, name: &str) -> Result<String> {
-        if !self.known.is_known(name) {
-            drop(self.connect_to(name).await?);
-        }
-        Ok(self.known.tool_options(name))
-    }
 }
 
 /// `server_version_num` of an open connection.
@@ -384,67 +336,9 @@ fn is_closed_to_us(cause: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// A failure with all its causes: the driver's own `Display` often says only "db error".
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(answer) = error.downcast_ref::<DbError>() {
-            // The causes before this one say nothing that the server's words do not.
-            text = answer.to_string();
-            if let Some(detail) = answer.detail() {
-                let _ = write!(text, "\n{detail}");
-            }
-            if let Some(hint) = answer.hint() {
-                let _ = write!(text, "\n{hint}");
-            }
-        } else {
-            let words = error.to_string();
-            if !text.contains(&words) {
-                let separator = if text.is_empty() { "" } else { ": " };
-                let _ = write!(text, "{separator}{words}");
-            }
-        }
-        next = error.source();
-    }
-    text
-}
-
-fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return Some(error.kind());
-        }
-        next = error.source();
-    }
-    None
-}
-
 fn socket_path(dir: &Path, port: u16) -> String {
     dir.join(format!(".s.PGSQL.{port}")).display().to_string()
 }
-
-/// Turns a failed query into an [`Error`] that quotes the server.
-pub trait QueryContext<T> {
-    /// `what` failed; the server's words become the line `cause`.
-    fn query_context(self, what: impl Into<String>) -> Result<T>;
-}
-
-impl<T> QueryContext<T> for std::result::Result<T, tokio_postgres::Error> {
-    fn query_context(self, what: impl Into<String>) -> Result<T> {
-        self.map_err(|cause| {
-            // Only the lock's own code: a lock that was not granted in time may be free in a minute.
-            let busy = cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
-            let kind = if busy { Kind::Busy } else { Kind::Source };
-            Error::new(kind, what).with("cause", chain(&cause))
-        })
-    }
-}
-
-mod diagnose;
-mod wait;
 
 #[cfg(test)]
 mod tests;

@@ -85,7 +85,7 @@ impl Lock {
     /// # Errors
     /// [`Kind::Source`] if the session is gone, and the lock with it.
     pub async fn release(self) -> Result<()> {
-        self.client.query_one("SELECT pg_advisory_unlock_all()", &[]).await.query_context("cannot give up the lock")?;
+        self.client.query_one("SELECT pg_advisory_unlock_all()", &[]).await.query_context("cannot release the lock")?;
         Ok(())
     }
 

@@ -58,7 +58,7 @@ const LEFT_ALONE: &str = "^(log_|track_|debug_print_|debug_pretty_print$|transac
 /// A setting and its value.
 pub(super) type Setting = (String, String);
 
-/// What was learnt of the server and of its databases, shared by all clones of a connector.
+/// Facts about the server and its databases, shared by all clones of a connector.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known(Arc<Mutex<Facts>>);
 
@@ -69,7 +69,7 @@ struct Facts {
     is_superuser: bool,
     /// The server lets the role in with encryption, and not without.
     needs_encryption: bool,
-    /// What is set for the role or the database, with the value that it is put back to, by database.
+    /// Settings of the role or the database, each with the value that it is reset to, by database.
     databases: BTreeMap<String, Vec<Setting>>,
 }
 
@@ -143,7 +143,7 @@ impl Known {
         Ok(())
     }
 
-    /// What is set for the session's role and database, with the value that it is put back to.
+    /// Reads the settings of the session's role and database, each with the value that it is reset to.
     async fn ask(&self, client: &Client, database: &str) -> Result<Vec<Setting>, tokio_postgres::Error> {
         let version = self.facts().version.unwrap_or(0);
         let messages = client.simple_query(&question(version)).await?;
@@ -263,7 +263,7 @@ async fn apply(client: &Client, settings: &[Setting]) -> Result<Vec<Setting>, to
 
 /// The question for the settings: whether the role is a superuser (without a name), and each that is to be put back.
 ///
-/// A role that is set (`ALTER ROLE … SET role`) is given up where the session may do everything without it that it may
+/// A role that is set (`ALTER ROLE … SET role`) is dropped where the session may do everything without it that it may
 /// do with it. Settings with a dot belong to extensions and to the application's functions.
 fn question(version: u32) -> String {
     // The first statement of the first session: its options did not hold this one yet.

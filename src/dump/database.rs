@@ -1,4 +1,4 @@
-//! What a dump says of the database itself: the statements that `pg_dump --create` writes, and `pg_restore --create` gets
+//! Properties of the database in a dump: the statements that `pg_dump --create` writes, and `pg_restore --create` gets
 //! from any archive. They are read, never run.
 
 use crate::database::Properties;
@@ -121,7 +121,7 @@ fn create(tokens: &[Token]) -> Properties {
     properties
 }
 
-/// What follows `ALTER DATABASE name`, or `ALTER ROLE role IN DATABASE name`.
+/// Reads the rest of a statement after `ALTER DATABASE name`, or `ALTER ROLE role IN DATABASE name`.
 fn alter(properties: &mut Properties, role: &str, tokens: &[Token]) {
     let value = |at: usize| tokens[at..].iter().find(|token| **token != Token::Sign('='));
     match tokens {

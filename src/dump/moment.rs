@@ -88,7 +88,7 @@ impl Moment {
         at_rows: oneshot::Receiver<()>,
         pg_dump: &mut Child,
     ) -> Result<()> {
-        // Which tables belong to a partial dump is known when it is whole.
+        // Which tables belong to a partial dump is known when it is complete.
         if at_rows.await.is_err() || self.is_partial {
             return Ok(());
         }

@@ -125,7 +125,7 @@ impl Writer<'_> {
         Ok(Written { bytes, sha256, contents, duration: started.elapsed() })
     }
 
-    /// What would make the dump slow is said before it is begun.
+    /// Warns about anything that makes the dump slow, before it begins.
     async fn look_first(&self, client: &tokio_postgres::Client) -> Result<()> {
         let row = client
             .query_one(

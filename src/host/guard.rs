@@ -18,7 +18,7 @@ use crate::settings::Settings;
 /// The second line of a note: the service did not start, and its user knows.
 const TOLD: &str = "does not start";
 
-/// What became of a service that a killed run may have left stopped.
+/// Result of recovering a service that a killed run may have left stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Recovered {
     /// There was nothing to do.
@@ -197,7 +197,7 @@ impl ServiceGuard {
         ]
     }
 
-    /// What the note says of a service that did not start, after its user was told.
+    /// Content of the note about a service that did not start, after its user was told.
     fn told(&self) -> String {
         format!("{}\n{TOLD}", self.unit.name())
     }

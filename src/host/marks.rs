@@ -116,7 +116,7 @@ impl Mark {
         }
     }
 
-    /// What was being made when its process was killed.
+    /// Removes the unfinished file of a process that was killed.
     pub(super) fn remove_partial(&self) {
         let _ = std::fs::remove_file(self.dir.join(self.partial()));
     }

@@ -18,7 +18,7 @@ use crate::error::Result;
 pub struct Hold {
     /// When that was found.
     pub since: DateTime<Utc>,
-    /// What was found.
+    /// The difference that was found.
     pub why: String,
 }
 
@@ -50,7 +50,7 @@ impl Ledger {
         })
     }
 
-    /// Notes that backups which were given up are there again, and holds. They keep their places in the order.
+    /// Notes that removed backups are there again, and holds. They keep their places in the order.
     pub fn note_returned(&mut self, ids: &[HexId], why: &str) -> Result<()> {
         self.write(|transaction| {
             for id in ids {
@@ -61,8 +61,8 @@ impl Ledger {
         })
     }
 
-    /// Notes that backups which were given up are gone from the repository: what is found there under these ids from now
-    /// on was put back.
+    /// Notes that removed backups are gone from the repository: if these ids are found there from now on, an older state
+    /// was put back.
     pub fn note_removed(&mut self, ids: &[HexId]) -> Result<()> {
         self.write(|transaction| {
             for id in ids {

@@ -76,7 +76,7 @@ ALTER TABLE snapshots ADD COLUMN comment TEXT;
 ALTER TABLE snapshots ADD COLUMN database TEXT;
 ";
 
-/// `removing` is set from the moment that a backup is given up until its file is known to be gone; `publishing` from
+/// `removing` is set from the moment that a backup is marked for removal until its file is known to be gone; `publishing` from
 /// right before a backup is published until it is noted. Both tell a run that was killed from a repository or a ledger
 /// that was set back.
 const THIRD: &str = "

@@ -211,11 +211,11 @@ impl Ledger {
         })
     }
 
-    /// Notes that these snapshots are given up: all of them, or none.
+    /// Marks these snapshots for removal: all of them, or none.
     ///
     /// To be called before they are removed from the repository, and followed by [`note_removed`](Self::note_removed).
     /// Then a crash in between leaves something there that nobody asks for, and removing it can be tried again; the
-    /// other way round, the ledger would promise snapshots that are gone. Of one that is given up already, the first
+    /// other way round, the ledger would promise snapshots that are gone. Of one that is marked already, the first
     /// time stays.
     ///
     /// # Errors

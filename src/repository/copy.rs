@@ -122,7 +122,7 @@ impl Lacking<'_> {
             Some(indexes) => indexes,
             None => self.indexes.insert((self.source.vault.index()?, self.target.vault.index()?)),
         };
-        // What is damaged in the source is another matter: the copy may be whole.
+        // What is damaged in the source is another matter: the copy may be complete.
         let Ok(forest) = tree::walk(&self.source.vault, here, tree) else { return Ok(false) };
         let mut places = forest.files.values().flat_map(|leaf| &leaf.content).chain(&forest.trees);
         let known = |blob, is_tree| if is_tree { there.tree(blob) } else { there.data(blob) }.is_some();

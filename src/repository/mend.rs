@@ -1,4 +1,4 @@
-//! Looks at a copy before more is put into it, and takes out what is damaged, where the source has it whole.
+//! Verifies a copy before more is put into it, and drops damaged packs whose blobs the source still has.
 //!
 //! A copy that is made now leans on packs that were written long ago, like a backup does. So all of them have to be
 //! there with their sizes, and a share is read again each time. What is damaged and can be written anew is dropped from
@@ -16,7 +16,7 @@ use super::{Handle, check, guard, tree};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 
-/// What was found in a copy.
+/// Findings in a copy.
 #[derive(Debug, Default)]
 pub struct Looked {
     /// Packs of these that are what they were.
@@ -85,7 +85,7 @@ pub fn remove_dropped(target: &Handle, looked: &Looked) -> Result<()> {
     Ok(())
 }
 
-/// What the damaged packs hold, and a backup in the copy needs, has to be in the source.
+/// Fails if the source lacks blobs of damaged packs that a backup in the copy needs.
 fn refuse_loss(source: &Handle, target: &Handle, index: &Index, faults: &BTreeMap<Id, String>) -> Result<()> {
     let there = source.vault.index()?;
     let has = |place: &Place| {

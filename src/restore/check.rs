@@ -142,7 +142,7 @@ pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, is_ours: 
     Ok(())
 }
 
-/// What a dump needs and the server does not have, collected so that all of it is said at once.
+/// Requirements of a dump that the server does not meet, collected so that one error names all of them.
 #[derive(Default)]
 struct Lacks {
     problems: Vec<String>,

@@ -15,7 +15,7 @@ use crate::dump::Contents;
 use crate::dump::contents::{Extension, TableName};
 use crate::error::{Error, Kind, Result};
 
-/// What the extensions of a dump make.
+/// Objects and rows that the extensions of a dump create.
 #[derive(Clone, Debug, Default)]
 pub struct Made {
     /// The rows of their tables that the dump adds rows to.

@@ -1,6 +1,6 @@
-//! What a restore leaves out of a dump, because of its options or because of where it goes.
+//! Entries that a restore leaves out of a dump, because of its options or its destination.
 //!
-//! The same decision in two forms: about a statement of SQL text, which is fed to psql, and about an entry of an
+//! One decision in two forms: about a statement of SQL text, which is fed to psql, and about an entry of an
 //! archive's list of contents, which `pg_restore` reads.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use crate::dump::contents::{TableName, qualified, used_object};
 use crate::dump::rules;
 use crate::dump::scan::Statement;
 
-/// What is left out.
+/// Kinds of statements and entries that are left out.
 #[derive(Clone, Debug, Default)]
 pub struct LeftOut {
     owner: bool,
@@ -20,14 +20,14 @@ pub struct LeftOut {
     /// A copy of the database must not read from the same slot as the database.
     subscriptions: bool,
     extensions: BTreeSet<String>,
-    /// What would have come with the extensions.
+    /// Objects of the skipped extensions.
     absent: BTreeSet<TableName>,
     /// The archive makes the schema that is there already.
     public: bool,
 }
 
 impl LeftOut {
-    /// What these options, and this destination, leave out. `absent` is what neither the dump nor its extensions make.
+    /// Derives the omissions from the options and the destination. `absent` are objects that neither the dump nor its extensions create.
     #[must_use]
     pub fn new(policy: &Policy, destination: &Destination, contents: &Contents, absent: BTreeSet<TableName>) -> Self {
         let extensions: BTreeSet<String> = policy.skip_extensions.iter().cloned().collect();
@@ -55,7 +55,7 @@ impl LeftOut {
         if self.subscriptions { &contents.subscriptions } else { &[] }
     }
 
-    /// What is left out and was asked for by nobody in these words, to be said.
+    /// Warnings about omissions that no option asks for by name.
     #[must_use]
     pub fn remarks(&self, contents: &Contents) -> Vec<String> {
         let subscriptions = self.subscriptions(contents).iter().map(|name| {
@@ -167,7 +167,7 @@ fn is_about(statement: &Statement<'_>, kind: &str) -> Option<String> {
     Some(rules::name_of(name))
 }
 
-/// What follows the numbers in a line of `pg_restore --list`: `12; 3079 16385 EXTENSION - cube `.
+/// The entry after the numbers in a line of `pg_restore --list`: `12; 3079 16385 EXTENSION - cube `.
 fn entry(line: &str) -> Option<&str> {
     let (id, rest) = line.split_once("; ")?;
     id.parse::<u32>().ok()?;

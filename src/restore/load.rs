@@ -1,14 +1,16 @@
-//! Loads a judged dump into the staging database.
+//! Loads an inspected dump into the staging database.
 //!
 //! SQL text is fed to psql, statement by statement, in a single transaction that stops at the first error, under
 //! `\restrict`; statements that concern the database itself are left out (`dump/rules.rs`). Line numbers in psql's
 //! messages are those of the file, since what is left out leaves empty lines behind. An archive goes through
 //! `pg_restore`, with parallel jobs in each of its three sections.
 
+mod failure;
+mod feeder;
+
 use std::collections::BTreeSet;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr};
 use tokio_postgres::Client;
 
+use self::failure::load_failed;
+use self::feeder::{Fed, Feeder, supports_restrict};
 use super::Policy;
 use super::left_out::LeftOut;
 use super::stored::Stored;
@@ -23,19 +27,15 @@ use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Connector, ident};
 use crate::dump::contents::TableName;
-use crate::dump::format::decompress;
-use crate::dump::judge::{HashingReader, Judgement, explain_pg_restore};
-use crate::dump::rules::{self, Disposition};
-use crate::dump::scan::{Scanner, Statement, Visitor};
+use crate::dump::judge::{Judgement, explain_pg_restore};
 use crate::dump::source::{Body, Source};
-use crate::dump::text::Flaw;
 use crate::dump::{Contents, Format, PIECE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
 use crate::tables::locks;
 
-/// What a load works with.
+/// Loader of a dump: connections, programs and options.
 pub struct Loader<'a> {
     /// The way to the server.
     pub connector: &'a Connector,
@@ -47,7 +47,7 @@ pub struct Loader<'a> {
     pub reporter: &'a Reporter,
     /// What the command line asked for.
     pub policy: &'a Policy,
-    /// What is left out of the dump.
+    /// The statements and entries that are left out of the dump.
     pub left_out: &'a LeftOut,
     /// Parallel jobs; with one, everything is loaded in the order of the dump.
     pub jobs: u32,
@@ -298,136 +298,9 @@ async fn maintenance_work_mem(client: &Client, local: bool, jobs: u32) -> Result
     Ok((kilobytes / u64::from(jobs.max(1))).clamp(64 * 1024, 2 * 1024 * 1024))
 }
 
-/// Whether psql knows `\restrict`: since the minor releases of August 2025.
-fn supports_restrict(version: u32) -> bool {
-    match version / 10_000 {
-        14 => version >= 140_019,
-        15 => version >= 150_014,
-        16 => version >= 160_010,
-        17 => version >= 170_006,
-        major => major >= 18,
-    }
-}
-
 /// A database name as libpq's connection string: `pg_restore --dbname` would take `a=b` for one.
 fn conninfo(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-/// Feeds the statements of a plain dump to psql.
-struct Feeder<W: Write> {
-    out: W,
-    /// The line of `out` that comes next.
-    line: u64,
-    restricted: bool,
-    left_out: LeftOut,
-    skipping_rows: bool,
-    broken: Option<io::Error>,
-    meter: Arc<Meter>,
-}
-
-/// Why feeding ended early.
-enum Fed {
-    /// psql went away; it says why.
-    Pipe(#[allow(dead_code, reason = "psql's own words are better")] io::Error),
-    /// The file is not what was judged.
-    Changed(Error),
-}
-
-impl<W: Write> Feeder<W> {
-    fn feed(
-        mut self,
-        file: std::fs::File,
-        compression: crate::dump::format::Compression,
-        wanted: Option<&str>,
-    ) -> std::result::Result<(), Fed> {
-        let changed = |why: &str| {
-            Fed::Changed(Error::new(Kind::Verify, "the file changed after it was judged").with("cause", why))
-        };
-        let token = format!("glovebox{}", std::process::id());
-        if self.restricted {
-            writeln!(self.out, "\\restrict {token}").map_err(Fed::Pipe)?;
-            self.line += 1;
-        }
-        let meter = self.meter.clone();
-        let mut hashing = HashingReader::new(file, Some(&meter));
-        let mut scanner = Scanner::default();
-        {
-            let mut text = decompress(compression, &mut hashing).map_err(|cause| changed(&cause.to_string()))?;
-            let mut piece = vec![0; PIECE];
-            loop {
-                let length = text.read(&mut piece).map_err(|cause| changed(&cause.to_string()))?;
-                if length == 0 {
-                    break;
-                }
-                let result = scanner.feed(&piece[..length], &mut self);
-                if let Some(cause) = self.broken.take() {
-                    return Err(Fed::Pipe(cause));
-                }
-                result.map_err(|flaw| changed(&flaw.what))?;
-            }
-        }
-        let hash = hashing.finish().map_err(|cause| changed(&cause.to_string()))?;
-        if wanted.is_some_and(|wanted| wanted != hash) {
-            return Err(changed("its SHA-256 is another one"));
-        }
-        if self.restricted {
-            writeln!(self.out, "\n\\unrestrict {token}").map_err(Fed::Pipe)?;
-        }
-        self.out.flush().map_err(Fed::Pipe)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> std::result::Result<(), Flaw> {
-        self.out.write_all(bytes).map_err(|cause| {
-            self.broken = Some(cause);
-            Flaw::foreign(0, "psql went away")
-        })
-    }
-}
-
-impl<W: Write> Visitor for Feeder<W> {
-    fn statement(&mut self, statement: &Statement<'_>) -> std::result::Result<(), Flaw> {
-        let skipped =
-            matches!(rules::disposition(statement), Disposition::Skip(_)) || self.left_out.statement(statement);
-        self.skipping_rows = skipped && statement.is_copy();
-        if skipped {
-            return Ok(());
-        }
-        if statement.is_copy() {
-            let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(200)]);
-            self.meter.now(text["COPY ".len()..].split(' ').next().unwrap_or_default());
-        }
-        // psql counts lines; so that it counts those of the file, what was left out leaves its lines behind.
-        if let Some(gap) = statement.line.checked_sub(self.line) {
-            self.write(&vec![b'\n'; usize::try_from(gap).unwrap_or(0)])?;
-            self.line = statement.line;
-        }
-        self.line += memchr::memchr_iter(b'\n', statement.text).count() as u64 + 1;
-        self.write(statement.text)?;
-        self.write(b"\n")
-    }
-
-    fn comment(&mut self, _text: &str, _line: u64) -> std::result::Result<(), Flaw> {
-        Ok(())
-    }
-
-    fn meta(&mut self, _text: &str, _line: u64) -> std::result::Result<(), Flaw> {
-        // \restrict is our own, \connect would leave the staging database, and there are no others to be obeyed.
-        Ok(())
-    }
-
-    fn data(&mut self, bytes: &[u8], _line: u64) -> std::result::Result<(), Flaw> {
-        if self.skipping_rows { Ok(()) } else { self.write(bytes) }
-    }
-
-    fn data_end(&mut self, rows: u64) -> std::result::Result<(), Flaw> {
-        if self.skipping_rows {
-            return Ok(());
-        }
-        self.line += rows + 1;
-        self.meter.rows.fetch_add(rows, Ordering::Relaxed);
-        self.write(b"\\.\n")
-    }
 }
 
 /// Reads a child's words: which table it is at, and everything from the first error on.
@@ -446,96 +319,4 @@ async fn collect(stderr: Option<ChildStderr>, meter: Option<&Meter>) -> Vec<Stri
         }
     }
     words
-}
-
-fn load_failed(program: &str, words: &str, source: &Source) -> Error {
-    // The server or the client says so; nothing is wrong with the dump then.
-    let (kind, what) = if words.contains("No space left on device") || words.contains("could not extend file") {
-        (Kind::Store, "the server ran out of space while the dump was loaded")
-    } else if words.contains("terminating connection") || words.contains("server closed the connection") {
-        (Kind::Source, "the server ended the connection while the dump was loaded")
-    } else {
-        (Kind::Verify, "the dump cannot be loaded without an error")
-    };
-    let mut error = Error::new(kind, what).with("file", &source.name).with(program, without_secrets(words));
-    if words.contains("type \"earth\" does not exist") || words.contains("ll_to_earth") {
-        error = error.hint(
-            "An index uses ll_to_earth, which old versions of earthdistance cannot do while a dump is loaded: \
-             drop that index in the source, or edit it out of the dump.",
-        );
-    }
-    error
-}
-
-/// The words of a program without the strings of statements that may hold a password.
-fn without_secrets(words: &str) -> String {
-    let upper = words.to_uppercase();
-    let may_hold = ["PASSWORD", "PASSFILE", "USER MAPPING", "SUBSCRIPTION", "CREATE SERVER", "CONNECTION '"];
-    // Of a long line, psql shows a part: what the string is may be cut off.
-    let is_cut = |line: &str| line.contains("LINE ") && line.contains(": ...") && line.contains('\'');
-    if !may_hold.iter().any(|word| upper.contains(word)) && !words.lines().any(is_cut) {
-        return words.to_owned();
-    }
-    let mut kept = String::with_capacity(words.len());
-    // A quoted line may begin and end in the middle of a string, and a string may go on over several lines.
-    let mut is_statement = false;
-    for line in words.lines() {
-        let is_excerpt = line.trim_start().starts_with("LINE ") || line.contains(": LINE ");
-        is_statement |= ["Command was: ", "STATEMENT: ", "QUERY: "].iter().any(|begin| line.contains(begin));
-        is_statement &= !["error: ", "ERROR: ", "DETAIL: ", "HINT: "].iter().any(|begin| line.contains(begin));
-        if is_excerpt || is_statement || line.trim() == "^" {
-            continue;
-        }
-        kept.push_str(line);
-        kept.push('\n');
-    }
-    kept.push_str("(the statement is not shown: it may hold a password)");
-    kept
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn k5_a_statement_with_a_password_is_not_shown() {
-        let words = "pg_restore: error: could not execute query: ERROR:  role \"x\" does not exist\n\
-                     Command was: CREATE USER MAPPING FOR x SERVER s OPTIONS (\n    password 'secret',\n    \"user\" 'y'\n);\n";
-        let shown = without_secrets(words);
-        assert!(shown.contains("role \"x\" does not exist") && !shown.contains("secret"), "{shown}");
-        let words = "psql:<stdin>:9: ERROR:  syntax error\nLINE 1: ...ssword 'secret'\n             ^";
-        assert!(!without_secrets(words).contains("secret"));
-        assert_eq!(without_secrets("ERROR:  x\nLINE 1: y"), "ERROR:  x\nLINE 1: y");
-    }
-
-    fn fed(text: &str, restricted: bool) -> String {
-        let mut feeder = Feeder {
-            out: Vec::new(),
-            line: 1,
-            restricted,
-            left_out: LeftOut::new(
-                &Policy { no_privileges: true, ..Policy::default() },
-                &super::super::Destination::Live,
-                &Contents::default(),
-                BTreeSet::new(),
-            ),
-            skipping_rows: false,
-            broken: None,
-            meter: Meter::new(""),
-        };
-        Scanner::default().feed(text.as_bytes(), &mut feeder).unwrap();
-        String::from_utf8(feeder.out).unwrap()
-    }
-
-    #[test]
-    fn what_is_left_out_leaves_its_lines_behind() {
-        let text = "--\n-- PostgreSQL database dump\n--\n\\connect x\nDROP TABLE a;\nCREATE TABLE a (\nb int);\n\
-                    GRANT ALL ON TABLE a TO b;\nCOPY a (b) FROM stdin;\n1\n2\n\\.\nSET a = b;\n";
-        let fed = fed(text, false);
-        for (line, expected) in text.lines().zip(fed.lines()) {
-            assert!(expected.is_empty() || line == expected, "{line:?} became {expected:?}");
-        }
-        assert!(fed.contains("CREATE TABLE a (\nb int);\n"), "{fed}");
-        assert!(!fed.contains("GRANT") && !fed.contains("DROP") && !fed.contains("connect"), "{fed}");
-    }
 }

@@ -1,8 +1,9 @@
 //! Restoring: check, stage, load, verify, swap, keep the previous.
 //!
 //! The live database is never touched before its replacement is loaded and verified; then it is replaced in one
-//! transaction. This file is the recipe, [`Session::restore`]; the steps stand beside it. Not here: reading and
-//! judging dumps (`dump/`), and the service (`host/guard.rs`).
+//! transaction. This file is the recipe, [`Session::restore`], with the checks before it; the steps are in
+//! the other files: `stage.rs` creates and loads the new database, [`swap`] puts it in the place of the live one. Not
+//! here: reading and inspecting dumps (`dump/`), and the service (`host/guard.rs`).
 
 pub mod back;
 pub mod check;
@@ -15,9 +16,11 @@ pub mod load;
 pub mod names;
 pub mod origin;
 pub mod outlook;
+mod policy;
 pub mod previous;
 pub mod room;
 pub mod rows_only;
+mod stage;
 pub mod staging;
 pub mod stored;
 pub mod swap;
@@ -30,7 +33,7 @@ use tokio_postgres::Client;
 
 use crate::backup;
 use crate::backup::run::{LOCK_WAIT, Wanted};
-use crate::database::connect::{QueryContext, server_version};
+use crate::database::connect::server_version;
 use crate::database::ident;
 use crate::database::lock::{Lock, Purpose};
 use crate::database::tools::Tools;
@@ -43,101 +46,18 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{self, HexId, RunKind};
 use crate::migrate::compare::Migration;
 use crate::progress::Meter;
-use crate::tables::catalog::Table;
 use check::Live;
-use left_out::LeftOut;
-use load::Loader;
 use names::Role;
 use origin::{Origin, Witness};
 use room::Room;
+use stage::Material;
 use stored::Stored;
 use verify::Verified;
 
+pub use policy::{Destination, Policy};
+
 /// How long a run that is at work is waited for by one that nobody would begin again.
 const BUSY_WAIT: Duration = Duration::from_mins(30);
-
-/// Where the loaded database goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// In the place of the live one.
-    Live,
-    /// Beside it, under this name.
-    Beside(String),
-    /// Nowhere: it is loaded, verified and dropped.
-    Drill,
-}
-
-/// What the command line allows and asks for.
-#[derive(Clone, Debug, Default)]
-pub struct Policy {
-    /// Parallel jobs for an archive.
-    pub jobs: u32,
-    /// Statements that `pg_dump` never writes are let pass.
-    pub trust_dump: bool,
-    /// A dump of a newer server or application is let pass.
-    pub allow_newer: bool,
-    /// A dump without TeslaMate's tables is let pass.
-    pub allow_other: bool,
-    /// Owners are not restored.
-    pub no_owner: bool,
-    /// Privileges are not restored.
-    pub no_privileges: bool,
-    /// Everything lies in the database's own tablespace.
-    pub no_tablespaces: bool,
-    /// Extensions that are left out, with what belongs to them.
-    pub skip_extensions: Vec<String>,
-    /// Settings and privileges of the database that the role may not give are left out.
-    pub no_properties: bool,
-    /// Only definitions.
-    pub schema_only: bool,
-    /// Only these tables.
-    pub tables: Vec<String>,
-    /// The live database is not backed up first, even where there is a repository.
-    pub no_safety_backup: bool,
-    /// The result is not meant to be whole.
-    pub partial: bool,
-    /// Free space is not checked beforehand.
-    pub ignore_free_space: bool,
-    /// The locale of the new database, where it is not to be the one that it had: `libc:NAME`, `icu:NAME`, `builtin:NAME`.
-    pub locale: Option<String>,
-    /// Migrations of the application that came since are not run.
-    pub as_it_was: bool,
-    /// The service's unit.
-    pub unit: String,
-}
-
-impl Policy {
-    /// Parallel jobs where nobody says how many: one per CPU, at most 8.
-    #[must_use]
-    pub fn default_jobs() -> u32 {
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        u32::try_from(cpus).unwrap_or(1).min(8)
-    }
-
-    /// The same, where a partitioned table stands for its partitions too.
-    #[must_use]
-    pub fn with_partitions(&self, contents: &Contents) -> Self {
-        let mut policy = self.clone();
-        let mut number = 0;
-        // Partitions may be partitioned: what was added is looked at in its turn.
-        while let Some(words) = policy.tables.get(number).cloned() {
-            number += 1;
-            for partition in contents.partitions.iter().filter(|partition| partition.parent.is_called(&words)) {
-                let name = partition.child.to_string();
-                if !policy.tables.contains(&name) {
-                    policy.tables.push(name);
-                }
-            }
-        }
-        policy
-    }
-
-    /// Whether the rows of this table are wanted. A table is named with or without its schema.
-    #[must_use]
-    pub fn wants(&self, table: &Table) -> bool {
-        self.tables.is_empty() || self.tables.iter().any(|words| table.is_called(words))
-    }
-}
 
 /// What a restore did.
 #[derive(Debug)]
@@ -158,15 +78,6 @@ pub struct Restored {
     pub load: Duration,
     /// All of it.
     pub duration: Duration,
-}
-
-/// What is loaded, and with which programs.
-#[derive(Clone, Copy)]
-struct Material<'a> {
-    source: &'a Source,
-    stored: Option<&'a Stored>,
-    judgement: &'a Judgement,
-    tools: &'a Tools,
 }
 
 /// A run of a restore command, which holds the lock.
@@ -419,142 +330,6 @@ impl<'a> Session<'a> {
         let databases = staging::databases(self.client()).await?;
         let name = names::fresh(self.live_name(), Role::Staging, chrono::Utc::now(), &databases);
         origin.probe(self.client(), &self.env.connector, &name, self.server).await
-    }
-
-    /// Settings and privileges of the live database that this role may not give to another one: a drill and a copy go
-    /// without them, and say so; for the live database a person has to choose.
-    fn tell_forbidden(
-        &self,
-        forbidden: &[(String, String)],
-        name: &str,
-        destination: &Destination,
-        policy: &Policy,
-    ) -> Result<()> {
-        if forbidden.is_empty() {
-            return Ok(());
-        }
-        let target = match destination {
-            Destination::Beside(target) => target,
-            Destination::Live | Destination::Drill => self.live_name(),
-        };
-        let lines = |with_cause: bool| {
-            let line = |(statement, cause): &(String, String)| {
-                let statement = statement.replacen(&ident(name), &ident(target), 1);
-                let cause = cause.lines().next().unwrap_or_default();
-                if with_cause { format!("{statement}; -- {cause}") } else { format!("{statement};") }
-            };
-            forbidden.iter().map(line).collect::<Vec<_>>().join("\n")
-        };
-        let user = &self.env.settings.database.user;
-        let what = format!("role \"{user}\" may not give the new database everything that the live one has");
-        match destination {
-            Destination::Live if !policy.no_properties => Err(Error::new(Kind::Refused, what)
-                .with("statements", lines(true))
-                .with("state", "nothing was loaded; the live database and its service are as they were")
-                .hint("Restore as a superuser (DATABASE_USER), or go without them with --no-properties and run these as a superuser afterwards.")),
-            Destination::Live | Destination::Beside(_) => {
-                self.env.reporter.warn(&format!("{what}; as a superuser, run afterwards:\n{}", lines(false)));
-                Ok(())
-            }
-            Destination::Drill => {
-                self.env.reporter.warn(&format!("{what}; a restore would need --no-properties:\n{}", lines(true)));
-                Ok(())
-            }
-        }
-    }
-
-    /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
-    async fn stage(
-        &self,
-        material: &Material<'_>,
-        destination: &Destination,
-        policy: &Policy,
-        origin: &Origin,
-        name: &str,
-        live: Option<&Live>,
-    ) -> Result<Verified> {
-        let env = self.env;
-        let contents = &material.judgement.contents;
-        env.reporter.step(&format!("loading into {name}")).await;
-        staging::create(self.client(), &env.connector, self.live_name(), name, &origin.properties, self.server).await?;
-        let mut origin = origin.clone();
-        if origin.witness == Witness::Live {
-            let forbidden = origin.properties.take_out_forbidden(self.client(), name).await?;
-            self.tell_forbidden(&forbidden, name, destination, policy)?;
-        }
-        // Of a part of a dump, extensions are not loaded.
-        let made = if policy.tables.is_empty() {
-            extensions::try_out(&env.connector, name, contents, policy).await?
-        } else {
-            extensions::Made::default()
-        };
-        let left_out = LeftOut::new(policy, destination, contents, made.absent);
-        for remark in left_out.remarks(contents) {
-            env.reporter.warn(&remark);
-        }
-        self.load(material, policy, &left_out, &origin.properties, name).await?;
-
-        env.reporter.step("verifying").await;
-        let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
-        // Each keeps one CPU busy.
-        // It evaluates expressions of indexes, which may fail where the load did not; autovacuum gathers what is missing.
-        let analyzing = async {
-            match other.batch_execute("ANALYZE").await {
-                Err(cause) if cause.as_db_error().is_some() => {
-                    let cause = crate::database::connect::chain(&cause);
-                    env.reporter.warn(&format!("not all statistics could be gathered, ANALYZE ended with: {cause}"));
-                    Ok(())
-                }
-                done => done.query_context("cannot gather statistics"),
-            }
-        };
-        let verifying = async {
-            let expected = verify::Expected { contents, left_out: &left_out, made: &made.rows };
-            if policy.partial {
-                return verify::part(&client, &expected, policy).await;
-            }
-            verify::verify(&client, &expected, Live::expects_teslamate(live, policy)).await
-        };
-        let ((), verified) = tokio::try_join!(analyzing, verifying)?;
-        for remark in &verified.remarks {
-            env.reporter.warn(remark);
-        }
-        drop((client, other));
-        origin.apply(self.client(), env, name).await?;
-        Ok(verified)
-    }
-
-    /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
-    /// function that reads another table.
-    async fn load(
-        &self,
-        material: &Material<'_>,
-        policy: &Policy,
-        left_out: &LeftOut,
-        properties: &crate::database::Properties,
-        name: &str,
-    ) -> Result<()> {
-        let env = self.env;
-        let Material { source, stored, judgement, tools } = *material;
-        let loader = |jobs| Loader {
-            connector: &env.connector,
-            client: self.client(),
-            tools,
-            reporter: &env.reporter,
-            policy,
-            left_out,
-            jobs,
-        };
-        let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
-        if !load::may_load_in_order(&error, policy.jobs) {
-            return Err(error);
-        }
-        let what =
-            format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
-        env.reporter.warn(&what);
-        staging::drop_database(self.client(), &env.connector, name).await?;
-        staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
-        loader(1).load(source, stored, judgement, name).await
     }
 }
 

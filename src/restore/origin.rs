@@ -1,7 +1,7 @@
-//! What the new database is to be: owner, encoding, locale, privileges, settings, comment.
+//! Origin of the new database's properties: owner, encoding, locale, privileges, settings, comment.
 //!
-//! Of the live database, where there is one. Where there is none, the backup's manifest says it, or the dump's own
-//! `CREATE DATABASE`. What cannot be taken over is named, with the statement that does it.
+//! They are those of the live database, if there is one; else those in the backup's manifest, or in the dump's own
+//! `CREATE DATABASE`. Properties that cannot be taken over are named, each with the statement that sets it.
 
 use tokio_postgres::Client;
 
@@ -31,7 +31,7 @@ pub enum Witness {
 /// The properties of the database to be made, and who says so.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// What it is to be.
+    /// The properties.
     pub properties: Properties,
     /// Who says so.
     pub witness: Witness,

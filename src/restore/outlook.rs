@@ -1,4 +1,4 @@
-//! What a person wants to know before the live database changes: how old things are, and how many rows they hold.
+//! Facts for the prompt before the live database changes: ages and numbers of rows.
 
 use std::fmt::Write as _;
 

@@ -1,11 +1,11 @@
 //! Previous databases: the ones that a restore replaced, and the mark by which they are known.
 //!
-//! A name proves nothing: anybody may call a database like that. What a swap puts aside gets a mark in the first line of
+//! A name proves nothing: anybody may call a database like that. The database that a swap replaces gets a mark in the first line of
 //! its comment, in the swap's own transaction. The mark holds the database's OID, so a copy of the comment marks nothing.
 //! It is a part of the cluster, so it outlives the ledger. The comment that the database had follows in the next lines.
 //!
-//! When rows of the live database are replaced in place, that is noted in the marks too, in the same transaction: what was
-//! put aside before is not the way back from that.
+//! When rows of the live database are replaced in place, that is noted in the marks too, in the same transaction: a
+//! previous database cannot undo that.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::progress::Reporter;
 
 const WORDS: &str = "previous database, kept by glovebox: ";
 
-/// What the first line of the comment says.
+/// Mark in the first line of a previous database's comment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mark {
     /// The live database's name.
@@ -53,7 +53,7 @@ pub struct RowsReplaced {
 pub struct Previous {
     /// Its name.
     pub name: String,
-    /// The proof that a restore put it aside; without one it is somebody's, or of an older Glovebox.
+    /// The proof that a restore replaced it; without one it is somebody's, or of an older Glovebox.
     pub mark: Option<Mark>,
     /// The comment that it had.
     pub comment: Option<String>,

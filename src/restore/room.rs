@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 
 const MIB: u64 = 1 << 20;
 
-/// What must stay free: enough for the live database to go on while a load is being stopped.
+/// Bytes that must stay free: enough for the live database to go on while a load is being stopped.
 const RESERVE: (u64, u64) = (16 * MIB, 64 * MIB);
 
 /// A file system that the server writes into.
@@ -64,11 +64,11 @@ fn mount_point(path: &Path) -> Option<PathBuf> {
     points.filter(|point| path.starts_with(point)).max_by_key(|point| point.components().count())
 }
 
-/// What is known of the server's log.
+/// Facts about the server's write-ahead log.
 #[derive(Clone, Copy, Debug, Default)]
 struct Log {
     segment: u64,
-    /// What there is of it now.
+    /// Its present size.
     present: u64,
     /// How much the server keeps of it at most, as long as nothing holds it back.
     limit: u64,
@@ -147,7 +147,7 @@ impl Room {
         self.copy.min(self.log.limit.saturating_sub(self.log.present))
     }
 
-    /// The same where checkpoints keep it short.
+    /// Bytes of the log that come together at most, where checkpoints keep it short.
     fn short_log(&self) -> u64 {
         if self.log.may_checkpoint && !self.log.held {
             self.log_growth().min(8 * self.log.segment)
@@ -161,7 +161,7 @@ impl Room {
         (place.free / 4).clamp(least, most)
     }
 
-    /// What is needed on a file system: the copy, the log if it is there, and what must stay free.
+    /// Bytes that are needed on a file system: the copy, the log if it is there, and what must stay free.
     fn need(&self, place: &Place, log: u64) -> u64 {
         let is = |other: &Option<Place>| other.as_ref().is_some_and(|other| other.system == place.system);
         let copy = if is(&self.data) { self.copy } else { 0 };
@@ -205,7 +205,7 @@ impl Room {
         let mut error = Error::new(Kind::Refused, what).with("needed", parts).with("free", shown(place.free));
         if self.log.held {
             error = error
-                .with("held", "a replication slot without a client, or an archive_command that fails, keeps the whole log")
+                .with("held", "a replication slot without a client, or an archive_command that fails, keeps all of the log")
                 .hint("`SELECT * FROM pg_replication_slots` and `SELECT * FROM pg_stat_archiver` show which; end it first.");
         }
         let previous = sized_previous(client, live).await?;

@@ -23,7 +23,7 @@ fn mark(live: &str) -> String {
 /// Makes an empty database for the replacement of `live`.
 ///
 /// # Errors
-/// What connecting to it says, before it is made: `pg_hba.conf` may let the role into some databases only.
+/// Those of connecting to it, before it is created: `pg_hba.conf` may let the role into some databases only.
 pub async fn create(
     client: &Client,
     connector: &Connector,

@@ -228,7 +228,7 @@ impl Stored {
         }
     }
 
-    /// The same in one session, whose transaction the caller ends. `into` says what COPY is to name for a table, if its
+    /// Loads all rows in one session, whose transaction the caller ends. `into` gives the target of COPY for a table whose
     /// rows are wanted.
     pub async fn load_into(
         &self,

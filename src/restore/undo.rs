@@ -1,6 +1,6 @@
 //! Undo: the database that the last restore replaced goes live again, in the same way.
 //!
-//! What was live becomes a previous database in its turn, so an undo can be undone. It undoes the last change that was
+//! The replaced live database becomes a previous database in its turn, so an undo can be undone. It undoes the last change that was
 //! made to the live database, or says that it cannot: rows that `--data-only` replaced since would be lost with the rest.
 
 use std::time::Duration;
@@ -26,10 +26,10 @@ pub struct Undone {
 
 impl Session<'_> {
     /// The previous database that an undo brings back: the one of this name, or the newest that a restore is known to
-    /// have put aside.
+    /// have replaced.
     ///
     /// # Errors
-    /// [`Kind::Refused`] if there is none, or if rows were replaced since it was put aside.
+    /// [`Kind::Refused`] if there is none, or if rows were replaced since it was replaced.
     pub async fn previous_to_undo(&self, wanted: Option<&str>) -> Result<Previous> {
         let live = self.live_name();
         let mut found = previous::all(self.client(), live).await?;
@@ -104,13 +104,12 @@ fn nothing_to_undo(live: &str, unmarked: &[String]) -> Error {
         .hint(format!("If it is one, name it: teslamate-restore --undo --previous {newest}"))
 }
 
-/// The rows are newer than what was put aside: the way back is the backup that was taken before.
+/// Refuses an undo after rows were replaced: only the backup that was taken before can undo that.
 fn rows_came_last(rows: &RowsReplaced, previous: &str) -> Error {
-    let error =
-        Error::new(Kind::Refused, "--data-only came last: an older whole database would take away more than that")
-            .with("replaced", format!("{}, at {}", rows.tables.join(", "), rows.at.format("%F %T UTC")))
-            .with("by those of", format!("backup {}", short(&rows.backup)))
-            .with("state", UNTOUCHED);
+    let error = Error::new(Kind::Refused, "--data-only came last: an older database would undo more than that")
+        .with("replaced", format!("{}, at {}", rows.tables.join(", "), rows.at.format("%F %T UTC")))
+        .with("by those of", format!("backup {}", short(&rows.backup)))
+        .with("state", UNTOUCHED);
     let error = match &rows.safety_backup {
         Some(id) => {
             let tables: Vec<String> = rows.tables.iter().map(|table| format!(" --table {}", quoted(table))).collect();
@@ -123,7 +122,7 @@ fn rows_came_last(rows: &RowsReplaced, previous: &str) -> Error {
         None => error
             .hint("No backup was taken before it (--no-safety-backup): `teslamate-backup list` shows those there are."),
     };
-    error.hint(format!("To bring back the older database as a whole: teslamate-restore --undo --previous {previous}"))
+    error.hint(format!("To bring back the complete older database: teslamate-restore --undo --previous {previous}"))
 }
 
 /// The begin of an id, by which people name a backup.

@@ -25,11 +25,11 @@ pub struct Verified {
     pub remarks: Vec<String>,
 }
 
-/// What the load was to bring.
+/// Expected result of a load.
 pub struct Expected<'a> {
-    /// What the dump holds.
+    /// The contents of the dump.
     pub contents: &'a Contents,
-    /// What of it is left out.
+    /// The parts of it that are left out.
     pub left_out: &'a LeftOut,
     /// The rows that extensions made in tables of their own, to which the dump added some.
     pub made: &'a BTreeMap<TableName, u64>,

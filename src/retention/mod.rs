@@ -76,7 +76,7 @@ pub enum Reason {
     Pinned,
     /// It was taken right before a migration.
     BeforeMigration,
-    /// It is the way back from a change of the live database: the last one, or of the last days.
+    /// It can undo a change of the live database: the last one, or one of the last days.
     WayBack,
     /// It is one of the last ones; the newest is number 1.
     Last(u32),
@@ -184,7 +184,7 @@ fn keep_always(decisions: &mut [Decision<'_>]) {
     }
 }
 
-/// A backup that was taken before a change is the way back from it, until the next one is: for some days, since a change
+/// A backup that was taken before a change is kept to undo it, at least until the next one: for some days, since a change
 /// that was a mistake is not always noticed at once. The days are counted back from the newest backup, not from now.
 fn keep_ways_back(decisions: &mut [Decision<'_>], days: u32) {
     let Some(newest) = decisions.last().map(|decision| decision.snapshot.facts.time) else { return };

@@ -202,7 +202,7 @@ fn k15_safety_backups_stay_for_days_and_the_last_one_anyway() {
     let decisions = decide(&list, &policy, now).unwrap();
     assert_eq!(kept(&decisions), [2, 3, 5]);
     assert_eq!(reasons(&decisions[1]), ["before a change"]);
-    // With no days, the last one is the only way back still.
+    // With no days, only the last one is kept to undo a change.
     assert_eq!(kept(&decide(&list, &Retention { keep_safety_days: 0, ..policy }, now).unwrap()), [3, 5]);
     assert_eq!(kept(&decide(&list, &Retention { keep_safety_days: 365, ..policy }, now).unwrap()), [1, 2, 3, 5]);
 }

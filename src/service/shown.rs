@@ -1,4 +1,4 @@
-//! What `systemctl show` says of a unit, and what follows from it.
+//! State of a unit, derived from the output of `systemctl show`.
 //!
 //! One question decides: will there be a process of it if nobody does anything? A unit that is between two starts has
 //! none at the moment and is up again in a second; one that is going down may be on its way to a restart.
@@ -45,7 +45,7 @@ pub struct Shown {
     pub(super) sub: String,
     /// The number of its job; empty or 0 without one.
     pub(super) job: String,
-    /// What that job is to do: `start`, `stop`, `restart`, …; empty if it is not known.
+    /// The type of that job: `start`, `stop`, `restart`, …; empty if it is not known.
     pub(super) job_type: String,
     pub(super) kind: String,
     pub(super) restart: String,
@@ -86,7 +86,7 @@ impl Shown {
         !matches!(self.job.as_str(), "" | "0")
     }
 
-    /// What follows. A state that is not known counts as running.
+    /// Derives the unit's state. A state that is not known counts as running.
     pub(super) fn state(&self) -> State {
         let is_to_stop = self.job_type == "stop";
         // Not `verify-active`, which only looks; `reload` is for what is active.

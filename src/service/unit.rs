@@ -41,7 +41,7 @@ pub struct Unit {
     control: Control,
 }
 
-/// What stopping it took.
+/// Result of stopping a unit.
 #[derive(Debug, Default)]
 pub struct Stopped {
     /// It ran, or was about to.
@@ -280,7 +280,7 @@ impl Unit {
         Ok(None)
     }
 
-    /// What systemd answers; `None` where it does not run.
+    /// Asks systemd; `None` where it does not run.
     async fn ask(&self, program: &Path, arguments: &[&str]) -> Result<Option<String>> {
         let command = process::shown(program, arguments);
         let asking = process::host_command(program).args(arguments).stderr(Stdio::piped()).output();
@@ -306,7 +306,7 @@ impl Unit {
             .with("state", "nothing was changed"))
     }
 
-    /// What processes that were left behind for so long are to be told.
+    /// Signal for processes that were left behind for so long.
     fn signal_for(left: Duration, was_told: bool) -> Option<&'static str> {
         if left > LEFT_OVER_LIMIT * 2 {
             Some("--signal=KILL")

@@ -97,13 +97,13 @@ impl Table {
         self.columns.iter().map(|column| ident(&column.name)).collect::<Vec<_>>().join(", ")
     }
 
-    /// What COPY ... TO names: `"schema"."name" ("id", "name")`. Without columns there is no list: an empty one is no SQL.
+    /// Source of COPY ... TO: `"schema"."name" ("id", "name")`. Without columns there is no list: an empty one is no SQL.
     #[must_use]
     pub fn copy_source(&self) -> String {
         self.with_columns(&self.qualified())
     }
 
-    /// What COPY ... FROM names: the same of the table that the rows are loaded through.
+    /// Target of COPY ... FROM: the table that the rows are loaded through, in the same form.
     #[must_use]
     pub fn copy_target(&self) -> String {
         let (schema, name) = self.loaded_through();

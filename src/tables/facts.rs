@@ -119,7 +119,7 @@ const MIGRATIONS: &str =
     "SELECT count(*), coalesce(max(version) FILTER (WHERE version < 100000000000000), 0) FROM public.schema_migrations";
 
 impl Facts {
-    /// What the database was, for a new one that takes its place.
+    /// Properties of the database, for a new one that takes its place.
     #[must_use]
     pub fn properties(&self) -> Properties {
         let settings = self.settings.iter().flat_map(|setting| {

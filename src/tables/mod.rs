@@ -7,7 +7,7 @@
 //! Where rows are to be read without a server, [`mod@decode`] turns binary ones into text.
 //! What was read, and from where ([`facts`]), is written down in a [`manifest`].
 //!
-//! What is read under names and definitions of the moment is proved to be what the snapshot sees ([`unchanged`], [`locks`]).
+//! Names and definitions that are read outside the snapshot are compared with those that it sees ([`unchanged`], [`locks`]).
 //!
 //! Where the server keeps summaries of its write-ahead log, chunks that did not change since an earlier backup need not be
 //! read again: [`changes`] says which blocks may be other ones, [`reuse`] decides.

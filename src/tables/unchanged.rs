@@ -20,12 +20,12 @@ const CHANGED: &str = "changed";
 /// So many objects are named in an error.
 const NAMED: usize = 8;
 
-/// What is compared.
+/// Set of objects that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Everything that `pg_dump` reads.
     Definitions,
-    /// What decides which rows are read, and how they are written.
+    /// Objects that decide which rows are read, and how they are written.
     Rows,
 }
 

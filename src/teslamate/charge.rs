@@ -79,7 +79,7 @@ pub struct Completed {
     pub readings: i64,
 }
 
-/// What a charging process becomes that has no readings: it ends.
+/// Values of a charging process without readings: it ends now.
 const ENDED: &str = "SELECT now() AT TIME ZONE 'UTC' AS end_date, NULL AS charge_energy_added, \
      NULL AS charge_energy_used, NULL AS cost";
 

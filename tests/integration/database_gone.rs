@@ -8,7 +8,7 @@ use crate::support::server::fixture;
 use crate::support::server17::Server17;
 use crate::support::{Server, Site};
 
-/// What a database is, as one text; two of them can be compared.
+/// Properties of a database as one text, to compare two of them.
 fn properties(server: &Server, database: &str) -> String {
     let literal = database.replace('\'', "''");
     server.query(

@@ -1,4 +1,4 @@
-//! What an add-on's triggers find when drives and charges are closed, deleted and put back.
+//! Triggers of an add-on: the rows they find when drives and charges are closed, deleted and put back.
 
 use std::sync::OnceLock;
 

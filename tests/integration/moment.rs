@@ -28,7 +28,7 @@ fn database(server: &Server, hint: &str) -> String {
     name
 }
 
-/// What the tables hold.
+/// Rows of the tables.
 fn held(server: &Server, database: &str) -> String {
     server.query(
         database,
@@ -71,7 +71,7 @@ fn alter_while_it_reads(server: &Server, database: &str, reader: u32, alter: &st
     signal(reader, Signal::SIGCONT);
 }
 
-/// What may be altered while tables are locked.
+/// Statements that may alter something while tables are locked.
 const ALTERATIONS: [(&str, &str); 3] = [
     (
         "labels",
@@ -144,7 +144,7 @@ fn k1_a_schema_that_is_altered_again_and_again_is_never_published() {
     assert_eq!(site.backups().len(), 1);
 }
 
-/// What is done in a transaction that holds the lock of table `a` while a backup begins.
+/// Statements in a transaction that holds the lock of table `a` while a backup begins.
 const BEHIND_A_LOCK: [(&str, &str); 4] = [
     (
         "renamed",

@@ -1,4 +1,4 @@
-//! What `pg_dump` can read and load: a backup can, too.
+//! Tables and values that `pg_dump` can read and load: a backup can, too.
 
 use std::fs;
 use std::path::Path;

@@ -31,7 +31,7 @@ fn backups(site: &Site, count: usize) -> Vec<String> {
     site.backups()
 }
 
-/// What lies in the repository.
+/// Snapshot files in the repository.
 fn stored(site: &Site) -> Vec<String> {
     let mut names = site.files("repository/snapshots");
     names.sort();
@@ -76,7 +76,7 @@ fn k2_an_older_state_of_the_repository_loses_nothing_of_it() {
     let ids: Vec<&str> = listed["backups"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
     assert_eq!(ids, [&old[..], &new[1..], std::slice::from_ref(&taken)].concat());
     site.run("teslamate-restore", &[&old[2], "--drill"]).expect(0);
-    // Not even what was missed and is given up makes retention act; somebody has to agree.
+    // Not even deleting missing backups makes retention act; somebody has to agree.
     site.run("teslamate-backup", &["delete", &new[1], "--yes"]).expect(0);
     site.run("teslamate-backup", &["forget"]).expect(10).says("had different histories").says("forget --accept");
     assert_eq!(stored(&site), sorted(&[&old, std::slice::from_ref(&taken)]));

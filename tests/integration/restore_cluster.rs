@@ -1,4 +1,4 @@
-//! What belongs to the cluster or to more than one database: subscriptions, tablespaces, the schema `public`, the
+//! Objects of the cluster or of more than one database: subscriptions, tablespaces, the schema `public`, the
 //! maintenance database; and indexes that were not valid in the source.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! What loads in the order of the dump and not in parallel.
+//! Dumps that load in their own order and not in parallel.
 
 use crate::support::{Server, Site};
 

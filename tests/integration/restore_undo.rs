@@ -1,4 +1,4 @@
-//! The way back: what an undo undoes, which databases are previous ones, and what is shown before.
+//! Undo: which change it undoes, which databases are previous ones, and what is shown before.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! The same work on every version of PostgreSQL that there is a server of, with the client programs of that version; and
-//! the way of a database from the oldest to the newest. TeslaMate's tables and every kind of object are in it.
+//! Backups and restores on every installed version of PostgreSQL, with the client programs of that version, and moves of
+//! a database from the oldest version to the newest. TeslaMate's tables and every kind of object are in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -86,7 +86,7 @@ impl Place {
         content
     }
 
-    /// What stock `pg_dump` writes of the definitions; the word of `\restrict` is another one each time.
+    /// Definitions as stock `pg_dump` writes them; the word of `\restrict` is another one each time.
     fn definitions(&self, database: &str) -> String {
         let output = self.tool("pg_dump", database).arg("--schema-only").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

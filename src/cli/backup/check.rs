@@ -1,4 +1,4 @@
-//! `teslamate-backup check`: is the repository whole, and does it hold what the ledger knows; or is a copy whole.
+//! `teslamate-backup check`: verifies the repository and compares it with the ledger, or verifies a copy.
 
 mod check_copies;
 
@@ -88,7 +88,7 @@ async fn check(args: &Args, env: &Env, session: &mut Session<'_>) -> Result<Chec
     Ok(Checked { found, missing, known: known.len(), bytes })
 }
 
-/// What the flags ask to be read.
+/// Packs to read, from the flags.
 async fn reads(args: &Args, session: &Session<'_>, handle: &Handle) -> Result<Reads> {
     Ok(match args.read_part {
         Some(share) => Reads::Some(longest_ago(session, handle, share).await?),
@@ -171,7 +171,10 @@ fn describe(checked: &Checked, args: &Args) -> Report {
     if !is_whole {
         report.failure = Some(
             Error::new(Kind::Verify, "the repository is damaged")
-                .with("backups", if damaged.is_empty() { "none is concerned".to_owned() } else { damaged.join(", ") })
+                .with(
+                    "backups",
+                    if damaged.is_empty() { "no backup is affected".to_owned() } else { damaged.join(", ") },
+                )
                 .with("checked", looked)
                 .with("state", "nothing was changed; backups that are not named can be restored")
                 .hint("Take a new backup now, and see docs/repository.md, \"A damaged pack\"."),

@@ -90,7 +90,7 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
     Ok(report)
 }
 
-/// What became of one copy.
+/// Result of one copy.
 struct Done {
     copied: Copied,
     dropped: usize,

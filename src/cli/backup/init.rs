@@ -22,7 +22,7 @@ pub struct Anew {
     pub new_ledger: bool,
 }
 
-/// What a ledger knew that was set aside.
+/// Records of the ledger that was renamed.
 #[derive(Default)]
 struct Before {
     known: Vec<Snapshot>,
@@ -157,7 +157,8 @@ async fn fill(env: &Env, session: &mut Session<'_>, before: &Before) -> Result<R
     Ok(report)
 }
 
-/// What the ledger before knew of the same backups, and no repository tells. Gives of how many.
+/// Takes over marks of the same backups that only the previous ledger had: pins and verifications. Gives the number of
+/// backups.
 fn keep_marks(session: &mut Session<'_>, before: &[Snapshot]) -> Result<usize> {
     let mut kept = 0;
     for noted in session.ledger.list()? {

@@ -1,4 +1,4 @@
-//! What is shown before the live database changes: ages, rows, and what will be lost.
+//! Summary that is shown before the live database changes: ages, rows, and losses.
 
 use std::time::SystemTime;
 
@@ -45,7 +45,7 @@ pub(super) async fn restore(env: &Env, name: &str, wanted: Option<&Snapshot>) ->
     lines.join("\n")
 }
 
-/// The previous databases that a restore drops, since they are too many with the one that it puts aside.
+/// The previous databases that a restore drops, since there are too many together with the new one.
 async fn dropped(env: &Env) -> Vec<String> {
     let database = &env.settings.database.name;
     let Ok(client) = env.connector.connect_maintenance().await else { return Vec::new() };
@@ -108,7 +108,7 @@ pub(super) async fn undo(env: &Env, previous: &Previous, was_replaced_by_live: b
             mark.replaced.format("%F %T UTC"),
             age(mark.replaced, Utc::now()).replace("old", "ago")
         )),
-        None => lines.push("No restore is known to have put it aside.".to_owned()),
+        None => lines.push("No restore is known to have replaced it.".to_owned()),
     }
     if !was_replaced_by_live {
         lines.push("The present one is not the one that replaced it.".to_owned());

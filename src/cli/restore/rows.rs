@@ -9,7 +9,7 @@ use crate::cli::report::{self, Report};
 use crate::restore::rows_only::Replaced;
 use crate::restore::stored::{Stored, called};
 
-/// What was replaced, what went for it, and what it leaves to be done.
+/// Reports the replaced rows, the removed rows, and the steps that are left to do.
 pub(super) fn describe(env: &Env, stored: &Stored, replaced: &Replaced) -> Report {
     let rows: Vec<Vec<String>> =
         replaced.tables.iter().map(|(table, rows)| vec![table.clone(), report::count(*rows)]).collect();

@@ -1,4 +1,4 @@
-//! What follows from replaced rows: sequences, materialized views, tables that were left alone.
+//! Steps after rows were replaced: sequences, materialized views, tables that were left alone.
 
 use tokio_postgres::Client;
 

@@ -19,7 +19,7 @@ pub(super) struct ForeignKey {
     parent: (String, bool),
     /// The columns, in their order.
     pairs: Vec<Pair>,
-    /// MATCH FULL: either all columns are NULL, or none is.
+    /// MATCH FULL: all columns are NULL, or no column is.
     is_full: bool,
     /// The last column is a range that those of several rows may cover together (PERIOD).
     is_period: bool,
@@ -41,7 +41,7 @@ struct Pair {
     equal: String,
 }
 
-/// What PostgreSQL made for partitions belongs to the key of the whole, which is the one that is meant.
+/// Foreign keys of the tables; a key of a partition stands for the key of its partitioned table.
 const KEYS: &str = "\
     WITH RECURSIVE touched (oid, child, parent) AS ( \
         SELECT oid, conrelid = ANY ($1), confrelid = ANY ($1) FROM pg_constraint \
@@ -175,7 +175,7 @@ const DEFERRABLE: &str = "\
          JOIN pg_class t ON t.oid = c.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace \
     WHERE c.conrelid = ANY ($1) AND c.contype IN ('p', 'u', 'x') AND c.condeferrable ORDER BY 3, 2";
 
-/// What the index compares, with which operator: that of an exclusion, or equality of a B-tree.
+/// Expressions that an index compares, each with its operator: that of an exclusion, or equality of a B-tree.
 const COMPARED: &str = "\
     SELECT pg_get_indexdef(i.indexrelid, place + 1, false), format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
            CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, NULL) END, \

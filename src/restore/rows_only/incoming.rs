@@ -67,7 +67,7 @@ const KEY: &str = "\
          JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace \
     WHERE i.indrelid = $1 AND i.indisprimary ORDER BY place";
 
-/// What the live table is.
+/// Columns of a live table.
 struct Shape {
     oid: u32,
     /// Name, and the type to read it with, in the order of the names.

@@ -39,7 +39,7 @@ const LOCK_WAIT: &str = "10s";
 /// The application's record of its migrations: it is about the definitions, which stay.
 const BOOKKEEPING: &str = "schema_migrations";
 
-/// What was done.
+/// Result of replacing rows.
 #[derive(Debug)]
 pub struct Replaced {
     /// The tables, with their rows now.
@@ -77,7 +77,7 @@ pub struct Loaded<'a> {
     entries: Vec<&'a TableEntry>,
     staged: Vec<Incoming>,
     started: Instant,
-    /// What would be replaced.
+    /// The tables whose rows would be replaced.
     pub before: Vec<Before>,
 }
 
@@ -152,7 +152,7 @@ impl Session<'_> {
         let (client, oids) = (&loaded.client, loaded.oids());
         let work = async {
             let done = replace(loaded, &meter).await?;
-            // What a restore put aside is older than this from now on: an undo must not bring it back unasked.
+            // Previous databases are older than this from now on: an undo must not bring one back unasked.
             previous::note_rows_replaced(client, self.live_name(), &note, &env.reporter).await?;
             Ok::<_, Error>(done)
         };
@@ -204,7 +204,7 @@ async fn begin(client: &Client) -> Result<()> {
     client.batch_execute(settings).await.query_context("cannot prepare a session to replace rows")
 }
 
-/// The tables that are meant; a partitioned one is its partitions. A name that means none is an error.
+/// The tables that are meant; a partitioned one is its partitions. A name without a table is an error.
 async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Vec<&'a TableEntry>> {
     let tables = &stored.manifest.tables;
     if policy.tables.is_empty() {

@@ -17,7 +17,7 @@ fn unit(machine: &Machine, unit: &str, service: &str) {
     ));
 }
 
-/// What ends when the restore has come to the service.
+/// Command that ends when the restore has come to the service.
 const UNTIL_THEN: &str = "/bin/sh -c \"while test ! -e /tmp/go; do sleep 0.1; done\"";
 
 fn is(machine: &Machine, state: &str) -> bool {

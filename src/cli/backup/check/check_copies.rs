@@ -1,4 +1,4 @@
-//! `teslamate-backup check --copy`: are the copies whole. What they hold, the ledger does not know.
+//! `teslamate-backup check --copy`: verifies the copies. The ledger does not know their contents.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub(super) async fn run(args: &Args, env: &Env, session: &mut Session<'_>) -> Re
                 documents.push(document(&location, &found));
                 if found.is_whole() {
                     lines.push(format!(
-                        "{location}: {} backups are whole, {} packs were read",
+                        "{location}: {} backups verified, {} packs were read",
                         found.snapshots, found.packs_read
                     ));
                     continue;
@@ -100,7 +100,7 @@ fn damage(found: &checking::Report) -> Error {
     damaged.sort();
     damaged.dedup();
     Error::new(Kind::Verify, "the copy is damaged")
-        .with("backups", if damaged.is_empty() { "none is concerned".to_owned() } else { damaged.join(", ") })
+        .with("backups", if damaged.is_empty() { "no backup is affected".to_owned() } else { damaged.join(", ") })
         .with("state", "nothing was changed; backups that are not named can be restored from it")
         .hint("Write anew what the repository still has: teslamate-backup copy --read-data")
 }

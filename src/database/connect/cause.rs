@@ -1,0 +1,63 @@
+//! Causes of a failed connection or query, as text and as an [`Error`].
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::error::{Error, Kind, Result};
+
+/// Turns a failed query into an [`Error`] that quotes the server.
+pub trait QueryContext<T> {
+    /// `what` failed; the server's words become the line `cause`.
+    fn query_context(self, what: impl Into<String>) -> Result<T>;
+}
+
+impl<T> QueryContext<T> for std::result::Result<T, tokio_postgres::Error> {
+    fn query_context(self, what: impl Into<String>) -> Result<T> {
+        self.map_err(|cause| {
+            // Only the lock's own code: a lock that was not granted in time may be free in a minute.
+            let busy = cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+            let kind = if busy { Kind::Busy } else { Kind::Source };
+            Error::new(kind, what).with("cause", chain(&cause))
+        })
+    }
+}
+
+/// A failure with all its causes: the driver's own `Display` often says only "db error".
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(answer) = error.downcast_ref::<DbError>() {
+            // The causes before this one say nothing that the server's words do not.
+            text = answer.to_string();
+            if let Some(detail) = answer.detail() {
+                let _ = write!(text, "\n{detail}");
+            }
+            if let Some(hint) = answer.hint() {
+                let _ = write!(text, "\n{hint}");
+            }
+        } else {
+            let words = error.to_string();
+            if !text.contains(&words) {
+                let separator = if text.is_empty() { "" } else { ": " };
+                let _ = write!(text, "{separator}{words}");
+            }
+        }
+        next = error.source();
+    }
+    text
+}
+
+pub(super) fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return Some(error.kind());
+        }
+        next = error.source();
+    }
+    None
+}

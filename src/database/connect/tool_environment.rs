@@ -1,0 +1,62 @@
+//! Environment that makes PostgreSQL's client programs connect as the connector does.
+
+use std::ffi::OsString;
+
+use super::{CONNECT_TIMEOUT, Connector};
+use crate::error::Result;
+use crate::settings::{Address, Ssl};
+
+impl Connector {
+    /// The environment that makes a client program of PostgreSQL connect in the same way.
+    ///
+    /// The password is in the environment of that one child, which no other account can read; never in argv.
+    #[must_use]
+    pub fn tool_environment(&self, name: &str) -> Vec<(&'static str, OsString)> {
+        let mut variables: Vec<(&'static str, OsString)> = vec![
+            ("PGPORT", self.database.port.to_string().into()),
+            ("PGUSER", self.database.user.clone().into()),
+            ("PGDATABASE", name.into()),
+            ("PGAPPNAME", self.application_name.clone().into()),
+            ("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string().into()),
+            ("PGCLIENTENCODING", "UTF8".into()),
+            ("PGOPTIONS", self.known.tool_options(name).into()),
+        ];
+        match &self.database.address {
+            Address::Socket(dir) => variables.push(("PGHOST", dir.clone().into())),
+            Address::Tcp(host) => {
+                variables.push(("PGHOST", host.into()));
+                match &self.database.ssl {
+                    Ssl::Disable => variables.push(("PGSSLMODE", "disable".into())),
+                    Ssl::NoVerify => {
+                        variables.push(("PGSSLMODE", "require".into()));
+                        // With ~/.postgresql/root.crt in place `require` would verify after all.
+                        variables.push(("PGSSLROOTCERT", "/nonexistent".into()));
+                    }
+                    Ssl::Verify { ca } => {
+                        variables.push(("PGSSLMODE", "verify-full".into()));
+                        // libpq before 16 does not know `system`, so the bundle is named: the one that our own
+                        // connection trusts, or the usual one.
+                        let ca = ca.clone().map(OsString::from).or_else(|| std::env::var_os("SSL_CERT_FILE"));
+                        let usual = || "/etc/ssl/certs/ca-certificates.crt".into();
+                        variables.push(("PGSSLROOTCERT", ca.unwrap_or_else(usual)));
+                    }
+                }
+            }
+        }
+        if let Some(password) = &self.database.password {
+            variables.push(("PGPASSWORD", password.expose().into()));
+        }
+        variables
+    }
+
+    /// Options (`PGOPTIONS`) that make a client program's session in this database like one of ours.
+    ///
+    /// # Errors
+    /// Those of connecting to it, since the settings of the role there have to be known.
+    pub async fn tool_options(&self, name: &str) -> Result<String> {
+        if !self.known.is_known(name) {
+            drop(self.connect_to(name).await?);
+        }
+        Ok(self.known.tool_options(name))
+    }
+}

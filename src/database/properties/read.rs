@@ -1,0 +1,191 @@
+//! Reads the properties of a database, from the server or from a backup's manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use super::{Privilege, Properties};
+use crate::database::connect::QueryContext;
+use crate::error::Result;
+
+/// The columns of `pg_database` that say what the database is; the rest is bookkeeping of the server.
+const COLUMNS: &[&str] = &[
+    "encoding",
+    "datlocprovider",
+    "datistemplate",
+    "datconnlimit",
+    "datcollate",
+    "datctype",
+    "datlocale",
+    "daticurules",
+];
+
+/// The letters of these privileges in an `aclitem`.
+const LETTERS: &[(char, &str)] = &[('C', "CREATE"), ('T', "TEMPORARY"), ('c', "CONNECT")];
+
+impl Properties {
+    /// Reads them; `None` if there is no such database.
+    pub async fn read(client: &Client, name: &str) -> Result<Option<Self>> {
+        let failed = || format!("cannot read the properties of database \"{name}\"");
+        // As JSON, since the columns differ between versions.
+        let row = client
+            .query_opt(
+                "SELECT to_jsonb(d), pg_get_userbyid(d.datdba), t.spcname, shobj_description(d.oid, 'pg_database'), \
+                        d.datacl IS NULL OR ARRAY(SELECT a::text FROM unnest(d.datacl) a ORDER BY 1) \
+                            = ARRAY(SELECT a::text FROM unnest(acldefault('d', d.datdba)) a ORDER BY 1), \
+                        pg_encoding_to_char(d.encoding) \
+                 FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1",
+                &[&name],
+            )
+            .await
+            .query_context(failed())?;
+        let Some(row) = row else { return Ok(None) };
+        let json: Value = row.get(0);
+        let mut columns = columns(&json);
+        columns.insert("encoding", row.get(5));
+        let has_default_privileges: bool = row.get(4);
+        let privileges = if has_default_privileges { None } else { Some(privileges(client, name).await?) };
+        Ok(Some(Self {
+            owner: row.get(1),
+            tablespace: row.get(2),
+            comment: row.get(3),
+            columns,
+            privileges,
+            settings: settings(client, name).await?,
+            labels: labels(client, name).await?,
+            collation_version: json["datcollversion"].as_str().map(str::to_owned),
+        }))
+    }
+
+    /// From a row of `pg_database` as JSON, in which owner, encoding, tablespace and comment are named, and the
+    /// privileges are a list of `aclitem`s.
+    #[must_use]
+    pub fn from_json(database: &Value, settings: Vec<(String, String, String)>) -> Self {
+        let text = |key: &str| database[key].as_str().map(str::to_owned);
+        let items = |value: &Value| -> Vec<String> {
+            value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        };
+        let labels = database["security_labels"].as_array().into_iter().flatten().map(items);
+        Self {
+            owner: text("owner").unwrap_or_default(),
+            tablespace: text("tablespace").unwrap_or_default(),
+            comment: text("comment"),
+            columns: columns(database),
+            privileges: database["datacl"]
+                .is_array()
+                .then(|| items(&database["datacl"]).iter().filter_map(|item| acl_item(item)).flatten().collect()),
+            settings,
+            labels: labels.filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone()))).collect(),
+            collation_version: text("datcollversion"),
+        }
+    }
+}
+
+/// The columns that are known, of a row of `pg_database` as JSON: PostgreSQL 15 and 16 call the locale otherwise.
+fn columns(json: &Value) -> BTreeMap<&'static str, String> {
+    let mut columns = BTreeMap::new();
+    for column in COLUMNS {
+        let value = match &json[column] {
+            Value::Null if *column == "datlocale" => &json["daticulocale"],
+            value => value,
+        };
+        match value {
+            Value::Null => {}
+            Value::String(text) => drop(columns.insert(*column, text.clone())),
+            other => drop(columns.insert(*column, other.to_string())),
+        }
+    }
+    // Before PostgreSQL 15 there was no other.
+    columns.entry("datlocprovider").or_insert_with(|| "c".to_owned());
+    columns
+}
+
+/// An `aclitem` as a text: `grantee=privileges/grantor`, the names in double quotes where they need them.
+fn acl_item(item: &str) -> Option<Vec<Privilege>> {
+    let (grantee, rest) = match item.strip_prefix('"') {
+        None => item.split_once('=').map(|(grantee, rest)| (grantee.to_owned(), rest))?,
+        Some(quoted) => {
+            let mut grantee = String::new();
+            let mut characters = quoted.char_indices().peekable();
+            loop {
+                match characters.next()? {
+                    (_, '"') if characters.next_if(|(_, next)| *next == '"').is_some() => grantee.push('"'),
+                    (at, '"') => break (grantee, quoted[at + 1..].strip_prefix('=')?),
+                    (_, character) => grantee.push(character),
+                }
+            }
+        }
+    };
+    let mut privileges = Vec::new();
+    let mut letters = rest.chars().take_while(|letter| *letter != '/').peekable();
+    while let Some(letter) = letters.next() {
+        let option = letters.next_if(|next| *next == '*').is_some();
+        let known = LETTERS.iter().find(|(known, _)| *known == letter);
+        privileges.extend(known.map(|(_, name)| (grantee.clone(), (*name).to_owned(), option)));
+    }
+    Some(privileges)
+}
+
+async fn labels(client: &Client, name: &str) -> Result<BTreeSet<(String, String)>> {
+    let rows = client
+        .query(
+            "SELECT l.provider, l.label FROM pg_shseclabel l JOIN pg_database d ON d.oid = l.objoid \
+             WHERE l.classoid = 'pg_database'::regclass AND d.datname = $1",
+            &[&name],
+        )
+        .await
+        .query_context("cannot read the security labels of the database")?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+async fn privileges(client: &Client, name: &str) -> Result<BTreeSet<Privilege>> {
+    let rows = client
+        .query(
+            "SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type, \
+                    a.is_grantable \
+             FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = $1",
+            &[&name],
+        )
+        .await
+        .query_context("cannot read the privileges of the database")?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+async fn settings(client: &Client, name: &str) -> Result<Vec<(String, String, String)>> {
+    let rows = client
+        .query(
+            "SELECT CASE WHEN s.setrole = 0 THEN '' ELSE pg_get_userbyid(s.setrole)::text END, c \
+             FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, \
+                  unnest(s.setconfig) WITH ORDINALITY AS u(c, number) \
+             WHERE d.datname = $1 ORDER BY s.setrole, number",
+            &[&name],
+        )
+        .await
+        .query_context("cannot read the settings of the database")?;
+    let split = |config: String| {
+        config.split_once('=').map_or((config.clone(), String::new()), |(name, value)| (name.into(), value.into()))
+    };
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let (name, value) = split(row.get(1));
+            (row.get(0), name, value)
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acl_items_are_read_with_names_in_quotes_and_options() {
+        let item = |text: &str| acl_item(text).unwrap();
+        let has = |grantee: &str, privilege: &str, option| (grantee.to_owned(), privilege.to_owned(), option);
+        assert_eq!(item("=Tc/postgres"), [has("", "TEMPORARY", false), has("", "CONNECT", false)]);
+        assert_eq!(item("\"a \"\"=/\"=C*/x"), [has("a \"=/", "CREATE", true)]);
+        assert_eq!(item("x=/y"), []);
+        assert_eq!(acl_item("\"cut"), None);
+    }
+}

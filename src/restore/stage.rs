@@ -1,0 +1,164 @@
+//! Creates the staging database, loads it, verifies it and applies the properties of the database.
+//!
+//! The live database is only read here. A failed stage leaves the staging database behind: the caller drops it.
+
+use super::check::Live;
+use super::left_out::LeftOut;
+use super::load::{self, Loader};
+use super::origin::{Origin, Witness};
+use super::stored::Stored;
+use super::verify::{self, Verified};
+use super::{Destination, Policy, Session, extensions, staging};
+use crate::database::connect::QueryContext;
+use crate::database::ident;
+use crate::database::tools::Tools;
+use crate::dump::judge::Judgement;
+use crate::dump::source::Source;
+use crate::error::{Error, Kind, Result};
+
+/// Source of a load, and the programs that load it.
+#[derive(Clone, Copy)]
+pub(super) struct Material<'a> {
+    pub(super) source: &'a Source,
+    pub(super) stored: Option<&'a Stored>,
+    pub(super) judgement: &'a Judgement,
+    pub(super) tools: &'a Tools,
+}
+
+impl Session<'_> {
+    /// Makes the staging database, loads it, verifies it, and gives it what no dump carries.
+    pub(super) async fn stage(
+        &self,
+        material: &Material<'_>,
+        destination: &Destination,
+        policy: &Policy,
+        origin: &Origin,
+        name: &str,
+        live: Option<&Live>,
+    ) -> Result<Verified> {
+        let env = self.env;
+        let contents = &material.judgement.contents;
+        env.reporter.step(&format!("loading into {name}")).await;
+        staging::create(self.client(), &env.connector, self.live_name(), name, &origin.properties, self.server).await?;
+        let mut origin = origin.clone();
+        if origin.witness == Witness::Live {
+            let forbidden = origin.properties.take_out_forbidden(self.client(), name).await?;
+            self.tell_forbidden(&forbidden, name, destination, policy)?;
+        }
+        // Of a part of a dump, extensions are not loaded.
+        let made = if policy.tables.is_empty() {
+            extensions::try_out(&env.connector, name, contents, policy).await?
+        } else {
+            extensions::Made::default()
+        };
+        let left_out = LeftOut::new(policy, destination, contents, made.absent);
+        for remark in left_out.remarks(contents) {
+            env.reporter.warn(&remark);
+        }
+        self.load(material, policy, &left_out, &origin.properties, name).await?;
+
+        env.reporter.step("verifying").await;
+        let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
+        // Each keeps one CPU busy.
+        // It evaluates expressions of indexes, which may fail where the load did not; autovacuum gathers what is missing.
+        let analyzing = async {
+            match other.batch_execute("ANALYZE").await {
+                Err(cause) if cause.as_db_error().is_some() => {
+                    let cause = crate::database::connect::chain(&cause);
+                    env.reporter.warn(&format!("not all statistics could be gathered, ANALYZE ended with: {cause}"));
+                    Ok(())
+                }
+                done => done.query_context("cannot gather statistics"),
+            }
+        };
+        let verifying = async {
+            let expected = verify::Expected { contents, left_out: &left_out, made: &made.rows };
+            if policy.partial {
+                return verify::part(&client, &expected, policy).await;
+            }
+            verify::verify(&client, &expected, Live::expects_teslamate(live, policy)).await
+        };
+        let ((), verified) = tokio::try_join!(analyzing, verifying)?;
+        for remark in &verified.remarks {
+            env.reporter.warn(remark);
+        }
+        drop((client, other));
+        origin.apply(self.client(), env, name).await?;
+        Ok(verified)
+    }
+
+    /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
+    /// function that reads another table.
+    async fn load(
+        &self,
+        material: &Material<'_>,
+        policy: &Policy,
+        left_out: &LeftOut,
+        properties: &crate::database::Properties,
+        name: &str,
+    ) -> Result<()> {
+        let env = self.env;
+        let Material { source, stored, judgement, tools } = *material;
+        let loader = |jobs| Loader {
+            connector: &env.connector,
+            client: self.client(),
+            tools,
+            reporter: &env.reporter,
+            policy,
+            left_out,
+            jobs,
+        };
+        let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
+        if !load::may_load_in_order(&error, policy.jobs) {
+            return Err(error);
+        }
+        let what =
+            format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
+        env.reporter.warn(&what);
+        staging::drop_database(self.client(), &env.connector, name).await?;
+        staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
+        loader(1).load(source, stored, judgement, name).await
+    }
+
+    /// Settings and privileges of the live database that this role may not give to another one: a drill and a copy go
+    /// without them, and say so; for the live database a person has to choose.
+    fn tell_forbidden(
+        &self,
+        forbidden: &[(String, String)],
+        name: &str,
+        destination: &Destination,
+        policy: &Policy,
+    ) -> Result<()> {
+        if forbidden.is_empty() {
+            return Ok(());
+        }
+        let target = match destination {
+            Destination::Beside(target) => target,
+            Destination::Live | Destination::Drill => self.live_name(),
+        };
+        let lines = |with_cause: bool| {
+            let line = |(statement, cause): &(String, String)| {
+                let statement = statement.replacen(&ident(name), &ident(target), 1);
+                let cause = cause.lines().next().unwrap_or_default();
+                if with_cause { format!("{statement}; -- {cause}") } else { format!("{statement};") }
+            };
+            forbidden.iter().map(line).collect::<Vec<_>>().join("\n")
+        };
+        let user = &self.env.settings.database.user;
+        let what = format!("role \"{user}\" may not give the new database everything that the live one has");
+        match destination {
+            Destination::Live if !policy.no_properties => Err(Error::new(Kind::Refused, what)
+                .with("statements", lines(true))
+                .with("state", "nothing was loaded; the live database and its service are as they were")
+                .hint("Restore as a superuser (DATABASE_USER), or go without them with --no-properties and run these as a superuser afterwards.")),
+            Destination::Live | Destination::Beside(_) => {
+                self.env.reporter.warn(&format!("{what}; as a superuser, run afterwards:\n{}", lines(false)));
+                Ok(())
+            }
+            Destination::Drill => {
+                self.env.reporter.warn(&format!("{what}; a restore would need --no-properties:\n{}", lines(true)));
+                Ok(())
+            }
+        }
+    }
+}
