@@ -3,6 +3,8 @@
 //! Each is looked at with the operators and collations that the constraint itself compares with, whatever schema they
 //! are in. Columns of `pg_constraint` that only newer servers have are read by name from its row as JSON.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::{Client, Row};
 
 use super::UNTOUCHED;
@@ -29,8 +31,8 @@ pub(super) struct ForeignKey {
     replaces_child: bool,
     /// The rows that they point at are replaced.
     replaces_parent: bool,
-    /// Rows that pointed nowhere before, where that is allowed.
-    lost_before: i64,
+    /// The keys that pointed nowhere before, where that is allowed.
+    lost_before: BTreeSet<String>,
 }
 
 /// A column that points, the one that it points at, and how they are compared.
@@ -58,11 +60,12 @@ const KEYS: &str = "\
     GROUP BY c.oid, c.conname, cn.nspname, ct.relname, ct.relkind, pn.nspname, pt.relname, pt.relkind, \
              c.confmatchtype, c.convalidated, to_jsonb(c) ORDER BY c.oid";
 
-/// A cast to what the operator takes is left out where that is any array, range or enum.
+/// A cast to what the operator takes is left out where that is any array, range or enum. The type is named with the
+/// modifier -1: without one, `character` and `bit` would be those of length 1.
 const PAIRS: &str = "\
     SELECT f.attname::text, p.attname::text, format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
-           CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, NULL) END, \
-           CASE WHEN r.typtype = 'p' THEN '' ELSE '::' || format_type(r.oid, NULL) END, \
+           CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, -1) END, \
+           CASE WHEN r.typtype = 'p' THEN '' ELSE '::' || format_type(r.oid, -1) END, \
            CASE WHEN p.attcollation = 0 THEN '' ELSE (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) \
                 FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = p.attcollation) END \
     FROM pg_constraint c CROSS JOIN generate_subscripts(c.conkey, 1) AS place \
@@ -90,10 +93,10 @@ pub(super) async fn foreign_keys(client: &Client, oids: &[u32]) -> Result<Vec<Fo
             is_valid: row.get(10),
             replaces_child: row.get(11),
             replaces_parent: row.get(12),
-            lost_before: 0,
+            lost_before: BTreeSet::new(),
         };
         if !key.is_valid {
-            key.lost_before = key.lost(client).await?;
+            key.lost_before = key.lost(client).await?.into_iter().map(|(key, _)| key).collect();
         }
         keys.push(key);
     }
@@ -124,8 +127,9 @@ impl ForeignKey {
         }
     }
 
-    /// How many rows point nowhere. One of which a column is NULL points nowhere on purpose, unless MATCH FULL.
-    async fn lost(&self, client: &Client) -> Result<i64> {
+    /// The keys that point nowhere, each with the number of its rows. One of which a column is NULL points nowhere on
+    /// purpose, unless MATCH FULL.
+    async fn lost(&self, client: &Client) -> Result<Vec<(String, i64)>> {
         let only = |(name, has_partitions): &(String, bool)| {
             if *has_partitions { name.clone() } else { format!("ONLY {name}") }
         };
@@ -138,22 +142,27 @@ impl ForeignKey {
         } else {
             format!("{set} AND NOT {found}")
         };
-        let sql = format!("SELECT count(*) FROM {} c WHERE {lost}", only(&self.child));
+        let key = self.pairs.iter().map(|pair| pair.from.as_str()).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SELECT k, count(*) FROM (SELECT ROW({key})::text AS k FROM {} c WHERE {lost}) AS lost GROUP BY k",
+            only(&self.child)
+        );
         let failed = format!("cannot check the foreign key {}", self.name);
-        Ok(client.query_one(&sql, &[]).await.query_context(failed)?.get(0))
+        let rows = client.query(&sql, &[]).await.query_context(failed)?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Refuses rows that would point nowhere. Where the key is NOT VALID, PostgreSQL let some be: those that a backup
-    /// brings along are as they were, but no further row may lose what it points at.
+    /// Refuses rows that would point nowhere. Where the key is NOT VALID, PostgreSQL let some be: those that pointed
+    /// nowhere before stay, and so do those that the backup brings along with what they point at.
     pub(super) async fn check(&self, client: &Client) -> Result<()> {
-        if !self.is_valid && self.replaces_child {
+        if !self.is_valid && self.replaces_child && self.replaces_parent {
             return Ok(());
         }
-        let lost = self.lost(client).await?;
-        if lost <= self.lost_before {
+        let lost = self.lost(client).await?.into_iter().filter(|(key, _)| !self.lost_before.contains(key));
+        let lost: i64 = lost.map(|(_, rows)| rows).sum();
+        if lost == 0 {
             return Ok(());
         }
-        let lost = lost - self.lost_before;
         let what =
             format!("{lost} rows of {} would point at rows of {} that are not there", self.child.0, self.parent.0);
         let error = Error::new(Kind::Refused, what).with("foreign key", &self.name).with("state", UNTOUCHED);
@@ -178,7 +187,7 @@ const DEFERRABLE: &str = "\
 /// Expressions that an index compares, each with its operator: that of an exclusion, or equality of a B-tree.
 const COMPARED: &str = "\
     SELECT pg_get_indexdef(i.indexrelid, place + 1, false), format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
-           CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, NULL) END, \
+           CASE WHEN l.typtype = 'p' THEN '' ELSE '::' || format_type(l.oid, -1) END, \
            CASE WHEN i.indcollation[place] = 0 THEN '' ELSE (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) \
                 FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace \
                 WHERE co.oid = i.indcollation[place]) END \

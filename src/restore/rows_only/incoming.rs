@@ -54,7 +54,7 @@ const COLUMNS: &str = "\
 
 /// The primary key with the operator that its index compares with.
 const KEY: &str = "\
-    SELECT a.attname::text, CASE WHEN it.typtype = 'p' THEN '' ELSE '::' || format_type(it.oid, NULL) END, \
+    SELECT a.attname::text, CASE WHEN it.typtype = 'p' THEN '' ELSE '::' || format_type(it.oid, -1) END, \
            format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
            CASE WHEN a.attcollation = 0 THEN '' ELSE (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) \
                 FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END \
@@ -139,7 +139,9 @@ impl Incoming {
                 .map(|row| {
                     let (column, cast, operator, collation): (&str, &str, &str, &str) =
                         (row.get(0), row.get(1), row.get(2), row.get(3));
-                    format!("l.{0}{cast}{collation} {operator} t.{0}{cast}", ident(column))
+                    // Without a type of the operator's own (any enum, say), the staged column tells which one it is.
+                    let live_cast = if cast.is_empty() { format!("::{}", typed(column)) } else { cast.to_owned() };
+                    format!("l.{0}{live_cast}{collation} {operator} t.{0}{cast}", ident(column))
                 })
                 .collect();
             Matching::Key {
