@@ -124,7 +124,8 @@ impl Decision<'_> {
 ///
 /// Each cluster's backups are a history of their own: those of one never push out another's. Whatever the policy, these
 /// stay of each: the newest, the newest verified, pinned ones, those before a migration, and the last one that was taken
-/// before another change.
+/// before another change. A backup that was taken before a change stands for no hour, day or year: it shows a state that
+/// somebody wanted to be rid of.
 ///
 /// # Errors
 /// [`Kind::Refused`] if the policy keeps nothing, or if a backup lies more than [`TOLERANCE`] after `now`: a clock is
@@ -153,7 +154,7 @@ pub fn decide<'a>(snapshots: &'a [Snapshot], policy: &Retention, now: DateTime<U
 fn decide_history(decisions: &mut [Decision<'_>], policy: &Retention) {
     keep_always(decisions);
     keep_ways_back(decisions, policy.keep_safety_days);
-    for (decision, number) in decisions.iter_mut().rev().zip(1..=policy.keep_last) {
+    for (decision, number) in decisions.iter_mut().rev().filter(is_ordinary).zip(1..=policy.keep_last) {
         decision.reasons.push(Reason::Last(number));
     }
     for (period, count) in [
@@ -167,8 +168,15 @@ fn decide_history(decisions: &mut [Decision<'_>], policy: &Retention) {
     }
 }
 
+fn is_ordinary(decision: &&mut Decision<'_>) -> bool {
+    decision.snapshot.facts.purpose != Purpose::Safety
+}
+
 fn keep_always(decisions: &mut [Decision<'_>]) {
     if let Some(newest) = decisions.last_mut() {
+        newest.reasons.push(Reason::Newest);
+    }
+    if let Some(newest) = decisions.iter_mut().rfind(is_ordinary).filter(|newest| newest.reasons.is_empty()) {
         newest.reasons.push(Reason::Newest);
     }
     if let Some(verified) = decisions.iter_mut().rfind(|decision| decision.snapshot.verified_at.is_some()) {
@@ -201,7 +209,7 @@ fn keep_ways_back(decisions: &mut [Decision<'_>], days: u32) {
 /// between: comparing with the neighbour only would count it again and drop an older period for it.
 fn keep_one_each(decisions: &mut [Decision<'_>], period: Period, count: u32) {
     let mut seen = BTreeSet::new();
-    for decision in decisions.iter_mut().rev() {
+    for decision in decisions.iter_mut().rev().filter(is_ordinary) {
         if seen.len() as u64 >= u64::from(count) {
             return;
         }

@@ -62,17 +62,21 @@ pub struct Written {
     pub system_identifier: String,
     /// Rows inserted, updated and deleted, those of the catalogue too.
     pub rows: i64,
-    /// When counting began.
+    /// When counting began, and when the server was started: a crash sets the counts back.
     pub since: Option<String>,
 }
 
 impl Written {
-    /// Reads it; `None` if the server does not count.
+    /// Reads it; `None` if the server does not count, or not for every session.
     pub async fn read(client: &Client) -> Result<Option<Self>> {
         let sql = "SELECT s.datid, (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), \
-                          s.tup_inserted + s.tup_updated + s.tup_deleted, s.stats_reset::text \
+                          s.tup_inserted + s.tup_updated + s.tup_deleted, \
+                          concat_ws(' ', s.stats_reset, (SELECT b.stats_reset FROM pg_catalog.pg_stat_bgwriter b), \
+                                    pg_catalog.pg_postmaster_start_time()) \
                    FROM pg_catalog.pg_stat_database s \
-                   WHERE s.datname = pg_catalog.current_database() AND current_setting('track_counts')::boolean";
+                   WHERE s.datname = pg_catalog.current_database() AND current_setting('track_counts')::boolean \
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting r CROSS JOIN unnest(r.setconfig) AS item \
+                                     WHERE item ILIKE 'track_counts=%')";
         let row = client.query_opt(sql, &[]).await.query_context("cannot read the statistics of the database")?;
         Ok(row.map(|row| Self { oid: row.get(0), system_identifier: row.get(1), rows: row.get(2), since: row.get(3) }))
     }

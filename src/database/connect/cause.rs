@@ -16,8 +16,9 @@ pub trait QueryContext<T> {
 impl<T> QueryContext<T> for std::result::Result<T, tokio_postgres::Error> {
     fn query_context(self, what: impl Into<String>) -> Result<T> {
         self.map_err(|cause| {
-            // Only the lock's own code: a lock that was not granted in time may be free in a minute.
-            let busy = cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+            // Only the codes of locks: one that was not granted in time, or not without a deadlock, may be free in a minute.
+            let busy = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].iter();
+            let busy = busy.map(Some).any(|code| cause.code() == code);
             let kind = if busy { Kind::Busy } else { Kind::Source };
             Error::new(kind, what).with("cause", chain(&cause))
         })

@@ -23,7 +23,7 @@ use super::previous::{self, RowsReplaced};
 use super::room::Room;
 use super::stored::Stored;
 use super::{Destination, Policy, Session};
-use crate::database::connect::QueryContext;
+use crate::database::connect::{QueryContext, chain};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
@@ -74,6 +74,10 @@ pub struct Before {
 /// The rows of a backup, loaded beside the live ones.
 pub struct Loaded<'a> {
     client: Client,
+    /// The process of the server behind `client`.
+    pid: i32,
+    /// The `search_path` that the application has.
+    search_path: String,
     entries: Vec<&'a TableEntry>,
     staged: Vec<Incoming>,
     started: Instant,
@@ -94,6 +98,8 @@ impl<'a> Loaded<'a> {
         stored.is_of_cluster(env, &client, true, policy).await?;
         // The temporary tables lie beside those that they are compared with.
         let room = Room::look(&client, &env.connector, "", 0).await?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.query_context("cannot begin")?.get(0);
+        let search_path = application_path(env).await?;
         let work = async {
             begin(&client).await?;
             let entries = wanted(&client, env, stored, policy).await?;
@@ -115,9 +121,14 @@ impl<'a> Loaded<'a> {
             Ok((entries, staged, before))
         };
         let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
-        let (entries, staged, before) =
-            env.reporter.show(&meter, work).await.map_err(|error: Error| error.or_state(UNTOUCHED))?;
-        Ok(Self { client, entries, staged, started, before })
+        let loaded = env.reporter.show(&meter, work).await.map_err(|error: Error| error.or_state(UNTOUCHED));
+        if loaded.is_err()
+            && let Ok(other) = env.connector.connect().await
+        {
+            end_process(&other, pid).await;
+        }
+        let (entries, staged, before) = loaded?;
+        Ok(Self { client, pid, search_path, entries, staged, started, before })
     }
 
     /// Which tables, as people name them on the command line.
@@ -140,19 +151,31 @@ impl Session<'_> {
         let env = self.env;
         stored.tell_remarks(env);
         let comment = format!("before --data-only of {}", loaded.called().join(", "));
-        let safety_backup = self.back_up_first(policy, &comment).await?;
+        let (client, oids) = (&loaded.client, loaded.oids());
+        let since = oldest_running(client).await?;
+        let first = self.back_up_first(policy, &comment).await?;
         env.reporter.step("replacing rows").await;
         let meter = Meter::new("replacing rows");
+        let locking = env.interrupt.guard(Box::pin(lock(loaded)));
+        let locked = env.reporter.show(&meter, locking).await;
+        self.ended_on_failure(loaded.pid, locked).await?;
+        // The application went on until now. What it wrote is in a backup, too, before any of it is replaced.
+        let safety_backup = if first.is_some() && written_since(client, &loaded.staged, since).await? {
+            env.reporter.step("backing up what was written meanwhile").await;
+            let second = self.back_up_first(policy, &comment).await;
+            self.ended_on_failure(loaded.pid, second).await?
+        } else {
+            first
+        };
         let note = RowsReplaced {
             at: chrono::Utc::now(),
             tables: loaded.called(),
             backup: stored.noted.facts.id.as_str().to_owned(),
             safety_backup: safety_backup.as_ref().map(|id| id.as_str().to_owned()),
         };
-        let (client, oids) = (&loaded.client, loaded.oids());
         let work = async {
             let done = replace(loaded, &meter).await?;
-            // Previous databases are older than this from now on: an undo must not bring one back unasked.
+            // A restore's previous database is older than this from now on: an undo must not bring it back unasked.
             previous::note_rows_replaced(client, self.live_name(), &note, &env.reporter).await?;
             Ok::<_, Error>(done)
         };
@@ -160,7 +183,8 @@ impl Session<'_> {
         let room = Room::look(self.client(), &env.connector, "", 0).await?;
         let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
         // An error leaves the transaction open; it ends with the session.
-        let (keys, removed) = env.reporter.show(&meter, work).await.map_err(|error| error.or_state(UNTOUCHED))?;
+        let replaced = env.reporter.show(&meter, work).await;
+        let (keys, removed) = self.ended_on_failure(loaded.pid, replaced).await?;
         // Not cut short by a signal: whoever asks must be told what is so.
         client.batch_execute("COMMIT").await.query_context("cannot commit").map_err(|error| {
             error
@@ -169,8 +193,16 @@ impl Session<'_> {
                 .hint("Count the rows of one table; then repeat the command, or leave it.")
         })?;
         let names: Vec<&str> = loaded.staged.iter().map(|table| table.name.as_str()).collect();
-        if let Err(error) = client.batch_execute(&format!("ANALYZE {}", names.join(", "))).await {
-            env.reporter.warn(&format!("the rows are there, but no statistics: {error}; ANALYZE gathers them"));
+        // Functions in the expressions of indexes see what they see when the application writes.
+        let path = format!("SET search_path = {}", loaded.search_path);
+        let analyze = async {
+            client.batch_execute(&path).await?;
+            client.batch_execute(&format!("ANALYZE {}", names.join(", "))).await?;
+            client.batch_execute("SET search_path = pg_catalog").await
+        };
+        if let Err(error) = analyze.await {
+            let cause = chain(&error);
+            env.reporter.warn(&format!("the rows are there, but no statistics: {cause}; ANALYZE gathers them"));
         }
         let told = |error: Error| {
             env.reporter.warn(&format!("the rows are there; {error}"));
@@ -188,6 +220,54 @@ impl Session<'_> {
             duration: loaded.started.elapsed(),
         })
     }
+}
+
+impl Session<'_> {
+    /// Ends the server's work for a session of ours when it failed or was stopped: the server goes on with a statement
+    /// that nobody waits for any more, and keeps its locks and the room that it needs.
+    async fn ended_on_failure<T>(&self, pid: i32, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            end_process(self.client(), pid).await;
+        }
+        result.map_err(|error| error.or_state(UNTOUCHED))
+    }
+}
+
+/// Ends a process of the server, and waits until it is gone.
+async fn end_process(client: &Client, pid: i32) {
+    // It may have ended by itself.
+    let _ = client.query("SELECT pg_terminate_backend($1, 30000)", &[&pid]).await;
+}
+
+/// The `search_path` of a session of the application.
+async fn application_path(env: &Env) -> Result<String> {
+    let failed = "cannot ask for the search path of the application";
+    let (client, both) = env.connector.connect_as_application().await?;
+    client.batch_execute(&format!("BEGIN; {}", both.application())).await.query_context(failed)?;
+    Ok(client.query_one("SHOW search_path", &[]).await.query_context(failed)?.get(0))
+}
+
+/// The oldest transaction that runs, as the 32 bits that rows show: what it and all later ones write may not be in a
+/// backup that begins now.
+async fn oldest_running(client: &Client) -> Result<i64> {
+    let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint % 4294967296";
+    Ok(client.query_one(sql, &[]).await.query_context("cannot ask for the running transactions")?.get(0))
+}
+
+/// Whether the tables have rows that this transaction or a later one wrote. Numbers of transactions go round: what is
+/// less than half of the circle ahead is later.
+async fn written_since(client: &Client, staged: &[Incoming], since: i64) -> Result<bool> {
+    for table in staged {
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM ONLY {} WHERE (xmin::text::bigint - $1 + 4294967296) % 4294967296 < 2147483648)",
+            table.name
+        );
+        let failed = format!("cannot look for new rows of {}", table.name);
+        if client.query_one(&sql, &[&since]).await.query_context(failed)?.get(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Prepares the session: no trigger, rule or event trigger fires in it, and no setting changes how rows are compared.
@@ -242,20 +322,27 @@ async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Pol
     Ok(tables.iter().filter(is_meant).collect())
 }
 
-/// All but the commit. Returns how many constraints hold, and the rows that the backup did not have.
-async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<(String, u64)>)> {
-    let (client, staged, oids) = (&loaded.client, &loaded.staged, loaded.oids());
+/// Begins the transaction, and holds the tables still.
+async fn lock(loaded: &Loaded<'_>) -> Result<()> {
+    let (client, staged) = (&loaded.client, &loaded.staged);
     let begin = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; SET LOCAL synchronous_commit = on");
     client.batch_execute(&begin).await.query_context("cannot begin a transaction")?;
     // It lets readers pass, and nobody else: not even the check of a foreign key, which reads to lock.
     let names: Vec<String> = staged.iter().map(|table| format!("ONLY {}", table.name)).collect();
-    let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
     if !names.is_empty() {
-        client.batch_execute(&lock).await.query_context("cannot lock the tables")?;
+        let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
+        client.batch_execute(&lock).await.query_context("cannot lock the tables").map_err(|error| {
+            error.hint("Somebody writes to them: try again, or stop the application meanwhile.")
+        })?;
     }
     client.batch_execute("SET LOCAL lock_timeout = 0").await.query_context("cannot go on")?;
     incoming::same_again(client, &loaded.entries, staged).await?;
-    refuse_triggers(client, &oids).await?;
+    refuse_triggers(client, &loaded.oids()).await
+}
+
+/// All but the commit. Returns how many constraints hold, and the rows that the backup did not have.
+async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<(String, u64)>)> {
+    let (client, staged, oids) = (&loaded.client, &loaded.staged, loaded.oids());
     let keys = constraints::foreign_keys(client, &oids).await?;
     meter.now("removing rows");
     let mut removed = Vec::new();
@@ -266,31 +353,21 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
         }
         table.remove(client).await?;
     }
-    with_search_path(client, async { incoming::insert(client, staged, meter).await }).await?;
+    // Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
+    let path = "SELECT set_config('search_path', $1, true)";
+    client.query(path, &[&loaded.search_path]).await.query_context("cannot set the search path")?;
+    incoming::insert(client, staged, meter).await?;
     meter.now("checking constraints");
-    incoming::count(client, staged).await?;
     for key in &keys {
         key.check(client).await?;
     }
     constraints::check_deferrable(client, &oids).await?;
+    client.batch_execute("SET LOCAL search_path = pg_catalog").await.query_context("cannot go on")?;
+    incoming::count(client, staged).await?;
     // A schema may be renamed without a lock on its tables: what was written has to be what was looked at.
     incoming::same_again(client, &loaded.entries, staged).await?;
     after::advance_sequences(client, &oids).await?;
     Ok((keys.len(), removed))
-}
-
-/// Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
-async fn with_search_path(client: &Client, work: impl Future<Output = Result<()>>) -> Result<()> {
-    let sql = "SELECT set_config('search_path', coalesce( \
-                   (SELECT substr(c, 13) FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) AS c \
-                    WHERE starts_with(c, 'search_path=') \
-                      AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
-                      AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user)) \
-                    ORDER BY s.setdatabase <> 0 AND s.setrole <> 0 DESC, s.setrole <> 0 DESC LIMIT 1), \
-                   (SELECT boot_val FROM pg_settings WHERE name = 'search_path')), true)";
-    client.query(sql, &[]).await.query_context("cannot set the search path")?;
-    work.await?;
-    client.batch_execute("SET LOCAL search_path = pg_catalog").await.query_context("cannot go on")
 }
 
 /// A trigger or rule that fires all the same would write other rows than those of the backup.
