@@ -312,6 +312,22 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The newest backup of another cluster, if it has more rows than this one, which `latest` means: on a new machine the
+    /// application makes an empty database, and a timer backs that up.
+    ///
+    /// # Errors
+    /// As [`Ledger::list`].
+    pub fn fuller_elsewhere(&self, words: &str, wanted: &Noted) -> Result<Option<Noted>> {
+        let is_other = |noted: &Noted| {
+            noted.facts.purpose != Purpose::Safety
+                && noted.facts.cluster.is_some()
+                && noted.facts.cluster != wanted.facts.cluster
+        };
+        let known = if words == "latest" { self.ledger.list()? } else { Vec::new() };
+        let other = known.into_iter().rfind(is_other);
+        Ok(other.filter(|other| other.facts.rows > wanted.facts.rows))
+    }
+
     /// Asks the server which cluster it is, where backups of several are known: `latest` means this one's then.
     pub async fn learn_cluster(&mut self) -> Result<()> {
         if clusters(&self.ledger.list()?).len() < 2 {

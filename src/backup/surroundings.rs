@@ -4,10 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::process;
 use crate::settings::Settings;
 use crate::tables::surroundings::{Fingerprint, Nixos, Surroundings, Unit};
+
+/// How long systemd is waited for: a backup does without its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longer definitions are not a unit's.
 const DEFINITION_LIMIT: usize = 256 * 1024;
@@ -36,7 +40,8 @@ async fn unit(name: &str) -> Option<Unit> {
     let systemctl = process::find_program("systemctl")?;
     let mut command = process::command(&systemctl);
     command.args(["cat", "--no-pager", "--", name]).stdout(Stdio::piped()).stderr(Stdio::null());
-    let output = command.output().await.ok().filter(|output| output.status.success())?;
+    let asking = tokio::time::timeout(ANSWER_LIMIT, command.kill_on_drop(true).output());
+    let output = asking.await.ok()?.ok().filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok().filter(|text| text.len() <= DEFINITION_LIMIT)?;
     Some(Unit { name: name.to_owned(), definition: without_secrets(&text) })
 }

@@ -14,7 +14,7 @@ use crate::host::{Opened, Opens};
 use crate::ledger::RunKind;
 use crate::restore::names;
 use crate::restore::rows_only::Loaded;
-use crate::restore::stored::Stored;
+use crate::restore::stored::{Stored, called};
 use crate::restore::{Destination, Policy, Restored, Session};
 
 mod prompt;
@@ -224,7 +224,19 @@ async fn restore(
                     .hint(format!("For the file say `./{words}`; for the backup give more of its id.")));
             }
             noted.learn_cluster().await?;
-            Some(noted.meant(words).map_err(|error| error.or_state(untouched))?)
+            let wanted = noted.meant(words).map_err(|error| error.or_state(untouched))?;
+            if let Some(other) = noted.fuller_elsewhere(words, &wanted)? {
+                env.reporter.warn(&format!(
+                    "{} of another cluster (host {}) has {} rows, and {} has {}: if that one is meant, name its id and \
+                     add --allow-other",
+                    called(&other),
+                    other.facts.host.as_deref().unwrap_or("unknown"),
+                    report::count(other.facts.rows),
+                    called(&wanted),
+                    report::count(wanted.facts.rows)
+                ));
+            }
+            Some(wanted)
         }
         _ => None,
     };

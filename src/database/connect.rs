@@ -123,6 +123,12 @@ impl Connector {
         Ok((client, both))
     }
 
+    /// A connection whose `search_path` is by default the one that a program has that sets none, for scripts of extensions
+    /// that build theirs from it.
+    pub async fn connect_with_default_path(&self, name: &str) -> Result<Client> {
+        self.attempt(name, Mode::Application).await?.map_err(|cause| self.explain(&cause, name))
+    }
+
     /// A connection to the maintenance database: `postgres`, or `template1` where there is no `postgres`, none for this
     /// role, or where that is the configured one, which could not be renamed by a session in it.
     pub async fn connect_maintenance(&self) -> Result<Client> {

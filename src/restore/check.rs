@@ -345,7 +345,11 @@ pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
     Err(Error::new(Kind::Refused, format!("database \"{live}\" cannot be replaced while something is bound to it"))
         .with("found", found.join("\n"))
         .with("state", "the live database and its service were not touched")
-        .hint("ROLLBACK PREPARED '…', SELECT pg_drop_replication_slot('…') or DROP SUBSCRIPTION removes it."))
+        .hint("ROLLBACK PREPARED '…' or SELECT pg_drop_replication_slot('…') removes it.")
+        .hint(
+            "A subscription, without its slot at the publisher: ALTER SUBSCRIPTION … DISABLE; \
+             ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …;",
+        ))
 }
 
 /// More large objects than this in one transaction, and the server's lock table may not hold them.

@@ -37,7 +37,7 @@ pub fn skip_hint(names: &[String]) -> String {
 /// [`Kind::Refused`] if the server does not make one of them.
 pub async fn try_out(connector: &Connector, database: &str, contents: &Contents, policy: &Policy) -> Result<Made> {
     // Some extensions want to be the first thing that a session does.
-    let client = connector.connect_to(database).await?;
+    let client = connector.connect_with_default_path(database).await?;
     let begin = "BEGIN; SET LOCAL client_min_messages = error; SET LOCAL search_path = public";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
     let mut failed = Vec::new();

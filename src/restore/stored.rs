@@ -274,7 +274,7 @@ impl Stored {
         self.work_through(client, tasks, meter, None).await
     }
 
-    /// Loads one chunk after the other; with `refused`, those that a CHECK refuses are put there.
+    /// Loads one chunk after the other; with `refused`, those that other rows may be missing for are put there.
     async fn work_through(
         &self,
         client: &Client,
@@ -292,7 +292,7 @@ impl Stored {
                 Err(cause) => {
                     let error = load_failed(&table, &task.chunk.path, &cause);
                     match &mut refused {
-                        Some(refused) if cause.code() == Some(&SqlState::CHECK_VIOLATION) => {
+                        Some(refused) if may_depend_on_others(&cause) => {
                             refused.push((task, error));
                         }
                         _ => return Err(error),
@@ -347,6 +347,12 @@ fn out_of_step() -> Error {
 
 /// What is left to be loaded, by whichever connection is free.
 type Tasks = Arc<Mutex<VecDeque<Task>>>;
+
+/// Whether rows of other tables may be what is missing: a constraint or a value was refused, or a function raised an error.
+fn may_depend_on_others(cause: &tokio_postgres::Error) -> bool {
+    let class = cause.code().and_then(|code| code.code().get(..2));
+    class.is_some_and(|class| ["22", "23", "P0"].contains(&class))
+}
 
 /// A chunk to load.
 #[derive(Clone, Debug)]

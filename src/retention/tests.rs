@@ -207,6 +207,18 @@ fn k15_safety_backups_stay_for_days_and_the_last_one_anyway() {
     assert_eq!(kept(&decide(&list, &Retention { keep_safety_days: 365, ..policy }, now).unwrap()), [1, 2, 3, 5]);
 }
 
+#[test]
+fn k15_safety_backups_stand_for_no_period_and_push_nothing_out() {
+    let mut list = taken(&["2026-11-20 10:00", "2026-11-20 10:10", "2026-11-20 10:20", "2026-11-20 10:30"]);
+    for snapshot in &mut list[1..] {
+        snapshot.facts.purpose = Purpose::Safety;
+    }
+    let policy = Retention { keep_last: 1, keep_yearly: 3, ..NOTHING };
+    let decisions = decide(&list, &policy, at("2026-11-20 11:00")).unwrap();
+    assert_eq!(kept(&decisions), [1, 4]);
+    assert_eq!(reasons(&decisions[0]), ["the newest one", "last 1", "yearly 2026"]);
+}
+
 prop_compose! {
     fn policy()(counts in proptest::array::uniform6(0_u32..5), last in 1_u32..4) -> Retention {
         let [_, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly] = counts;

@@ -23,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_mins(30);
 const LEFT_OVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long systemd may take to answer a question.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
 /// Between two looks at a unit.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -59,6 +59,7 @@ mod restore_kill;
 mod restore_load;
 mod restore_order;
 mod restore_rows;
+mod restore_rows_meanwhile;
 mod restore_sources;
 mod restore_swap;
 mod restore_undo;

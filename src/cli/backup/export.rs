@@ -55,6 +55,7 @@ async fn write(args: &Args, env: &Env, session: &mut Session<'_>, target: Target
     session.figures.snapshot = Some(noted.facts.id.clone());
     let to_file = matches!(target, Target::File(_));
     let repository = session.open(Access::Read).await?;
+    session.refuse_outdated_latest(&repository, &noted).await?;
     let id: Id = noted.facts.id.as_str().parse()?;
     let checked = repository.clone();
     session.on_thread(move || manifest(&read::open(&checked, id)?, &noted).map(drop)).await?;

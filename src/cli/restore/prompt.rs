@@ -32,8 +32,10 @@ pub(super) async fn restore(env: &Env, name: &str, wanted: Option<&Snapshot>) ->
         env.connector.server(),
         source(name, wanted)
     )];
+    let is_there = exists(env, database).await;
     match Outlook::of(&env.connector, database).await {
-        None => lines.push("The present one cannot be looked into, if there is one; it is kept.".to_owned()),
+        None if !is_there => lines.push("There is no database of this name now.".to_owned()),
+        None => lines.push("The present one cannot be looked into; it is kept.".to_owned()),
         Some(live) => {
             lines.push(format!(
                 "The present one is kept: teslamate-restore --undo brings it back. It has {}.",
@@ -41,19 +43,26 @@ pub(super) async fn restore(env: &Env, name: &str, wanted: Option<&Snapshot>) ->
             ));
         }
     }
-    lines.extend(dropped(env).await);
+    lines.extend(dropped(env, is_there).await);
     lines.join("\n")
 }
 
-/// The previous databases that a restore drops, since there are too many together with the new one.
-async fn dropped(env: &Env) -> Vec<String> {
+async fn exists(env: &Env, database: &str) -> bool {
+    let Ok(client) = env.connector.connect_maintenance().await else { return true };
+    let found = client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&database]).await;
+    !matches!(found, Ok(None))
+}
+
+/// The previous databases that a restore drops, since there are too many together with the one that is replaced, if
+/// there is one.
+async fn dropped(env: &Env, is_there: bool) -> Vec<String> {
     let database = &env.settings.database.name;
     let Ok(client) = env.connector.connect_maintenance().await else { return Vec::new() };
     let found = previous::all(&client, database).await.unwrap_or_default();
     let ours: Vec<_> = found.iter().filter_map(|found| Some((&found.name, found.mark.as_ref()?))).collect();
     let keep = usize::try_from(env.settings.keep_previous).unwrap_or(usize::MAX);
     let mut lines = Vec::new();
-    for (name, mark) in &ours[..(ours.len() + 1).saturating_sub(keep).min(ours.len())] {
+    for (name, mark) in &ours[..(ours.len() + usize::from(is_there)).saturating_sub(keep).min(ours.len())] {
         let outlook = Outlook::of(&env.connector, name).await;
         lines.push(format!(
             "\"{name}\" of an earlier restore ({}: {}) is dropped afterwards.",

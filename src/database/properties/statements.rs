@@ -52,10 +52,12 @@ impl Properties {
     /// The statements for a staging database, which was closed to others.
     pub(super) fn opening_statements(&self, name: &str) -> Vec<String> {
         let database = ident(name);
-        let mut statements = self.statements_for(&database);
+        // Scripts of extensions may have set something.
+        let mut statements = vec![format!("ALTER DATABASE {database} RESET ALL")];
         if self.privileges.is_none() {
-            statements.insert(0, format!("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC"));
+            statements.push(format!("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC"));
         }
+        statements.extend(self.statements_for(&database));
         statements
     }
 

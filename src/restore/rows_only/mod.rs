@@ -331,9 +331,11 @@ async fn lock(loaded: &Loaded<'_>) -> Result<()> {
     let names: Vec<String> = staged.iter().map(|table| format!("ONLY {}", table.name)).collect();
     if !names.is_empty() {
         let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
-        client.batch_execute(&lock).await.query_context("cannot lock the tables").map_err(|error| {
-            error.hint("Somebody writes to them: try again, or stop the application meanwhile.")
-        })?;
+        client
+            .batch_execute(&lock)
+            .await
+            .query_context("cannot lock the tables")
+            .map_err(|error| error.hint("Somebody writes to them: try again, or stop the application meanwhile."))?;
     }
     client.batch_execute("SET LOCAL lock_timeout = 0").await.query_context("cannot go on")?;
     incoming::same_again(client, &loaded.entries, staged).await?;
