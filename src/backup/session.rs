@@ -12,7 +12,7 @@ use super::hex;
 use crate::database::connect::QueryContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, Snapshot as Noted};
+use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, RunStatus, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::lock::Lock;
 use crate::repository::{self, Handle, Location, read, snapshots};
@@ -284,7 +284,10 @@ impl<'a> Session<'a> {
         let settings = self.settings.clone();
         // A repository that is not there yet, or cannot be looked at, is no sign of a loss.
         let found = self.on_thread(move || repository::present(&settings)).await.unwrap_or_default().len();
-        if found == 0 || !self.ledger.list_all()?.is_empty() {
+        // The first backup lies in the repository before the ledger knows it.
+        let first = self.ledger.runs(8)?;
+        let first = first.iter().any(|run| run.kind == RunKind::Backup && run.status == RunStatus::Running);
+        if found == 0 || first || !self.ledger.list_all()?.is_empty() {
             return Ok(());
         }
         Err(Error::new(Kind::Refused, "the ledger knows no backup, but the repository is not empty")
