@@ -33,7 +33,7 @@ use crate::ledger::{self, HexId, Ledger, Purpose, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::archive::differing;
 use crate::repository::{Handle, Id, read};
-use crate::tables::catalog::{Catalog, Other};
+use crate::tables::catalog::{Catalog, Other, missing_on_standby};
 use crate::tables::facts::{Facts, Written};
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers;
@@ -135,6 +135,8 @@ pub struct Prepared {
     horizon: Option<String>,
     started: DateTime<Utc>,
     begin: Instant,
+    /// What its reader should know.
+    warnings: Vec<String>,
 }
 
 /// Which chunks need not be read.
@@ -270,7 +272,8 @@ impl Backup<'_> {
         facts.database["datname"] = self.connector.known_as().into();
         let mut catalog = Catalog::read(&snapshot).await?;
         seen.compare(self.connector, Scope::Definitions, is_last).await?;
-        catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
+        let mut warnings = catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
+        warnings.extend(missing_on_standby(snapshot.client()).await?);
         let (plan, others) = catalog.plan(self.chunk_blocks);
         let in_between =
             |error: Error| if error.kind() == Kind::Busy { error.with("while", IN_BETWEEN) } else { error };
@@ -302,6 +305,7 @@ impl Backup<'_> {
             horizon,
             started,
             begin,
+            warnings,
         })
     }
 

@@ -31,6 +31,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
+use crate::tables::catalog::missing_on_standby;
 use crate::tables::unchanged;
 
 /// What is dumped, in `pg_dump`'s own words.
@@ -138,6 +139,9 @@ impl Writer<'_> {
         let old: i64 = row.get(0);
         if old > 0 {
             self.reporter.warn(&format!("{old} transactions have been open for more than an hour in this database"));
+        }
+        if let Some(warning) = missing_on_standby(client).await? {
+            self.reporter.warn(&warning);
         }
         Ok(())
     }
