@@ -300,7 +300,8 @@ impl Catalog {
                     format!("table {name} is read in one piece, no query on it works: {}", answer.message());
                 // Classes of errors: of the file system, and of what the server did not expect.
                 if ["58", "XX"].iter().any(|class| answer.code().code().starts_with(class)) {
-                    warning.push_str(&format!("; if an index is damaged, this makes it again: REINDEX TABLE {name}"));
+                    warning += "; if an index is damaged, this makes it again: REINDEX TABLE ";
+                    warning += &name;
                 }
                 warnings.push(warning);
             }

@@ -269,10 +269,11 @@ impl Seen {
         for (key, object) in &self.objects {
             match now.get(key) {
                 Some(found) if found.state == object.state => {
-                    if found.was_renamed_since(object) && names_matter(&key.0, scope, self.shows_names) {
+                    let is_one = found.was_renamed_since(object) && names_matter(&key.0, scope, self.shows_names);
+                    changes.extend(is_one.then(|| {
                         let change = object.change(&key.0, "may have had another name");
-                        changes.push(Change { is_minor: object.is_minor, ..change });
-                    }
+                        Change { is_minor: object.is_minor, ..change }
+                    }));
                 }
                 Some(found) if found.name == object.name && found.schema == object.schema => {
                     changes.push(object.change(&key.0, "was altered"));
