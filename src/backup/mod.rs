@@ -33,7 +33,7 @@ use crate::ledger::{self, HexId, Ledger, Purpose, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::archive::differing;
 use crate::repository::{Handle, Id, read};
-use crate::tables::catalog::{Catalog, Other};
+use crate::tables::catalog::{Catalog, Other, missing_on_standby};
 use crate::tables::facts::{Facts, Written};
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers;
@@ -135,6 +135,8 @@ pub struct Prepared {
     horizon: Option<String>,
     started: DateTime<Utc>,
     begin: Instant,
+    /// What its reader should know.
+    warnings: Vec<String>,
 }
 
 /// Which chunks need not be read.
@@ -158,7 +160,7 @@ impl Backup<'_> {
     pub async fn prepare(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
         let mut attempt = 1;
         loop {
-            match self.prepare_once(tools, meter).await {
+            match self.prepare_once(tools, meter, attempt == ATTEMPTS).await {
                 Err(error) if unchanged::is_change(&error) && attempt < ATTEMPTS => {}
                 // What is in the way of these locks waits for this one's, and can go on now that they are gone.
                 Err(error)
@@ -252,7 +254,7 @@ impl Backup<'_> {
         Ok(Some(Parent { id, manifest }))
     }
 
-    async fn prepare_once(&self, tools: &Tools, meter: &Arc<Meter>) -> Result<Prepared> {
+    async fn prepare_once(&self, tools: &Tools, meter: &Arc<Meter>, is_last: bool) -> Result<Prepared> {
         let begin = Instant::now();
         let session = self.connector.connect().await?;
         // The summary that the horizon lies in begins at the checkpoint before it. Without this one, what was changed
@@ -269,8 +271,9 @@ impl Backup<'_> {
         let mut facts = Facts { written, ..Facts::read(&snapshot).await? };
         facts.database["datname"] = self.connector.known_as().into();
         let mut catalog = Catalog::read(&snapshot).await?;
-        seen.compare(self.connector, Scope::Definitions).await?;
-        catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
+        seen.compare(self.connector, Scope::Definitions, is_last).await?;
+        let mut warnings = catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
+        warnings.extend(missing_on_standby(snapshot.client()).await?);
         let (plan, others) = catalog.plan(self.chunk_blocks);
         let in_between =
             |error: Error| if error.kind() == Kind::Busy { error.with("while", IN_BETWEEN) } else { error };
@@ -285,7 +288,7 @@ impl Backup<'_> {
                 .with("state", "no backup was made; those before it are as they were"),
             _ => error,
         })?;
-        seen.compare(self.connector, Scope::Definitions).await?;
+        seen.compare(self.connector, Scope::Definitions, is_last).await?;
         // Not before pg_dump has ended: its locks take the same room.
         let readers = readers::join(self.connector, &snapshot, &plan, self.jobs, self.lock_wait).await;
         let readers = readers.map_err(in_between)?;
@@ -302,6 +305,7 @@ impl Backup<'_> {
             horizon,
             started,
             begin,
+            warnings,
         })
     }
 

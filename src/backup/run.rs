@@ -74,6 +74,9 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         let prepared = preparing.await?;
         (prepared, open(session).await?)
     };
+    for warning in &prepared.warnings {
+        env.reporter.warn(warning);
+    }
     let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
     let taken = match env.reporter.show(&meter, taking).await {
         Err(error) if unchanged::is_change(&error) => {

@@ -34,6 +34,8 @@ pub struct Moment {
     seen: Seen,
     /// Only some tables are dumped.
     is_partial: bool,
+    /// No other attempt follows.
+    is_last: bool,
     /// The definitions were compared when `pg_dump` had read all of them.
     compared: AtomicBool,
 }
@@ -50,21 +52,21 @@ impl Moment {
     /// Exports a snapshot and locks the tables in it that nobody else has locked: from then on they stay as the snapshot sees them. `pg_dump`
     /// waits for the others, and what happens to them until then is found later. Of a partial dump nothing is locked, since a role need not have
     /// a right to the rest.
-    pub async fn begin(connector: &Connector, lock_wait: Duration, is_partial: bool) -> Result<Self> {
+    pub async fn begin(connector: &Connector, lock_wait: Duration, is_partial: bool, is_last: bool) -> Result<Self> {
         let mut attempt = 1;
         loop {
             let snapshot = Snapshot::export(connector, lock_wait).await?;
             let seen = Seen::read(&snapshot).await?;
             let locked = if is_partial { Ok(false) } else { lock(&snapshot).await };
             let compared = match locked {
-                Ok(true) => seen.compare(connector, Scope::Definitions).await,
+                Ok(true) => seen.compare(connector, Scope::Definitions, attempt == ATTEMPTS).await,
                 Ok(false) => Ok(()),
                 Err(error) => Err(error),
             };
             match compared {
                 Err(error) if unchanged::is_change(&error) && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(Self { snapshot, seen, is_partial, compared: AtomicBool::new(false) }),
+                Ok(()) => return Ok(Self { snapshot, seen, is_partial, is_last, compared: AtomicBool::new(false) }),
             }
             tokio::time::sleep(PAUSE * attempt).await;
             attempt += 1;
@@ -92,7 +94,7 @@ impl Moment {
         if at_rows.await.is_err() || self.is_partial {
             return Ok(());
         }
-        let compared = self.seen.compare(connector, Scope::Definitions).await;
+        let compared = self.seen.compare(connector, Scope::Definitions, self.is_last).await;
         self.compared.store(true, Ordering::Relaxed);
         if compared.is_err() {
             let _ = pg_dump.start_kill();
@@ -103,7 +105,7 @@ impl Moment {
     /// Compares what the rows depend on, after the last one.
     pub async fn end(&self, connector: &Connector, contents: &Contents) -> Result<()> {
         let scope = if self.compared.load(Ordering::Relaxed) { Scope::Rows } else { Scope::Definitions };
-        let changes = self.seen.changes(connector, scope).await?;
+        let changes = self.seen.changes(connector, scope, self.is_last).await?;
         let matters = |change: &Change| !self.is_partial || concerns(change, contents);
         unchanged::altered(&changes.into_iter().filter(matters).collect::<Vec<_>>())
     }

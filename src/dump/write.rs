@@ -31,6 +31,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
+use crate::tables::catalog::missing_on_standby;
 use crate::tables::unchanged;
 
 /// What is dumped, in `pg_dump`'s own words.
@@ -139,6 +140,9 @@ impl Writer<'_> {
         if old > 0 {
             self.reporter.warn(&format!("{old} transactions have been open for more than an hour in this database"));
         }
+        if let Some(warning) = missing_on_standby(client).await? {
+            self.reporter.warn(&warning);
+        }
         Ok(())
     }
 
@@ -156,7 +160,7 @@ impl Writer<'_> {
             Target::File(file) => Some(file.try_clone().context(Kind::Store, "cannot share a descriptor")?),
             Target::Stdout => None,
         };
-        let first = self.attempt(tools, format, selection, target, meter).await;
+        let first = self.attempt(tools, format, selection, target, meter, again.is_none()).await;
         match (first, again) {
             (Err(error), Some(mut file)) if has_vanished(&error) || unchanged::is_change(&error) => {
                 let what = match error.detail("changed") {
@@ -167,7 +171,7 @@ impl Writer<'_> {
                 file.set_len(0).and_then(|()| file.rewind()).context(Kind::Store, "cannot begin the dump again")?;
                 meter.bytes.store(0, Ordering::Relaxed);
                 meter.rows.store(0, Ordering::Relaxed);
-                self.attempt(tools, format, selection, Target::File(file), meter).await
+                self.attempt(tools, format, selection, Target::File(file), meter, true).await
             }
             (first, _) => first,
         }
@@ -184,8 +188,9 @@ impl Writer<'_> {
         selection: &Selection,
         target: Target,
         meter: &Arc<Meter>,
+        is_last: bool,
     ) -> Result<(u64, String, Contents)> {
-        let moment = Moment::begin(self.connector, self.lock_wait, !selection.tables.is_empty()).await?;
+        let moment = Moment::begin(self.connector, self.lock_wait, !selection.tables.is_empty(), is_last).await?;
         let written = match (format, target) {
             (Format::Plain(compression), target) => {
                 let pg_dump = self.pg_dump(tools);

@@ -3,7 +3,7 @@
 //! Every relation is accounted for: its rows are copied here, or they come with `pg_dump`, or there are none to copy.
 //! Nothing is skipped in silence.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
@@ -225,12 +225,6 @@ const ROOTS: &str = "\
     WHERE EXISTS (SELECT FROM up h JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = h.parent \
                   WHERE h.leaf = u.leaf AND p.partstrat = 'h')";
 
-/// The tables of a list of which the planner reads more than columns: expressions of indexes and statistics, and checks.
-const EXPRESSIONS: &str = "\
-    SELECT indrelid FROM pg_catalog.pg_index WHERE indrelid = ANY ($1) AND (indexprs IS NOT NULL OR indpred IS NOT NULL) \
-    UNION SELECT stxrelid FROM pg_catalog.pg_statistic_ext WHERE stxrelid = ANY ($1) AND stxexprs IS NOT NULL \
-    UNION SELECT conrelid FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1) AND contype = 'c'";
-
 impl Catalog {
     /// Looks at every relation and keeps the tables from being altered, as `pg_dump` does: with ACCESS SHARE, until the
     /// snapshot's session ends.
@@ -286,28 +280,34 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Finds the tables of more than so many blocks on which no query can be planned.
+    /// Finds the tables of more than so many blocks on which no query can be planned, and says why.
     ///
     /// A part of a table is read with a query. The planner looks at the expressions of indexes and of statistics and inlines their functions,
-    /// of which some need a `search_path`. `COPY table`, as `pg_dump` uses it, is not planned.
-    pub async fn find_unplannable(&mut self, snapshot: &Snapshot, chunk_blocks: u32) -> Result<()> {
+    /// of which some need a `search_path`; and at the size and the first page of each index, which may be damaged or missing. `COPY table`, as
+    /// `pg_dump` uses it, is not planned.
+    pub async fn find_unplannable(&mut self, snapshot: &Snapshot, chunk_blocks: u32) -> Result<Vec<String>> {
         let client = snapshot.client();
         let failed = "cannot read the catalogue";
-        let large = |table: &&mut Table| table.is_heap && table.blocks > chunk_blocks.into();
-        let oids: Vec<u32> = self.tables.iter_mut().filter(large).map(|table| table.oid).collect();
-        let rows = client.query(EXPRESSIONS, &[&oids]).await.query_context(failed)?;
-        let suspects: HashSet<u32> = rows.iter().map(|row| row.get(0)).collect();
-        for table in self.tables.iter_mut().filter(|table| suspects.contains(&table.oid)) {
+        let mut warnings = Vec::new();
+        let is_large = |table: &&mut Table| table.is_heap && table.blocks > chunk_blocks.into();
+        for table in self.tables.iter_mut().filter(is_large) {
             let (columns, name) = (table.column_list(), table.qualified());
             let explain = format!("EXPLAIN SELECT {columns} FROM ONLY {name} WHERE ctid >= '(0,0)' AND ctid < '(1,0)'");
-            let planned = client.batch_execute(&format!("SAVEPOINT planning; {explain}")).await;
-            match planned {
-                Err(cause) if cause.as_db_error().is_none() => return Err(cause).query_context(failed),
-                planned => table.read_whole = planned.is_err(),
+            if let Err(cause) = client.batch_execute(&format!("SAVEPOINT planning; {explain}")).await {
+                let Some(answer) = cause.as_db_error() else { return Err(cause).query_context(failed) };
+                table.read_whole = true;
+                let mut warning =
+                    format!("table {name} is read in one piece, no query on it works: {}", answer.message());
+                // Classes of errors: of the file system, and of what the server did not expect.
+                if ["58", "XX"].iter().any(|class| answer.code().code().starts_with(class)) {
+                    warning += "; if an index is damaged, this makes it again: REINDEX TABLE ";
+                    warning += &name;
+                }
+                warnings.push(warning);
             }
             client.batch_execute("ROLLBACK TO SAVEPOINT planning").await.query_context(failed)?;
         }
-        Ok(())
+        Ok(warnings)
     }
 
     /// Sizes, after the locks; and whether each table is still the one that the snapshot sees.
@@ -360,4 +360,21 @@ fn table(row: &Row) -> Table {
         columns: Vec::new(),
         blocks: 0,
     }
+}
+
+/// Tables whose rows a standby has not, since nothing of them is in the write-ahead log.
+const UNLOGGED: &str = "\
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE pg_catalog.pg_is_in_recovery() AND c.relkind = 'r' AND c.relpersistence = 'u' \
+    ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
+
+/// A warning that names the tables whose rows are not on this server, if it is a standby.
+///
+/// # Errors
+/// [`Kind::Source`](crate::error::Kind::Source).
+pub async fn missing_on_standby(client: &tokio_postgres::Client) -> Result<Option<String>> {
+    let rows = client.query(UNLOGGED, &[]).await.query_context("cannot read the catalogue")?;
+    let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    Ok((!names.is_empty()).then(|| format!("rows of unlogged tables are not on a standby: {}", names.join(", "))))
 }

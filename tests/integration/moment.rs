@@ -72,13 +72,18 @@ fn alter_while_it_reads(server: &Server, database: &str, reader: u32, alter: &st
 }
 
 /// Statements that may alter something while tables are locked.
-const ALTERATIONS: [(&str, &str); 3] = [
+const ALTERATIONS: [(&str, &str); 4] = [
     (
         "labels",
         "ALTER TYPE mood RENAME VALUE 'good' TO 'x'; ALTER TYPE mood RENAME VALUE 'bad' TO 'good'; ALTER TYPE mood RENAME VALUE 'x' TO 'bad'",
     ),
     ("label_and_back", "ALTER TYPE mood RENAME VALUE 'good' TO 'x'; ALTER TYPE mood RENAME VALUE 'x' TO 'good'"),
     ("schemas", "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two"),
+    (
+        "schemas_and_back",
+        "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two; \
+         ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two",
+    ),
 ];
 
 #[test]
@@ -195,14 +200,31 @@ fn k1_what_is_altered_before_pg_dump_reads_it_begins_the_backup_again() {
         "CREATE OR REPLACE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n + 1'",
         "ALTER FUNCTION f RENAME TO g",
         "DROP TYPE unused; CREATE TYPE unused AS ENUM ('a')",
+        "ALTER VIEW v RENAME TO w; ALTER VIEW w RENAME TO v",
+        "ALTER SEQUENCE s RENAME TO w; ALTER SEQUENCE w RENAME TO s",
+        "ALTER FUNCTION f RENAME TO g; ALTER FUNCTION g RENAME TO f",
+        "ALTER TYPE mood RENAME TO w; ALTER TYPE w RENAME TO mood",
+        "ALTER SCHEMA one RENAME TO w; ALTER SCHEMA w RENAME TO one",
+        "ALTER COLLATION c RENAME TO w; ALTER COLLATION w RENAME TO c",
+        "ALTER TEXT SEARCH CONFIGURATION ts RENAME TO w; ALTER TEXT SEARCH CONFIGURATION w RENAME TO ts",
+        "ALTER INDEX named RENAME TO w",
+        "ALTER INDEX named RENAME TO w; ALTER INDEX w RENAME TO named",
+        "ALTER STATISTICS st RENAME TO w",
+        "DROP STATISTICS st",
+        "ALTER OPERATOR CLASS oc USING btree RENAME TO w",
     ];
-    for alter in alterations {
-        let database = database(server, "before");
-        server.query(
-            &database,
-            "CREATE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n'; CREATE TYPE unused AS ENUM ('a')",
-        );
-        for name in ["", "out/a.sql", "out/a.dump"] {
+    for (number, alter) in alterations.into_iter().enumerate() {
+        let objects = "CREATE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n'; CREATE TYPE unused AS ENUM ('a'); CREATE SEQUENCE s; \
+            CREATE COLLATION c FROM \"C\"; CREATE TEXT SEARCH CONFIGURATION ts (COPY = simple); CREATE STATISTICS st ON id, x FROM a; \
+            CREATE INDEX named ON a (id); COMMENT ON INDEX named IS 'mine'; \
+            CREATE OPERATOR CLASS oc FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, \
+            FUNCTION 1 btint4cmp(int, int)";
+        let targets = ["", "out/a.sql", "out/a.dump"];
+        // Some are read for all of them alike.
+        let targets = if number < 4 { &targets[..] } else { &targets[number % 3..=number % 3] };
+        for &name in targets {
+            let database = database(server, "before");
+            server.query(&database, objects);
             let site = Site::with_repository(server, &database);
             fs::create_dir(site.path("out")).unwrap();
             let count = site.path("attempts");
@@ -216,8 +238,6 @@ fn k1_what_is_altered_before_pg_dump_reads_it_begins_the_backup_again() {
             let tools = probe::tools(&site.path(""), &script);
             let section = crate::support::repository::section(&site);
             site.configure(&format!("port = {}\ntools = {tools:?}\n{section}", server.port()), "");
-            server.query(&database, "CREATE OR REPLACE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n'");
-            server.query(&database, "DROP FUNCTION IF EXISTS g; DROP VIEW v; CREATE VIEW v AS SELECT id FROM a");
             let arguments: Vec<&str> = if name.is_empty() { vec![] } else { vec![name] };
             site.run("teslamate-backup", &arguments).expect(0);
             assert_eq!(fs::read_to_string(&count).unwrap().lines().count(), 2, "{alter} {name}");
@@ -229,6 +249,8 @@ fn k1_what_is_altered_before_pg_dump_reads_it_begins_the_backup_again() {
 fn k1_a_busy_application_does_not_keep_a_backup_from_being_made() {
     let server = Server::shared();
     let database = database(server, "busy");
+    server.query(&database, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    server.query(&database, "CREATE SEQUENCE s; CREATE INDEX ai ON a (x)");
     server.query(&database, "CREATE MATERIALIZED VIEW mv AS SELECT count(*) FROM a; CREATE UNIQUE INDEX ON mv (count)");
     let site = Site::with_repository(server, &database);
     fs::create_dir(site.path("out")).unwrap();
@@ -239,7 +261,8 @@ fn k1_a_busy_application_does_not_keep_a_backup_from_being_made() {
                 "GRANT SELECT ON a TO PUBLIC;\nGRANT USAGE ON SCHEMA one TO PUBLIC;\nALTER TYPE mood ADD VALUE 'm{n}';\n\
                  CREATE TEMPORARY TABLE t (i serial);\nDROP TABLE t;\nREFRESH MATERIALIZED VIEW CONCURRENTLY mv;\nREFRESH MATERIALIZED VIEW mv;\n\
                  CREATE TABLE new_{n} (i serial PRIMARY KEY);\nANALYZE a;\nVACUUM a;\nCREATE INDEX CONCURRENTLY i_{n} ON a (id);\n\
-                 DROP INDEX CONCURRENTLY i_{n};\nDROP TABLE new_{n};\nCREATE OR REPLACE VIEW v AS SELECT id FROM a;\n"
+                 DROP INDEX CONCURRENTLY i_{n};\nDROP TABLE new_{n};\nCREATE OR REPLACE VIEW v AS SELECT id FROM a;\n\
+                 CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';\nREINDEX INDEX CONCURRENTLY ai;\n"
             )
         })
         .collect();
@@ -256,4 +279,23 @@ fn k1_a_busy_application_does_not_keep_a_backup_from_being_made() {
     assert!(busy.try_wait().unwrap().is_none(), "it was busy no longer: the test proved nothing");
     busy.kill().unwrap();
     busy.wait().unwrap();
+}
+
+#[test]
+fn k1_a_sequence_may_be_restarted_while_rows_are_read() {
+    let server = Server::shared();
+    let restarts =
+        ["ALTER SEQUENCE s RESTART", "ALTER SEQUENCE s RESTART WITH 7", "ALTER SEQUENCE of_serial_i_seq RESTART"];
+    for restart in restarts {
+        let database = database(server, "restart");
+        server.query(&database, "CREATE SEQUENCE s; CREATE TABLE of_serial (i serial); SELECT setval('s', 42)");
+        let site = Site::with_repository(server, &database);
+        let child = site.command("teslamate-backup").spawn();
+        alter_while_it_reads(server, &database, child.id(), restart);
+        let outcome = outcome(child).expect(0);
+        assert!(!outcome.stderr.contains("once more"), "{restart}: {}", outcome.stderr);
+        let copy = server.fresh_name("restart_copy");
+        site.run("teslamate-restore", &["latest", "--into", &copy]).expect(0);
+        assert_eq!(server.query(&copy, "SELECT last_value FROM s"), "42");
+    }
 }
