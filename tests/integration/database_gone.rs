@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::support::server::fixture;
-use crate::support::server17::Server17;
+use crate::support::tree_server::Server17;
 use crate::support::{Server, Site};
 
 /// Properties of a database as one text, to compare two of them.

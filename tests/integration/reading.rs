@@ -59,7 +59,7 @@ fn k7_a_table_on_which_no_query_can_be_planned_is_read_whole() {
 #[test]
 fn k7_a_table_with_a_damaged_index_is_read_whole() {
     let server = Server::start(Options::default());
-    server.create_teslamate("teslamate", 50);
+    server.create_teslamate("teslamate", 500);
     for kind in ["btree", "hash", "brin"] {
         let database = fresh(&server, kind, "");
         server.query(

@@ -14,8 +14,6 @@ pub mod tree_server;
 
 pub use binary::{Outcome, Site};
 pub use server::Server;
-#[allow(unused_imports)]
-pub use tree_server as server17;
 
 use std::path::Path;
 
