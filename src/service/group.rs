@@ -48,6 +48,17 @@ pub fn holds_us(control_group: &str, names: &[&str]) -> bool {
     own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {
         let is_below = control_group.len() > 1
             && path.strip_prefix(control_group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        is_below || path.split('/').any(|part| names.contains(&part))
+        is_below || path.split('/').any(|part| !part.is_empty() && names.contains(&part))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k11_a_unit_without_a_name_or_group_does_not_hold_this_run() {
+        assert!(!holds_us("", &["", "glovebox-test-of-nothing.service"]));
+        assert!(!holds_us("/", &[]));
+    }
 }
