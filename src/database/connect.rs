@@ -33,6 +33,11 @@ pub const STARTUP_WAIT: Duration = Duration::from_mins(1);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The code of `transaction_timeout`, and the first version that has that limit. Source: PostgreSQL documentation, "Error
+/// Codes", and release notes of version 17.
+const TRANSACTION_TIMEOUT: &str = "25P04";
+const FIRST_WITH_TRANSACTION_TIMEOUT: u32 = 170_000;
+
 /// Opens connections as the settings say.
 #[derive(Clone, Debug)]
 pub struct Connector {
@@ -51,6 +56,8 @@ enum Mode {
     Own,
     /// Those that the application has.
     Application,
+    /// Ours, but for the `search_path`.
+    DefaultPath,
     /// Ours as far as a server knows them that is too old.
     Least,
 }
@@ -126,7 +133,7 @@ impl Connector {
     /// A connection whose `search_path` is by default the one that a program has that sets none, for scripts of extensions
     /// that build theirs from it.
     pub async fn connect_with_default_path(&self, name: &str) -> Result<Client> {
-        self.attempt(name, Mode::Application).await?.map_err(|cause| self.explain(&cause, name))
+        self.attempt(name, Mode::DefaultPath).await?.map_err(|cause| self.explain(&cause, name))
     }
 
     /// A connection to the maintenance database: `postgres`, or `template1` where there is no `postgres`, none for this
@@ -205,6 +212,11 @@ impl Connector {
                     mode = Mode::Least;
                     continue;
                 }
+                // It struck while the session began: the server knows the limit, so it can be told to do without.
+                Err(cause) if cause.code().is_some_and(|code| code.code() == TRANSACTION_TIMEOUT) => {
+                    self.known.learn_version(FIRST_WITH_TRANSACTION_TIMEOUT);
+                    continue;
+                }
                 Err(cause) => {
                     Box::pin(self.look_behind(&cause, name)).await;
                     return Ok(Err(cause));
@@ -275,6 +287,7 @@ impl Connector {
         let options = match mode {
             Mode::Own => self.known.options(name),
             Mode::Application => self.known.application_options(),
+            Mode::DefaultPath => self.known.tool_options(name),
             Mode::Least => {
                 "-c search_path=pg_catalog -c statement_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned()
             }
