@@ -135,7 +135,7 @@ pub struct Prepared {
     horizon: Option<String>,
     started: DateTime<Utc>,
     begin: Instant,
-    /// What its reader should know.
+    /// Remarks for its reader.
     warnings: Vec<String>,
 }
 

@@ -60,7 +60,7 @@ struct Object {
     state: String,
     /// The transaction that wrote the name.
     mark: Option<String>,
-    /// What else it may have written.
+    /// Other statements that it may have written.
     otherwise: Option<String>,
     /// It may have written what was there.
     is_minor: bool,
