@@ -161,12 +161,21 @@ impl Room {
         (place.free / 4).clamp(least, most)
     }
 
-    /// Bytes that are needed on a file system: the copy, the log if it is there, and what must stay free.
-    fn need(&self, place: &Place, log: u64) -> u64 {
+    /// Bytes that are needed on a file system, and what for: the copy and the log if they go there, and what must stay free.
+    fn parts(&self, place: &Place, log: u64) -> Vec<(u64, &'static str)> {
         let is = |other: &Option<Place>| other.as_ref().is_some_and(|other| other.system == place.system);
-        let copy = if is(&self.data) { self.copy } else { 0 };
-        let log = if is(&self.wal) { log } else { 0 };
-        copy + log + self.reserve(place)
+        let mut parts = vec![(self.reserve(place), "that must stay free")];
+        if is(&self.wal) {
+            parts.insert(0, (log, "for the write-ahead log"));
+        }
+        if is(&self.data) {
+            parts.insert(0, (self.copy, "for the copy"));
+        }
+        parts
+    }
+
+    fn need(&self, place: &Place, log: u64) -> u64 {
+        self.parts(place, log).into_iter().map(|(bytes, _)| bytes).sum()
     }
 
     fn places(&self) -> Vec<&Place> {
@@ -195,14 +204,10 @@ impl Room {
         } else {
             format!("there is no room for the write-ahead log of a restore in {}", place.path.display())
         };
-        let parts = format!(
-            "{}: {} for the copy, {} for the write-ahead log, {} that must stay free",
-            shown(self.need(place, log)),
-            shown(self.copy),
-            shown(log),
-            shown(self.reserve(place))
-        );
-        let mut error = Error::new(Kind::Refused, what).with("needed", parts).with("free", shown(place.free));
+        let parts: Vec<String> =
+            self.parts(place, log).into_iter().map(|(bytes, what)| format!("{} {what}", shown(bytes))).collect();
+        let needed = format!("{}: {}", shown(self.need(place, log)), parts.join(", "));
+        let mut error = Error::new(Kind::Refused, what).with("needed", needed).with("free", shown(place.free));
         if self.log.held {
             error = error
                 .with("held", "a replication slot without a client, or an archive_command that fails, keeps all of the log")
