@@ -22,6 +22,7 @@
 //! | [`settings`] | files, environment and command line to one validated value |
 //! | [`mod@env`] | what every piece of work is given |
 //! | [`progress`], [`interrupt`], [`process`] | what is being done; signals; child processes |
+//! | [`text`] | foreign text, made fit for people, the journal and JSON |
 //! | [`error`] | what can go wrong, and the exit code that says so |
 //!
 //! `docs/architecture.md` follows a byte from COPY to the disk and back.
@@ -48,3 +49,4 @@ pub mod service;
 pub mod settings;
 pub mod tables;
 pub mod teslamate;
+pub mod text;

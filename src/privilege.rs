@@ -10,15 +10,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, Gid, Pid, Uid, User};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::link::Link;
+use crate::host::terminal::Relays;
 use crate::host::{Answer, ExtraFile, HostState, Opened, Request};
 use crate::interrupt::Interrupt;
 use crate::process;
@@ -26,6 +29,9 @@ use crate::settings::{Inputs, Settings};
 
 /// Tells a process that it is the second one, and whom to become.
 const WORKER: &str = "GLOVEBOX_WORKER";
+
+/// How long a worker may take to end once a signal has come: less than the 90 seconds after which systemd kills both.
+const LIMIT: Duration = Duration::from_secs(75);
 
 /// What the work runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +179,8 @@ pub async fn supervise(
             command.env(variable, value);
         }
     }
+    process::without_terminal(&mut command);
+    let relays = Relays::begin(&mut command)?;
     let mut child = command
         .args(std::env::args_os().skip(1))
         .env(WORKER, name)
@@ -181,7 +189,7 @@ pub async fn supervise(
         .kill_on_drop(false)
         .spawn()
         .context(Kind::Refused, "cannot start the unprivileged process")?;
-    // The command holds the other end of the socket; only the worker may, so that its end is noticed.
+    // The command holds the other ends of the socket and the pipes; only the worker may, so that its end is noticed.
     drop(command);
     send_setup(&ours, inputs, &opened)?;
     drop(opened);
@@ -198,10 +206,19 @@ pub async fn supervise(
         }
     });
     let mut forwarded = false;
+    // Until a signal has come, and while this process is at work for the worker, it may take its time.
+    let mut deadline = None;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.context(Kind::Attention, "cannot wait for the worker")?,
+            () = at(deadline) => {
+                deadline = None;
+                forward(child.id(), Signal::SIGKILL);
+            }
             Some(request) = requests.recv() => {
+                if matches!(request, Request::Ask(_)) {
+                    relays.settle().await;
+                }
                 let mut handling = Box::pin(host.handle(request));
                 // A worker that ends meanwhile needs no answer, and a signal does not wait for one.
                 let ended = loop {
@@ -214,20 +231,23 @@ pub async fn supervise(
                         status = child.wait() => break Some(status),
                         number = interrupt.raised(), if !forwarded => {
                             forwarded = true;
-                            forward(child.id(), number);
+                            stop(child.id(), number);
                         }
                     }
                 };
+                deadline = forwarded.then(|| Instant::now() + LIMIT);
                 if let Some(status) = ended {
                     break status.context(Kind::Attention, "cannot wait for the worker")?;
                 }
             }
             number = interrupt.raised(), if !forwarded => {
                 forwarded = true;
-                forward(child.id(), number);
+                deadline = Some(Instant::now() + LIMIT);
+                stop(child.id(), number);
             }
         }
     };
+    relays.end();
     exit_code(status)
 }
 
@@ -248,11 +268,26 @@ fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {
     link.send(&setup, &descriptors)
 }
 
-fn forward(id: Option<u32>, number: i32) {
-    let pid = id.and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    if let (Some(pid), Ok(signal)) = (pid, Signal::try_from(number)) {
+/// Passes a signal on. A worker that somebody has stopped goes on, and hears it.
+fn stop(id: Option<u32>, number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        forward(id, signal);
+        forward(id, Signal::SIGCONT);
+    }
+}
+
+fn forward(id: Option<u32>, signal: Signal) {
+    if let Some(pid) = id.and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw) {
         // It may have ended in this very moment.
         let _ = kill(pid, signal);
+    }
+}
+
+/// Ends at that time, or never.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -46,6 +46,15 @@ pub fn host_command(program: &Path) -> Command {
     command
 }
 
+/// Gives a command a session of its own, without a terminal: it neither reads nor types what belongs to ours.
+#[allow(unsafe_code)]
+pub fn without_terminal(command: &mut Command) {
+    // SAFETY: setsid(2) is a plain system call, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+    }
+}
+
 #[allow(unsafe_code)]
 fn die_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();

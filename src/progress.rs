@@ -3,7 +3,7 @@
 //! Everything here goes to standard error. The work fills a [`Meter`]; [`Reporter::show`] looks at it from time to
 //! time while the work goes on, so that reporting never slows the work down.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::os::linux::fs::MetadataExt;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,8 @@ use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progre
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::{Host, terminal};
+use crate::text;
 
 /// How often a terminal is redrawn.
 const TICK: Duration = Duration::from_millis(200);
@@ -142,7 +143,7 @@ impl Reporter {
             Reader::Program
         } else if is_journal() {
             Reader::Journal
-        } else if std::io::stderr().is_terminal() {
+        } else if terminal::is_read() {
             Reader::Terminal
         } else {
             Reader::Plain
@@ -209,11 +210,11 @@ impl Reporter {
             Priority::Error | Priority::Info | Priority::Debug => "",
             Priority::Warning => "warning: ",
         };
-        let program = self.program;
+        let (program, text) = (self.program, text::printable(text));
         let rendered = match self.reader {
             Reader::Program => {
                 let level = format!("{priority:?}").to_lowercase();
-                format!("{}\n", json!({ "event": "message", "level": level, "text": text }))
+                format!("{}\n", text::json(&json!({ "event": "message", "level": level, "text": text }).to_string()))
             }
             // journald reads a priority at the start of every line.
             Reader::Journal => {
@@ -275,7 +276,7 @@ impl Reporter {
             Reader::Terminal => {
                 let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(bar) = bar.as_ref() {
-                    bar.set_message(sentence(meter, started));
+                    bar.set_message(text::one_line(&sentence(meter, started)).into_owned());
                     bar.tick();
                 }
             }
@@ -291,7 +292,7 @@ impl Reporter {
                         "chunks_reused": meter.chunks_reused.load(Ordering::Relaxed),
                         "seconds": started.elapsed().as_secs_f64(),
                     });
-                    let _ = writeln!(std::io::stderr().lock(), "{line}");
+                    let _ = writeln!(std::io::stderr().lock(), "{}", text::json(&line.to_string()));
                 }
             }
             Reader::Plain | Reader::Journal => self.info(&sentence(meter, started)),
@@ -300,7 +301,11 @@ impl Reporter {
 }
 
 fn terminal_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let target = match terminal::relayed_columns() {
+        Some(columns) => ProgressDrawTarget::term_like(Box::new(terminal::Relayed { columns })),
+        None => ProgressDrawTarget::stderr(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
     // indicatif leaves colour out where NO_COLOR is set; the template has none anyway.
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
         bar.set_style(style);

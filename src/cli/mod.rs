@@ -35,6 +35,7 @@ use crate::progress::Reporter;
 use crate::repository::{self, Location};
 use crate::service::notify;
 use crate::settings::{self, Inputs, Settings};
+use crate::text;
 use report::Report;
 
 /// The flags of every binary.
@@ -109,7 +110,9 @@ fn finish(reporter: &Reporter, report: Report, stdout_is_data: bool) -> ExitCode
                 _ => document = Value::Object(failure),
             }
         }
-        text = document.to_string();
+        text = text::json(&document.to_string()).into_owned();
+    } else {
+        text = text::printable(&text).into_owned();
     }
     let silent = text.is_empty() || (reporter.is_quiet() && !reporter.is_json());
     let written = match (silent, stdout_is_data) {

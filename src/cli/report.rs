@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::text;
 
 /// What a command has to say in the end.
 #[derive(Debug, Default)]
@@ -53,6 +54,9 @@ pub fn seconds(duration: std::time::Duration) -> String {
 /// Rows of text under a header, columns aligned by the widest entry; numbers to the right.
 #[must_use]
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| text::one_line(cell).into_owned()).collect()).collect();
+    let rows = rows.as_slice();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([header[column].len()]).max().unwrap_or(0)

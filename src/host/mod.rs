@@ -11,6 +11,7 @@ pub mod identity;
 pub mod link;
 mod marks;
 pub mod output;
+pub mod terminal;
 
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
@@ -30,6 +31,7 @@ use crate::error::{Context, Kind, Result};
 use crate::process::on_thread;
 use crate::service::{State, notify};
 use crate::settings::Settings;
+use crate::text;
 pub use guard::Recovered;
 use guard::ServiceGuard;
 
@@ -204,7 +206,7 @@ fn ask(question: &str) -> Option<String> {
         return None;
     }
     let mut terminal = std::io::stderr().lock();
-    let shown = terminal.write_all(question.as_bytes()).and_then(|()| terminal.flush());
+    let shown = terminal.write_all(text::printable(question).as_bytes()).and_then(|()| terminal.flush());
     let mut line = String::new();
     shown.and_then(|()| std::io::stdin().lock().read_line(&mut line)).ok()?;
     Some(line.trim_end_matches(['\n', '\r']).to_owned())

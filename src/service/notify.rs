@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sd_notify::NotifyState;
 
+use crate::text;
+
 /// How long the service manager is asked to wait for the next sign of life.
 const EXTENSION: std::time::Duration = std::time::Duration::from_mins(2);
 
@@ -28,7 +30,7 @@ pub fn ready() {
 
 /// What is being done right now. If it `moves`, also a sign of life for the watchdog, and more time for a slow start.
 pub fn status(text: &str, moves: bool) {
-    let text = shortened(text);
+    let text = &text::one_line(shortened(text));
     if !moves {
         return send(&[NotifyState::Status(text)]);
     }

@@ -69,5 +69,6 @@ mod session_settings;
 mod settings;
 mod support;
 mod tables;
+mod terminal;
 mod version_matrix;
 mod versions;

@@ -32,13 +32,13 @@ pub fn site(hint: &str) -> Option<(&'static Server, Site, String)> {
     Some((server, site, database))
 }
 
-fn status(pid: &str, name: &str) -> Option<String> {
+pub fn status(pid: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.trim().to_owned())
 }
 
 /// The processes that descend from one.
-fn descendants(pid: u32) -> Vec<String> {
+pub fn descendants(pid: u32) -> Vec<String> {
     let mut found = vec![pid.to_string()];
     let mut at = 0;
     while at < found.len() {
