@@ -26,6 +26,7 @@ use tokio::sync::Mutex;
 use crate::database::Connector;
 pub use crate::env::Env;
 use crate::error::{Context, Error, Kind, Result};
+use crate::host::directory;
 use crate::host::link::Link;
 use crate::host::{Host, HostState, Identities, Opened, Opens};
 use crate::interrupt::Interrupt;
@@ -235,6 +236,8 @@ impl Run<'_> {
     {
         // The parent has shown the warnings.
         let settings = Settings::resolve(inputs)?;
+        // Where the account itself may, root has not.
+        make_dir(&settings.state_dir, true, &Account::Caller)?;
         let host = Host::Parent(Arc::new(Mutex::new(link)));
         let runtime = runtime()?;
         let result = runtime.block_on(async {
@@ -324,15 +327,10 @@ fn make_dir(dir: &Path, with_parents: bool, account: &Account) -> Result<()> {
     if dir.exists() {
         return Ok(());
     }
-    let made = if with_parents { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) };
-    match (made, account) {
-        (Ok(()), Account::Other(name)) => {
-            let user = nix::unistd::User::from_name(name).ok().flatten();
-            let ids = user.map(|user| (user.uid.as_raw(), user.gid.as_raw()));
-            std::os::unix::fs::chown(dir, ids.map(|ids| ids.0), ids.map(|ids| ids.1))
-                .context(Kind::Refused, format!("cannot hand {} to \"{name}\"", dir.display()))
-        }
-        // Not every run needs it; the one that does says so.
-        _ => Ok(()),
+    if let Account::Other(name) = account {
+        return directory::make_for(dir, with_parents, name);
     }
+    // Not every run needs it; the one that does says so.
+    let _ = if with_parents { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) };
+    Ok(())
 }

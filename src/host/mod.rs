@@ -5,6 +5,7 @@
 //! socket ([`link`]) for the few things on this page. So root never parses a dump, and the worker never sees a
 //! directory that it has no right to.
 
+pub mod directory;
 pub mod extra;
 pub mod guard;
 pub mod identity;

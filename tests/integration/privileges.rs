@@ -287,3 +287,29 @@ fn r24_a_copys_directory_is_made_by_hand_and_never_on_the_wrong_disk() {
     site.run("teslamate-backup", &["copy"]).expect(10).says("mount it");
     assert!(!disk.join("teslamate").exists());
 }
+
+#[test]
+fn k18_root_makes_directories_only_where_nobody_else_can_exchange_them() {
+    let Some((_, site, _)) = site("places") else { return };
+    let user = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+    let config = fs::read_to_string(site.config()).unwrap();
+    let owner = |path: &str| fs::metadata(site.path(path)).map(|found| found.uid()).ok();
+    let backup = |state: &str| {
+        let state_dir = site.path(state);
+        let text: String =
+            config.lines().filter(|line| !line.starts_with("state_dir")).flat_map(|line| [line, "\n"]).collect();
+        site.write_config(&format!("state_dir = {state_dir:?}\n{text}"));
+        let run = site.command("teslamate-backup").env("GLOVEBOX_DATABASE_OS_USER", SERVER_ACCOUNT);
+        run.arg(format!("private/{}.dump", state.replace('/', "-"))).outcome()
+    };
+    // Root's own place: root makes it, with what is missing above it, and the account can work there.
+    backup("new/state").expect(0);
+    assert_eq!((owner("new"), owner("new/state")), (Some(0), Some(user.uid.as_raw())));
+    // The account's own place: it does so itself.
+    backup("state/inner/deep").expect(0);
+    assert_eq!((owner("state/inner"), owner("state/inner/deep")), (Some(user.uid.as_raw()), Some(user.uid.as_raw())));
+    // A link that the account put there leads nowhere that it could not go itself.
+    std::os::unix::fs::symlink(site.path("private"), site.path("state/link")).unwrap();
+    backup("state/link/trap");
+    assert_eq!(owner("private/trap"), None);
+}
