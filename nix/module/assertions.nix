@@ -85,7 +85,8 @@ let
     else
       "${option "settings.${key}"}: there is no such setting. These there are: ${lib.concatStringsSep ", " settings.free}.";
 
-  timersOn = lib.filterAttrs (_: timer: timer.enable) cfg.timers;
+  # The timer of the copies has a unit only where there are copies, which need the repository themselves.
+  timersOn = lib.filterAttrs (_: timer: timer.enable) (removeAttrs cfg.timers [ "check-copies" ]);
   needsRepository =
     timersOn != { } || cfg.copies != [ ] || (cfg.migrations.enable && cfg.migrations.requireBackup);
 

@@ -106,6 +106,10 @@ let
       OnCalendar = "Sun *-*-* 04:45:00";
       RandomizedDelaySec = "1h";
     };
+    check-copies = {
+      OnCalendar = "Sun *-*-* 06:45:00";
+      RandomizedDelaySec = "1h";
+    };
     drill = {
       OnCalendar = "*-*-01 05:45:00";
       RandomizedDelaySec = "1h";
@@ -316,6 +320,7 @@ in
       backup = timer "a backup is taken" (timerDefault "backup");
       forget = timer "what the retention gives up is removed" (timerDefault "forget");
       check = timer "everything is read anew and the repository checked" (timerDefault "check");
+      check-copies = timer "the copies are checked" (timerDefault "check-copies");
       drill = timer "the newest backup is restored beside the live database, verified and dropped" (
         timerDefault "drill"
       );

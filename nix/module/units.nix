@@ -61,6 +61,18 @@ let
       copies = true;
       after = [ "backup" ];
     };
+    # Apart from `check`, which must not wait for a slow line either.
+    check-copies = {
+      description = "Check the copies of TeslaMate's backups";
+      commands = [ (run "teslamate-backup" " check --copy all --read-part 4") ];
+      limit = "2h";
+      copies = true;
+      after = [
+        "backup"
+        "copy"
+        "check"
+      ];
+    };
   };
 
   # Exit code 11 is "busy": somebody else is at work on this database. Tried again every three minutes, so that neither
@@ -172,7 +184,7 @@ let
         };
     };
 
-  timers = lib.filterAttrs (_: timer: timer.enable) cfg.timers;
+  timers = lib.filterAttrs (name: timer: timer.enable && units ? ${name}) cfg.timers;
 in
 {
   config = lib.mkIf cfg.enable {

@@ -8,6 +8,7 @@
 pub mod extra;
 pub mod feed;
 pub mod history;
+pub mod parent;
 pub mod recovery;
 pub mod run;
 pub mod session;
@@ -32,7 +33,7 @@ use crate::interrupt::Interrupt;
 use crate::ledger::{self, HexId, Ledger, Purpose, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::archive::differing;
-use crate::repository::{Handle, Id, read};
+use crate::repository::{Handle, Id};
 use crate::tables::catalog::{Catalog, Other, missing_on_standby};
 use crate::tables::facts::{Facts, Written};
 use crate::tables::manifest::{self, ChunkEntry, Manifest};
@@ -41,6 +42,7 @@ use crate::tables::surroundings::Surroundings;
 use crate::tables::unchanged::{self, Scope, Seen};
 use crate::tables::{Plan, Snapshot, changes, definitions, reuse};
 use extra::Extra;
+use parent::{Found, Mended};
 use store::publish;
 
 /// How long a running transaction is waited for, so that the next backup can go on from this one.
@@ -113,12 +115,8 @@ pub struct Taken {
     pub missing: Vec<Noted>,
     /// Why the backup before this one could not be used, if it could not although it should.
     pub parent_fault: Option<Error>,
-}
-
-/// The newest backup, which is this one's parent.
-struct Parent {
-    id: Id,
-    manifest: Manifest,
+    /// What was repaired in the repository before.
+    pub mended: Mended,
 }
 
 /// What is to be backed up, with the sessions that keep it still.
@@ -174,7 +172,8 @@ impl Backup<'_> {
 
     /// Takes one of what was prepared, and notes it in the ledger. `meter` is told how far it is.
     ///
-    /// A signal ends it before the next chunk, and before anything is published.
+    /// A signal ends it before the next chunk, and before anything is published. `missing` are backups that the ledger
+    /// knows and the repository has not.
     ///
     /// # Errors
     /// [`Kind::Source`] if reading failed, or definitions were altered meanwhile ([`unchanged::is_change`]); [`Kind::Store`] if storing did, [`Kind::Verify`] if what was stored reads
@@ -184,20 +183,18 @@ impl Backup<'_> {
         ledger: &mut Ledger,
         repository: &Handle,
         prepared: Prepared,
+        missing: Vec<Noted>,
         meter: &Arc<Meter>,
     ) -> Result<Taken> {
         ledger.check_repository(Some(&hex(repository.id())?))?;
         ledger.set_cluster(&prepared.facts.system_identifier)?;
-        let (parent, parent_fault) = match self.parent(ledger, repository, &prepared.facts, meter).await {
-            Ok(parent) => (parent, None),
-            // The next backup matters more than the last one's fault, which is told when this one is there.
-            Err(error) if error.kind() == Kind::Verify => (None, Some(error)),
-            Err(error) => return Err(error),
-        };
+        let mut mended = self.repair(repository, meter).await?;
+        let found = self.parent(ledger, repository, &prepared.facts, &missing, &mut mended, meter).await?;
+        let Found { parent, read_all, fault: parent_fault } = found;
         let known = parent.as_ref().map(|parent| &parent.manifest);
         let mut decided = self.interrupt.guard(self.decide(&prepared, known)).await?;
-        if parent_fault.is_some() {
-            decided.read_all = Some("the last backup is damaged".to_owned());
+        if let Some(why) = read_all {
+            decided.read_all = Some(why.to_owned());
         }
         let begin = prepared.begin;
         let parent_id = parent.as_ref().map(|parent| parent.id);
@@ -222,6 +219,9 @@ impl Backup<'_> {
             let id = published.id.short();
             error.with("state", format!("backup {id} is whole and in the repository; the next run notes it"))
         })?;
+        self.find_damaged(repository, &mut mended).await.map_err(|error| {
+            error.with("state", format!("backup {} was taken and is whole", noted.facts.id.short()))
+        })?;
         Ok(Taken {
             noted,
             chunks_read: manifest.chunks(manifest::Origin::Read),
@@ -230,28 +230,10 @@ impl Backup<'_> {
             bytes_stored: archived.bytes_stored,
             manifest,
             wrongly_unchanged,
-            missing: Vec::new(),
+            missing,
             parent_fault,
+            mended,
         })
-    }
-
-    /// The newest backup that the ledger knows of this cluster, with its manifest; without one, the newest of all.
-    async fn parent(
-        &self,
-        ledger: &Ledger,
-        repository: &Handle,
-        facts: &Facts,
-        meter: &Arc<Meter>,
-    ) -> Result<Option<Parent>> {
-        let mut known = ledger.list()?;
-        let is_of_this = |noted: &Noted| noted.facts.cluster.as_deref().is_none_or(|id| id == facts.system_identifier);
-        let newest = known.iter().rposition(is_of_this).or(known.len().checked_sub(1));
-        let Some(latest) = newest.map(|at| known.swap_remove(at)) else { return Ok(None) };
-        let id: Id = latest.facts.id.as_str().parse()?;
-        let handle = repository.clone();
-        let manifest =
-            self.interrupt.on_thread(meter, move || session::manifest(&read::open(&handle, id)?, &latest)).await?;
-        Ok(Some(Parent { id, manifest }))
     }
 
     async fn prepare_once(&self, tools: &Tools, meter: &Arc<Meter>, is_last: bool) -> Result<Prepared> {

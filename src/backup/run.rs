@@ -77,18 +77,20 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
     for warning in &prepared.warnings {
         env.reporter.warn(warning);
     }
-    let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
+    let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, missing.clone(), &meter));
     let taken = match env.reporter.show(&meter, taking).await {
         Err(error) if unchanged::is_change(&error) => {
             let what = error.detail("changed").unwrap_or_default().replace('\n', ", ");
             env.reporter.warn(&format!("{}: once more, from the start ({what})", error.message()));
             let prepared = env.interrupt.guard(Box::pin(backup.prepare(&tools, &meter))).await?;
-            let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, &meter));
+            let taking = Box::pin(backup.take(&mut session.ledger, &repository, prepared, missing, &meter));
             env.reporter.show(&meter, taking).await?
         }
         taken => taken?,
     };
-    let taken = Taken { missing, ..taken };
+    if let Some(warning) = taken.mended.warning() {
+        env.reporter.warn(&warning);
+    }
     session.figures.bytes_read = Some(taken.bytes_read);
     session.figures.bytes_added = Some(taken.bytes_stored);
     session.figures.snapshot = Some(taken.noted.facts.id.clone());

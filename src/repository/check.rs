@@ -266,7 +266,10 @@ fn reread_into(
                 read += 1;
                 meter.add(raw.len() as u64);
                 if let Some(what) = examine(handle, *id, &raw, index.packs.get(id)) {
-                    report.damage(&path, what, concerned(needs, *id));
+                    let snapshots = concerned(needs, *id);
+                    // One that no index names is not needed: it was taken out, or its run was killed.
+                    let is_damage = index.packs.contains_key(id);
+                    report.findings.push(Finding { file: path, what, snapshots, is_damage });
                 }
             }
         }

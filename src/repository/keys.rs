@@ -74,7 +74,13 @@ pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
     } else {
         "wrong password or damaged key file: no key of the repository could be opened"
     };
-    Err(Error::new(Kind::Refused, message).with("keys", names.join("\n")).with("damaged", faults.join("\n")))
+    let error = Error::new(Kind::Refused, message).with("keys", names.join("\n")).with("damaged", faults.join("\n"));
+    if faults.is_empty() {
+        return Err(error);
+    }
+    Err(error
+        .hint("If the password is right, put `keys/` back from a backup of that disk, or use another key's password.")
+        .hint("A copy is made anew by `teslamate-backup copy`, in an empty directory: move this one away."))
 }
 
 fn try_file(raw: &[u8], password: &Secret) -> Option<(MasterKey, Zeroizing<Vec<u8>>)> {

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustic_core::{FileType, WriteBackend};
 
 use super::id::{Id, path_of};
-use super::snapshots::is_published;
-use super::vault::{Index, Place, damaged};
-use super::{Handle, check, guard, tree};
+use super::snapshots::{self, is_published};
+use super::vault::{Index, Place};
+use super::{Handle, check, guard, repair, tree};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 
@@ -42,16 +42,7 @@ pub fn packs(target: &Handle) -> Result<BTreeSet<Id>> {
 pub fn look(source: &Handle, target: &Handle, due: &BTreeSet<Id>, meter: &Meter) -> Result<Looked> {
     let index = target.vault.index()?;
     let present = target.vault.list(FileType::Pack)?;
-    let mut faults = BTreeMap::new();
-    for (id, pack) in &index.packs {
-        match present.get(id) {
-            None => _ = faults.insert(*id, "is missing".to_owned()),
-            Some(found) if *found != u64::from(pack.size) => {
-                faults.insert(*id, format!("has {found} bytes instead of {}", pack.size));
-            }
-            Some(_) => {}
-        }
-    }
+    let mut faults = repair::misfits(&index, &present);
     let mut whole = BTreeSet::new();
     meter.begin("reading the copy back", due.iter().filter_map(|id| present.get(id)).sum());
     for id in due.iter().filter(|id| index.packs.contains_key(id)) {
@@ -67,7 +58,7 @@ pub fn look(source: &Handle, target: &Handle, due: &BTreeSet<Id>, meter: &Meter)
     let is_odd = unnamed || !faults.is_empty();
     if !faults.is_empty() {
         refuse_loss(source, target, &index, &faults)?;
-        drop_from_index(target, &faults)?;
+        repair::drop_packs(target, &faults)?;
     }
     Ok(Looked { whole, dropped: faults, is_odd })
 }
@@ -83,6 +74,44 @@ pub fn remove_dropped(target: &Handle, looked: &Looked) -> Result<()> {
         guard::run(&what, Kind::Store, || target.vault.store.remove(FileType::Pack, &id.rustic(), false))?;
     }
     Ok(())
+}
+
+/// Gives the key file that the copy was opened with its right name again, if one of its bytes changed and it opens all the
+/// same: restic refuses it under the old one.
+///
+/// # Errors
+/// [`Kind::Store`] if it cannot be written; the old file is there then.
+pub fn rename_key(target: &Handle) -> Result<bool> {
+    let raw = target.vault.raw(FileType::Key, target.key)?;
+    let right = Id::of(&raw);
+    if right == target.key {
+        return Ok(false);
+    }
+    let store = &target.vault.store;
+    let bytes = raw.to_vec();
+    guard::run("writing a key", Kind::Store, || {
+        store.write_bytes(FileType::Key, &right.rustic(), false, bytes.into())
+    })?;
+    guard::run("removing a key", Kind::Store, || store.remove(FileType::Key, &target.key.rustic(), false))?;
+    Ok(true)
+}
+
+/// Removes snapshot files that cannot be read. For a caller that has copied every backup of the repository: one of them
+/// is what such a file was, as long as the repository had it.
+///
+/// # Errors
+/// [`Kind::Store`] if one cannot be removed.
+pub fn remove_unreadable_snapshots(target: &Handle) -> Result<usize> {
+    let (_, faults) = target.vault.snapshots()?;
+    let mut removed = 0;
+    for (id, _) in faults.iter().filter(|(_, error)| error.kind() == Kind::Verify) {
+        // Read twice: it is removed for what was read.
+        if target.vault.snapshot(*id).is_err_and(|error| error.kind() == Kind::Verify) {
+            snapshots::remove(target, *id)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Fails if the source lacks blobs of damaged packs that a backup in the copy needs.
@@ -117,37 +146,4 @@ fn refuse_loss(source: &Handle, target: &Handle, index: &Index, faults: &BTreeMa
         .with("state", "nothing was copied there; the copies that are not named can be restored")
         .hint(format!("Take it out, then copy again: restic repair packs {pack}"))
         .hint("docs/repository.md, \"A damaged pack\", shows how."))
-}
-
-/// Writes every index that names one of these packs anew without them, then removes the old one.
-fn drop_from_index(target: &Handle, faults: &BTreeMap<Id, String>) -> Result<()> {
-    let vault = &target.vault;
-    for id in vault.list(FileType::Index)?.into_keys() {
-        let path = path_of(FileType::Index, id);
-        let mut json: serde_json::Value = serde_json::from_slice(&vault.file(FileType::Index, id)?)
-            .map_err(|error| damaged(&path, &error.to_string()))?;
-        let mut names_one = false;
-        for list in ["packs", "packs_to_delete"] {
-            let Some(packs) = json.get_mut(list).and_then(|packs| packs.as_array_mut()) else { continue };
-            let before = packs.len();
-            packs.retain(|pack| {
-                let id = pack["id"].as_str().and_then(|id| id.parse::<Id>().ok());
-                !id.is_some_and(|id| faults.contains_key(&id))
-            });
-            names_one |= packs.len() < before;
-        }
-        if !names_one {
-            continue;
-        }
-        let sealed = vault
-            .seal(json.to_string().as_bytes())
-            .map_err(|cause| Error::new(Kind::Store, format!("cannot write {path} anew")).with("cause", cause))?;
-        let new = Id::of(&sealed);
-        guard::run("writing an index", Kind::Store, || {
-            vault.store.write_bytes(FileType::Index, &new.rustic(), false, sealed.into())
-        })?;
-        let what = format!("removing {path}");
-        guard::run(&what, Kind::Store, || vault.store.remove(FileType::Index, &id.rustic(), false))?;
-    }
-    Ok(())
 }

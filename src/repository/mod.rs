@@ -19,6 +19,7 @@
 //! | [`check`] | structure, and every byte of every pack |
 //! | `making` | a new repository, by one run alone |
 //! | [`copy`], [`mend`] | backups into another repository, proved there |
+//! | [`repair`], `pack_header` | the index again what the packs are, after some were lost |
 //! | [`prune`] | removes what no snapshot needs, a day after it was marked |
 //!
 //! All of it blocks: call it on a thread that may.
@@ -37,10 +38,12 @@ pub mod mend;
 pub mod mistake;
 #[cfg(feature = "network")]
 mod network;
+mod pack_header;
 mod password;
 pub mod prune;
 pub mod read;
 mod remote;
+pub mod repair;
 pub mod snapshots;
 mod store;
 #[cfg(test)]
@@ -175,7 +178,12 @@ fn open_as(settings: &settings::Repository, to_write: bool) -> Result<Handle> {
         // restic locks what it works on; the storage library does not look.
         lock::refuse(&vault, &location, false)?;
     }
-    let config = vault.file(FileType::Config, Id::from([0; 32])).map_err(located)?;
+    let config = vault.file(FileType::Config, Id::from([0; 32])).map_err(|error| match error.kind() {
+        Kind::Verify => located(error)
+            .hint("Put `config` back from a backup of that disk: it never changes.")
+            .hint("A copy is made anew by `teslamate-backup copy`, in an empty directory: move this one away."),
+        _ => located(error),
+    })?;
     let config: ConfigFile =
         serde_json::from_slice(&config).map_err(|error| located(vault::damaged("config", &error.to_string())))?;
     if !(1..=NEWEST_FORMAT).contains(&config.version) {
@@ -309,7 +317,8 @@ fn refuse_unless_empty(location: &Location, settings: &settings::Repository) -> 
             None => Ok(()),
             Some(found) => {
                 let message = format!("{location} is not empty: no repository is made there");
-                let left = "If that is all there is, an `init` was killed: remove that file, then try again.";
+                let left = "If that is all there is, and no other run makes a repository there, an `init` was killed: \
+                            remove that file, then try again.";
                 Err(refused(message)
                     .with("hint", if found.starts_with("keys/") { left } else { "" })
                     .with("found", found))

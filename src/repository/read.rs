@@ -81,6 +81,12 @@ impl Contents {
         self.files.iter().map(|(path, leaf)| FileInfo { path: path.clone(), size: leaf.size, mode: leaf.mode })
     }
 
+    /// Whether every part of its files is in an index.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        self.files.values().all(|leaf| leaf.missing.is_empty())
+    }
+
     /// The packs that it needs.
     pub fn packs(&self) -> impl Iterator<Item = Id> + '_ {
         self.packs.keys().copied()

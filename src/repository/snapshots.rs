@@ -137,13 +137,15 @@ pub fn discard(handle: &Handle, archived: &Archived) -> Result<()> {
     remove(handle, archived.pending)
 }
 
-/// Deletes a published backup. Its packs stay until the next prune.
+/// Deletes a published backup, also one whose snapshot file is damaged. Its packs stay until the next prune.
 ///
 /// # Errors
-/// As [`get`], and [`Kind::Store`] if its file cannot be removed.
+/// [`Kind::Refused`] if it is not a published backup, and [`Kind::Store`] if its file cannot be removed.
 pub fn delete(handle: &Handle, id: Id) -> Result<()> {
-    get(handle, id)?;
-    remove(handle, id)
+    match get(handle, id) {
+        Err(error) if error.kind() != Kind::Verify => Err(error),
+        _ => remove(handle, id),
+    }
 }
 
 /// What a sweep removed.

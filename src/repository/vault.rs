@@ -32,11 +32,11 @@ const COMPRESSED: u8 = 2;
 pub(super) struct Place {
     pub(super) blob: Id,
     pub(super) pack: Id,
-    offset: u32,
-    length: u32,
+    pub(super) offset: u32,
+    pub(super) length: u32,
     /// Bytes of content.
     pub(super) size: u32,
-    compressed: bool,
+    pub(super) compressed: bool,
     pub(super) is_tree: bool,
 }
 
@@ -72,6 +72,11 @@ impl Index {
 
     pub(super) fn tree(&self, id: Id) -> Option<Place> {
         self.blobs.get(&(true, id)).copied()
+    }
+
+    /// Bytes of a pack's file; 0 for one that is not known.
+    pub(super) fn size(&self, pack: Id) -> u32 {
+        self.packs.get(&pack).map_or(0, |pack| pack.size)
     }
 
     /// Finds blobs in marked packs too, where no other pack has them: they still lie there, and a prune that found
@@ -162,6 +167,11 @@ impl Vault {
         }
     }
 
+    /// What is encrypted in these bytes; nothing if it was altered.
+    pub(super) fn decrypt(&self, raw: &[u8]) -> Option<Vec<u8>> {
+        decrypt(&self.key, raw)
+    }
+
     /// Encrypts a file of the repository, with a nonce that is used once.
     pub(super) fn seal(&self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut nonce = [0; 16];
@@ -210,9 +220,20 @@ impl Vault {
 
     /// All indexes; one that cannot be read is a failure.
     pub(super) fn index(&self) -> Result<Index> {
+        match self.index_once() {
+            // A backup that repairs the index replaces files of it: what takes their place is read then.
+            Err(error) if error.kind() == Kind::Verify => self.index_once(),
+            read => read,
+        }
+    }
+
+    fn index_once(&self) -> Result<Index> {
         let mut index = Index::default();
         for id in self.list(FileType::Index)?.into_keys() {
-            self.read_index(id, &mut index)?;
+            self.read_index(id, &mut index).map_err(|error| match error.kind() {
+                Kind::Verify => error.hint("The next backup, or `copy` for a copy, writes it anew from the packs."),
+                _ => error,
+            })?;
         }
         Ok(index)
     }
@@ -267,15 +288,13 @@ fn other_blob(place: &Place) -> Error {
 }
 
 pub(super) fn damaged(path: &str, cause: &str) -> Error {
-    Error::new(Kind::Verify, format!("{path} in the repository is damaged")).with("cause", cause)
+    Error::new(Kind::Verify, format!("{path} is damaged")).with("cause", cause)
 }
 
 fn unreadable(path: &str, error: &rustic_core::RusticError) -> Error {
     match guard::io_kind(error) {
-        Some(std::io::ErrorKind::NotFound) => Error::new(Kind::Verify, format!("{path} in the repository is missing")),
+        Some(std::io::ErrorKind::NotFound) => Error::new(Kind::Verify, format!("{path} is missing")),
         Some(std::io::ErrorKind::UnexpectedEof) => damaged(path, "it is shorter than it was"),
-        _ => {
-            Error::new(Kind::Store, format!("cannot read {path} of the repository")).with("cause", guard::words(error))
-        }
+        _ => Error::new(Kind::Store, format!("cannot read {path}")).with("cause", guard::words(error)),
     }
 }

@@ -35,7 +35,8 @@ impl Session<'_> {
             purpose: Purpose::Safety,
             comment: Some(format!("last state of {name}, before it was dropped")),
         };
-        let mut session = backup::session::Session::begin_anyway(&other, RunKind::Backup, true)?;
+        // Part of the restore: whether the live database can be backed up, this does not tell (`forget` asks for that).
+        let mut session = backup::session::Session::begin_anyway(&other, RunKind::Restore, true)?;
         let taken = Box::pin(backup::run::take_locked(&other, &mut session, &wanted, &self.lock)).await;
         let taken = session.end(taken)?;
         env.reporter.info(&format!("the last state of \"{name}\" is in backup {}", taken.noted.facts.id.short()));

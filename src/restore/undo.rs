@@ -9,6 +9,7 @@ use super::names::{self, Role};
 use super::previous::{self, Identity, Mark, Previous, RowsReplaced};
 use super::swap::Swap;
 use super::{Session, check, staging};
+use crate::backup;
 use crate::error::{Error, Kind, Result};
 
 const UNTOUCHED: &str = "the live database and its service were not touched";
@@ -49,7 +50,7 @@ impl Session<'_> {
         };
         let is_there = staging::databases(self.client()).await?.iter().any(|name| name == live);
         match newest.mark.as_ref().and_then(|mark| mark.rows.as_ref()).filter(|_| is_there) {
-            Some(rows) => Err(rows_came_last(rows, &newest.name)),
+            Some(rows) => Err(rows_came_last(rows, &newest.name, self.was_deleted(rows.safety_backup.as_deref()))),
             None => Ok(newest),
         }
     }
@@ -81,6 +82,13 @@ impl Session<'_> {
         Ok(Undone { from: previous.name.clone(), retired, downtime })
     }
 
+    /// Whether the ledger, as far as it can be read, knows this backup as deleted.
+    fn was_deleted(&self, id: Option<&str>) -> bool {
+        let Ok(session) = backup::session::Session::begin(self.env, None) else { return false };
+        let known = session.ledger.list_all().unwrap_or_default();
+        known.iter().any(|noted| Some(noted.facts.id.as_str()) == id && noted.deleted_at.is_some())
+    }
+
     /// The comment that marks what is live now as previous, once `replacement` takes its place.
     pub(super) async fn mark_of_live(&self, replacement: &str) -> Result<Option<String>> {
         let live = self.live_name();
@@ -105,12 +113,16 @@ fn nothing_to_undo(live: &str, unmarked: &[String]) -> Error {
 }
 
 /// Refuses an undo after rows were replaced: only the backup that was taken before can undo that.
-fn rows_came_last(rows: &RowsReplaced, previous: &str) -> Error {
+fn rows_came_last(rows: &RowsReplaced, previous: &str, is_deleted: bool) -> Error {
     let error = Error::new(Kind::Refused, "--data-only came last: an older database would undo more than that")
         .with("replaced", format!("{}, at {}", rows.tables.join(", "), rows.at.format("%F %T UTC")))
         .with("by those of", format!("backup {}", short(&rows.backup)))
         .with("state", UNTOUCHED);
     let error = match &rows.safety_backup {
+        Some(id) if is_deleted => error.hint(format!(
+            "The backup taken before it, {}, was deleted: `teslamate-backup list` shows those there are.",
+            short(id)
+        )),
         Some(id) => {
             let tables: Vec<String> = rows.tables.iter().map(|table| format!(" --table {}", quoted(table))).collect();
             error.hint(format!(

@@ -71,7 +71,7 @@ impl Kept {
                 surroundings: Surroundings::default(),
             };
             let prepared = backup.prepare(&tools, &Meter::new("")).await.unwrap();
-            Box::pin(backup.take(&mut self.ledger, &self.handle, prepared, &Meter::new(""))).await.unwrap()
+            Box::pin(backup.take(&mut self.ledger, &self.handle, prepared, Vec::new(), &Meter::new(""))).await.unwrap()
         })
     }
 

@@ -69,7 +69,10 @@ fn k2_an_older_state_of_the_repository_loses_nothing_of_it() {
     site.run("teslamate-backup", &["forget"]).expect(14).says("every backup is as it was");
     assert_eq!(stored(&site), sorted(&[&old]), "nothing is removed");
     let taken = site.run("teslamate-backup", &["--json"]).expect(14).says("is missing from the repository").json();
+    assert_eq!(taken["read_all"], "the last backup is missing");
     let taken = taken["snapshot"].as_str().unwrap().to_owned();
+    // Nobody agrees to something that is refused.
+    site.run("teslamate-backup", &["forget", "--accept"]).expect(14).says("is missing from the repository");
     assert_eq!(stored(&site), sorted(&[&old, std::slice::from_ref(&taken)]), "and the new one is there");
     // They are known again, in their old places.
     let listed = site.run("teslamate-backup", &["list", "--json"]).expect(14).json();
@@ -164,6 +167,9 @@ fn k2_an_older_ledger_takes_in_what_it_lacks_and_removes_nothing() {
         .says("a newer backup than the latest")
         .says("rebuild");
     site.run("teslamate-backup", &["check"]).expect(0).says("is not in the ledger");
+    site.run("teslamate-backup", &["list"]).expect(0).says("2 snapshots that the ledger does not know");
+    let shown = site.run("teslamate-backup", &["show", "latest"]).expect(0).says("a newer backup than the latest");
+    assert!(shown.stderr.contains(&all[3][..8]), "{}", shown.stderr);
     site.run("teslamate-restore", &[&old[1], "--drill"]).expect(0);
 
     // The first to come is a backup.
@@ -181,6 +187,26 @@ fn k2_an_older_ledger_takes_in_what_it_lacks_and_removes_nothing() {
     assert_eq!(listed["backups"].as_array().unwrap().iter().filter(pinned).count(), 2, "{listed}");
     site.run("teslamate-backup", &["forget"]).expect(0);
     assert_eq!(site.backups()[..2], [old[0].clone(), all[2].clone()]);
+}
+
+/// The state directory is gone and the repository is there: not a new machine.
+#[test]
+fn k2_without_its_ledger_nothing_is_removed_and_lost_pins_are_told() {
+    let (_, site) = site("no_state");
+    let all = backups(&site, 3);
+    site.run("teslamate-backup", &["pin", &all[0]]).expect(0);
+    for arguments in [&[] as &[&str], &["forget"], &["delete", &all[0], "--yes"]] {
+        fs::remove_dir_all(site.state_dir()).unwrap();
+        site.run("teslamate-backup", arguments).expect(10).says("rebuild");
+        assert_eq!(stored(&site), sorted(&[&all]), "{arguments:?}");
+    }
+    site.run("teslamate-backup", &["list"]).expect(10).says("rebuild");
+    site.run("teslamate-restore", &["latest", "--yes"]).expect(10).says("rebuild");
+    let rebuilt = site.run("teslamate-backup", &["rebuild"]).expect(0).says("pins are not known any more");
+    assert!(rebuilt.stderr.contains("teslamate-backup pin"), "{}", rebuilt.stderr);
+    site.run("teslamate-backup", &["pin", &all[0]]).expect(0);
+    site.run("teslamate-backup", &["forget"]).expect(0);
+    assert_eq!(site.backups(), [all[0].clone(), all[2].clone()]);
 }
 
 /// A machine of its own, with a cluster of its own, and the repository of another one.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::network::{
     Bucket, Fault, KEY_ID, Mute, REST_PASSWORD, REST_USER, RestServer, SECRET, Sshd, private,
 };
-use crate::support::probe::{eventually, need};
+use crate::support::probe::{descendants, eventually, need};
 use crate::support::repository::{PASSWORD, section};
 use crate::support::server::Options;
 use crate::support::{Outcome, Server, Site};
@@ -139,6 +139,32 @@ fn rclone_tells_the_whole_story() {
     let site = site("rclone", "rclone:box:teslamate", &variables, "timeout = \"20s\"\n");
     tells_the_whole_story(&site, &dir.path().join("teslamate"));
     eventually(10, "rclone ends with us", || !processes_with("box:teslamate"));
+}
+
+/// Two runs that make a repository in one empty place at the same time: no directory can be held there.
+#[test]
+fn k2_two_inits_behind_a_network_leave_one_good_repository() {
+    let (rest, sshd) = (RestServer::start(), Sshd::start());
+    let variables = format!("RESTIC_REST_PASSWORD=\"{REST_PASSWORD}\"\n");
+    let timeout = "timeout = \"20s\"\n";
+    for (location, variables, options, files) in [
+        (rest.location(), variables.as_str(), timeout.to_owned(), rest.files()),
+        (sshd.location(), "", format!("{timeout}{}", sshd.options("user")), sshd.files()),
+    ] {
+        let sites = ["one", "two"].map(|hint| site(hint, &location, variables, &options));
+        fs::write(sites[1].path("password"), format!("another {PASSWORD}\n")).unwrap();
+        let children = [&sites[0], &sites[1]].map(|site| site.command("teslamate-backup").arg("init").spawn());
+        let outcomes = children.map(finish);
+        let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.code.unwrap()).collect();
+        let told = || outcomes.iter().map(|outcome| outcome.stderr.clone()).collect::<Vec<_>>().join("\n");
+        assert!(codes.contains(&0) && codes.iter().any(|code| [10, 11].contains(code)), "{codes:?} {}", told());
+        let (won, lost) = if codes[0] == 0 { (&sites[0], &sites[1]) } else { (&sites[1], &sites[0]) };
+        assert_eq!(names(&files, "keys").len(), 1, "{}", told());
+        won.run("teslamate-backup", &[]).expect(0);
+        won.run("teslamate-backup", &["check", "--read-data"]).expect(0);
+        lost.run("teslamate-backup", &[]).expect(10);
+        won.run("teslamate-restore", &["latest", "--drill"]).expect(0);
+    }
 }
 
 /// Whether a process has this in its arguments.
@@ -419,14 +445,11 @@ fn secrets_are_in_no_arguments_and_no_other_process_has_them() {
     bucket.delay.store(300, Ordering::Relaxed);
     let child = site.command("teslamate-backup").spawn();
     eventually(20, "it writes", || !names(&bucket.files(), "locks").is_empty());
-    let own = std::process::id();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        if entry.file_name().to_string_lossy() == own.to_string() {
-            continue;
-        }
+    // Not those of other tests: restic has its secrets in its environment.
+    for (pid, name) in descendants(child.id()).into_iter().chain([(child.id(), "teslamate-backup".to_owned())]) {
         for file in ["cmdline", "environ"] {
-            let text = fs::read(entry.path().join(file)).unwrap_or_default();
-            assert!(!String::from_utf8_lossy(&text).contains(SECRET), "{}/{file}", entry.path().display());
+            let text = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&text).contains(SECRET), "{file} of {name}");
         }
     }
     bucket.delay.store(0, Ordering::Relaxed);

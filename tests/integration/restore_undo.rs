@@ -43,6 +43,19 @@ fn k15_undo_after_data_only_names_the_way_back() {
 }
 
 #[test]
+fn k15_undo_after_data_only_names_no_backup_that_was_deleted() {
+    let (server, site, database) = kept("undo_deleted");
+    let restore = |arguments: &[&str]| site.run("teslamate-restore", arguments);
+    restore(&["latest", "--yes", "--no-safety-backup"]).expect(0);
+    server.query(&database, "UPDATE cars SET name = 'since'");
+    let done = restore(&["latest", "--data-only", "--table", "cars", "--yes", "--json"]).expect(0).json();
+    let safety = done["safety_backup"].as_str().unwrap();
+    site.run("teslamate-backup", &["delete", safety, "--yes"]).expect(0);
+    let refused = restore(&["--undo", "--yes"]).expect(10).says(&format!("{}, was deleted", &safety[..8]));
+    assert!(!refused.stderr.contains("--data-only --table"), "{}", refused.stderr);
+}
+
+#[test]
 fn k15_a_restore_after_data_only_is_what_an_undo_undoes() {
     let (server, site, database) = kept("undo_last");
     let restore =

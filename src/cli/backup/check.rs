@@ -177,7 +177,9 @@ fn describe(checked: &Checked, args: &Args) -> Report {
                 )
                 .with("checked", looked)
                 .with("state", "nothing was changed; backups that are not named can be restored")
-                .hint("Take a new backup now, and see docs/repository.md, \"A damaged pack\"."),
+                .hint("Take a backup: teslamate-backup --full-read. What is missing or cut is stored anew, if the database still has it.")
+                .hint("For a file with other bytes, see docs/repository.md, \"A damaged pack\".")
+                .hint("Delete backups that are damaged after that: teslamate-backup delete ID"),
         );
     }
     report

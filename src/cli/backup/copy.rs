@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{HexId, RunKind};
 use crate::repository::copy::{Copied, copy, init_copy};
 use crate::repository::lock::Lock;
-use crate::repository::{self, Handle, Id, Location, mend, snapshots};
+use crate::repository::{self, Handle, Id, Location, mend, repair, snapshots};
 use crate::settings;
 
 /// How thoroughly.
@@ -49,7 +49,11 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
         let location = Location::parse(&settings.location)?;
         env.reporter.step(&format!("copying to {location}")).await;
         match copy_to(args, session, &source, settings, &ids).await {
-            Ok(Done { copied, dropped }) => {
+            Ok(Done { copied, dropped, files }) => {
+                if files > 0 {
+                    let what = format!("{files} damaged files of indexes, snapshots and keys were replaced");
+                    env.reporter.warn(&format!("{location}: {what}; look at that disk"));
+                }
                 added += copied.bytes_stored;
                 if dropped > 0 {
                     let mended = copied.mended.len();
@@ -93,7 +97,10 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
 /// Result of one copy.
 struct Done {
     copied: Copied,
+    /// Packs that were written anew.
     dropped: usize,
+    /// Damaged files of indexes, snapshots and keys that were replaced.
+    files: usize,
 }
 
 async fn copy_to(
@@ -103,7 +110,7 @@ async fn copy_to(
     settings: &settings::Repository,
     ids: &[Id],
 ) -> Result<Done> {
-    let (from, settings) = (source.clone(), settings.clone());
+    let (from, settings, reading) = (source.clone(), settings.clone(), session.meter.clone());
     let opening = move || {
         let target = if repository::may_be_made(&settings)? { Some(init_copy(&settings, &from)?) } else { None };
         let mut lock = Lock::backup(&settings)?;
@@ -113,10 +120,12 @@ async fn copy_to(
         };
         lock.announce(&target)?;
         snapshots::sweep_pending(&target, std::time::SystemTime::now())?;
+        let indexes = repair::replace_damaged(&target, &reading)?.len();
+        let files = indexes + usize::from(mend::rename_key(&target)?);
         let packs = mend::packs(&target)?;
-        Ok((target, lock, packs))
+        Ok((target, lock, packs, files))
     };
-    let (target, lock, packs) = session.on_thread(opening).await?;
+    let (target, lock, packs, files) = session.on_thread(opening).await?;
     // What a copy leans on is read again in turn, as for a backup. The id of a pack is given once in the world.
     let packs = packs.into_iter().map(hex).collect::<Result<Vec<_>>>()?;
     let share = if args.read_data { NonZeroUsize::MIN } else { SHARE };
@@ -129,8 +138,9 @@ async fn copy_to(
     let work = move || {
         let copied = copy(&from, &target, &ids, &looked, &meter)?;
         mend::remove_dropped(&target, &looked)?;
+        let files = files + mend::remove_unreadable_snapshots(&target)?;
         drop(lock);
-        Ok(Done { copied, dropped: looked.dropped.len() })
+        Ok(Done { copied, dropped: looked.dropped.len(), files })
     };
     let done = session.on_thread(work).await?;
     note_read_back(session, &done.copied.packs_written)?;

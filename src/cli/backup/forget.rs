@@ -1,6 +1,6 @@
 //! `teslamate-backup forget` and `delete`: gives backups up, by the retention or by name, then prunes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use crate::cli::report::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{HexId, RunKind, RunStatus, Snapshot};
 use crate::repository::prune::{Packs, Pruned, prune};
+use crate::repository::repair::incomplete;
 use crate::repository::{Handle, Id, snapshots};
 use crate::retention::{self, Decision};
 
@@ -58,15 +59,28 @@ async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Re
     } else {
         frozen?;
         let handle = session.open(Access::Remove).await?;
-        if args.accept {
-            session.ledger.end_hold()?;
-        }
-        // What is found now nobody has agreed to yet.
+        let agreed = session.ledger.list()?.len();
         session.reconcile(&handle).await?;
+        compare(session, &handle, &session.ledger.list()?).await?;
+        // What is found now nobody has agreed to yet.
+        if !args.accept || session.ledger.list()?.len() > agreed {
+            refuse_while_held(session)?;
+        }
+        session.ledger.end_hold()?;
         Some(handle)
     };
     let known = session.ledger.list()?;
-    let decisions = retention::decide(&known, &env.settings.retention, Utc::now())?;
+    let mut decisions = retention::decide(&known, &env.settings.retention, Utc::now())?;
+    let mut damaged = BTreeMap::new();
+    if let Some(handle) = &handle
+        && decisions.iter().any(|decision| !decision.keeps())
+    {
+        damaged = find_damaged(session, handle).await?;
+    }
+    let whole: Vec<Snapshot> = known.iter().filter(|noted| !is_among(noted, &damaged)).cloned().collect();
+    if whole.len() < known.len() {
+        keep_whole(&mut decisions, retention::decide(&whole, &env.settings.retention, Utc::now())?);
+    }
     let going: Vec<Snapshot> =
         decisions.iter().filter(|decision| !decision.keeps()).map(|decision| decision.snapshot.clone()).collect();
     let mut report = describe(&decisions);
@@ -75,12 +89,51 @@ async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Re
         report.text.push_str("\ndry run: nothing was removed");
         return Ok(report);
     };
-    compare(session, &handle, &known).await?;
-    refuse_while_held(session)?;
     give_up(session, &handle, &going).await?;
-    let pruned = prune_now(env, session, &handle).await?;
-    add_pruned(&mut report, &pruned);
+    damaged.retain(|id, _| !going.iter().any(|noted| noted.facts.id.as_str() == id.to_string()));
+    if !damaged.is_empty() {
+        report.failure = Some(not_pruned(&damaged));
+        return Ok(report);
+    }
+    match prune_now(env, session, &handle).await {
+        Ok(pruned) => add_pruned(&mut report, &pruned),
+        Err(error) if matches!(error.kind(), Kind::Signal(_)) => return Err(error),
+        Err(error) => match find_damaged(session, &handle).await {
+            Ok(damaged) if !damaged.is_empty() => report.failure = Some(not_pruned(&damaged)),
+            _ => return Err(error),
+        },
+    }
     Ok(report)
+}
+
+async fn find_damaged(session: &Session<'_>, handle: &Handle) -> Result<BTreeMap<Id, String>> {
+    let handle = handle.clone();
+    session.on_thread(move || incomplete(&handle)).await
+}
+
+fn is_among(noted: &Snapshot, damaged: &BTreeMap<Id, String>) -> bool {
+    damaged.keys().any(|id| id.to_string() == noted.facts.id.as_str())
+}
+
+/// Of what a damaged backup would push out, keeps what the policy keeps without the damaged ones.
+fn keep_whole(decisions: &mut [Decision<'_>], among_whole: Vec<Decision<'_>>) {
+    for kept in among_whole.into_iter().filter(Decision::keeps) {
+        let same = decisions.iter_mut().find(|decision| decision.snapshot.facts.id == kept.snapshot.facts.id);
+        if let Some(decision) = same.filter(|decision| !decision.keeps()) {
+            decision.reasons = kept.reasons;
+        }
+    }
+}
+
+/// Where a part of a backup is lost, nobody can tell what else belongs to it.
+fn not_pruned(damaged: &BTreeMap<Id, String>) -> Error {
+    let ids: Vec<String> = damaged.keys().map(Id::short).collect();
+    Error::new(Kind::Verify, "backups lack something: no space was freed")
+        .with("backups", ids.join(", "))
+        .with("cause", damaged.values().next().map_or("", String::as_str))
+        .with("state", "backups that the retention policy does not keep are removed; their packs are as they were")
+        .hint("Store anew what the database still has: teslamate-backup --full-read")
+        .hint("Then delete those that still lack something (`teslamate-backup check`): teslamate-backup delete ID")
 }
 
 /// While backups fail, the old ones are all there is.
@@ -129,7 +182,10 @@ async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> 
     }
     let listing = session.listed(handle).await?;
     if let Some((id, error)) = listing.unreadable.first() {
-        return Err(error.clone().with("snapshot", id.short()).with("state", state));
+        return Err(error.clone().with("snapshot", id.short()).with("state", state).hint(format!(
+            "Put it back from a copy of the repository, or give it up: teslamate-backup delete {}",
+            id.short()
+        )));
     }
     let ids: BTreeSet<&str> = known.iter().map(|noted| noted.facts.id.as_str()).collect();
     match listing.snapshots.iter().find(|found| !ids.contains(found.id.to_string().as_str())) {
@@ -148,7 +204,9 @@ async fn compare(session: &Session<'_>, handle: &Handle, known: &[Snapshot]) -> 
 async fn give_up(session: &mut Session<'_>, handle: &Handle, going: &[Snapshot]) -> Result<()> {
     let ids: Vec<HexId> = going.iter().map(|noted| noted.facts.id.clone()).collect();
     session.ledger.mark_deleted(&ids, Utc::now())?;
-    let present: BTreeSet<Id> = session.listed(handle).await?.snapshots.iter().map(|found| found.id).collect();
+    let listing = session.listed(handle).await?;
+    let damaged = listing.unreadable.iter().map(|(id, _)| *id);
+    let present: BTreeSet<Id> = listing.snapshots.iter().map(|found| found.id).chain(damaged).collect();
     for id in &ids {
         let id: Id = id.as_str().parse()?;
         if present.contains(&id) {

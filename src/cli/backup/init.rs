@@ -131,7 +131,15 @@ async fn fill(env: &Env, session: &mut Session<'_>, before: &Before) -> Result<R
     }
     session.ledger.adopt(&hex(handle.id())?, &adopted)?;
     let marks = match keep_marks(session, &before.known)? {
-        0 => "which were pinned or verified is lost".to_owned(),
+        0 => {
+            if !adopted.is_empty() {
+                env.reporter.warn(
+                    "pins are not known any more: before the next `forget`, pin again what has to stay \
+                     (`teslamate-backup pin ID`)",
+                );
+            }
+            "which were pinned or verified is lost".to_owned()
+        }
         kept => format!("pins and verifications of {kept} of them are those of the ledger before"),
     };
     let mut lines = vec![format!(

@@ -11,7 +11,7 @@ use crate::backup::session::{Session, clusters};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
 use crate::error::{Context, Error, Kind, Result};
-use crate::ledger::{HexId, Purpose, Run, Snapshot};
+use crate::ledger::{HexId, Purpose, Run, RunKind, RunStatus, Snapshot};
 
 /// What to list.
 #[derive(clap::Args, Debug)]
@@ -37,6 +37,7 @@ pub async fn run(args: &Args, env: &Env) -> Result<Report> {
                 let ids: Vec<HexId> = presence.returned.iter().map(|noted| noted.facts.id.clone()).collect();
                 env.reporter.warn(&format!("{}; the next backup or `forget` notes that", returned(&ids)));
             }
+            warn_of_unknown(env, &session, presence.unknown.len())?;
             presence.missing.iter().map(|noted| noted.sequence).collect()
         }
         // Nothing was ever there, so nothing is missing.
@@ -57,6 +58,19 @@ pub async fn run(args: &Args, env: &Env) -> Result<Report> {
     }
     let shown = &backups[backups.len().saturating_sub(args.limit)..];
     describe(shown, backups.len() - shown.len(), &missing)
+}
+
+/// By name alone a backup is not told from a pending snapshot, which a backup under way has.
+fn warn_of_unknown(env: &Env, session: &Session<'_>, count: usize) -> Result<()> {
+    let is_under_way = |run: &Run| run.status == RunStatus::Running && run.kind != RunKind::Check;
+    if count > 0 && !session.ledger.runs(8)?.iter().any(is_under_way) {
+        let snapshots = if count == 1 { "a snapshot".to_owned() } else { format!("{count} snapshots") };
+        env.reporter.warn(&format!(
+            "the repository holds {snapshots} that the ledger does not know (another program's, or the ledger \
+             was set back): `teslamate-backup check` names backups among them"
+        ));
+    }
+    Ok(())
 }
 
 fn describe(backups: &[Snapshot], hidden: usize, missing: &BTreeSet<i64>) -> Result<Report> {

@@ -26,6 +26,9 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     let mut session = Session::begin(&env, None)?;
     let noted = session.meant(&args.id)?;
     let handle = session.open(Access::Read).await?;
+    if let Err(outdated) = session.refuse_outdated_latest(&handle, &noted).await {
+        env.reporter.warn(&outdated.or_state("the one that the ledger calls the latest is shown").to_string());
+    }
     let id: Id = noted.facts.id.as_str().parse()?;
     let wanted = noted.clone();
     let manifest = session.on_thread(move || manifest(&read::open(&handle, id)?, &wanted)).await?;

@@ -50,8 +50,8 @@ fn failure(taken: &Taken) -> Option<Error> {
     }
     if let Some(lost) = taken.missing.first() {
         let id = lost.facts.id.short();
-        let state = match taken.parent_fault {
-            Some(_) => format!("{state}; it read everything, since the last one cannot be used"),
+        let state = match &taken.manifest.read_all {
+            Some(why) => format!("{state}; it read everything: {why}"),
             None => state,
         };
         return Some(
@@ -101,6 +101,8 @@ fn describe(env: &Env, taken: &Taken) -> Report {
         "chunks_read": taken.chunks_read,
         "chunks_reused": taken.chunks_reused,
         "read_all": taken.manifest.read_all,
+        "lost_packs": taken.mended.repaired.lost.keys().map(ToString::to_string).collect::<Vec<_>>(),
+        "damaged": taken.mended.damaged.keys().map(ToString::to_string).collect::<Vec<_>>(),
         "purpose": facts.purpose,
         "schema_version": facts.schema_version,
     });

@@ -170,7 +170,7 @@ fn a_newer_format_and_a_damaged_config_are_told_apart() {
     bad[20] ^= 1;
     fs::write(&config, bad).unwrap();
     let error = open(&fixture.settings).unwrap_err();
-    assert_eq!((error.kind(), error.message()), (Kind::Verify, "config in the repository is damaged"));
+    assert_eq!((error.kind(), error.message()), (Kind::Verify, "config is damaged"));
 }
 
 #[test]

@@ -99,10 +99,13 @@ fn damage(found: &checking::Report) -> Error {
         found.findings.iter().flat_map(|finding| &finding.snapshots).map(Id::short).collect();
     damaged.sort();
     damaged.dedup();
+    let has_key = found.findings.iter().any(|finding| finding.is_damage && finding.file.starts_with("keys/"));
+    let key = "A key file that `copy` leaves as it is opens nothing any more: restic -r LOCATION key remove ID";
     Error::new(Kind::Verify, "the copy is damaged")
         .with("backups", if damaged.is_empty() { "no backup is affected".to_owned() } else { damaged.join(", ") })
         .with("state", "nothing was changed; backups that are not named can be restored from it")
         .hint("Write anew what the repository still has: teslamate-backup copy --read-data")
+        .with("hint", if has_key { key } else { "" })
 }
 
 fn document(location: &Location, found: &checking::Report) -> Value {
