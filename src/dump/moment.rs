@@ -83,15 +83,15 @@ impl Moment {
         Ok(arguments)
     }
 
-    /// Compares the definitions when `pg_dump` comes to the rows, and ends it if they were altered.
+    /// Compares the definitions when `pg_dump` has read all of them, and ends it if they were altered.
     pub async fn watch(
         &self,
         connector: &Connector,
-        at_rows: oneshot::Receiver<()>,
+        has_read: oneshot::Receiver<()>,
         pg_dump: &mut Child,
     ) -> Result<()> {
         // Which tables belong to a partial dump is known when it is complete.
-        if at_rows.await.is_err() || self.is_partial {
+        if has_read.await.is_err() || self.is_partial {
             return Ok(());
         }
         let compared = self.seen.compare(connector, Scope::Definitions, self.is_last).await;
@@ -102,10 +102,10 @@ impl Moment {
         compared
     }
 
-    /// Compares what the rows depend on, after the last one.
-    pub async fn end(&self, connector: &Connector, contents: &Contents) -> Result<()> {
+    /// Compares what the rows depend on, after the last one. `is_final`: the dump cannot be taken back any more.
+    pub async fn end(&self, connector: &Connector, contents: &Contents, is_final: bool) -> Result<()> {
         let scope = if self.compared.load(Ordering::Relaxed) { Scope::Rows } else { Scope::Definitions };
-        let changes = self.seen.changes(connector, scope, self.is_last).await?;
+        let changes = self.seen.changes(connector, scope, self.is_last || is_final).await?;
         let matters = |change: &Change| !self.is_partial || concerns(change, contents);
         unchanged::altered(&changes.into_iter().filter(matters).collect::<Vec<_>>())
     }

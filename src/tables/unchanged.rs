@@ -113,7 +113,7 @@ const OBJECTS: &str = "\
     SELECT 'name of a relation', c.oid, c.nspname, c.relname::text, c.relname::text, c.relname::text, c.renamed, c.otherwise, c.granted \
     FROM named c WHERE $2 AND c.relkind NOT IN ('r', 'p', 'S', 'c') \
     UNION ALL \
-    SELECT 'index', c.oid, c.nspname, t.relname::text, c.relname::text, ROW(c.relname, c.relnamespace)::text, c.renamed, c.otherwise, \
+    SELECT 'index', c.oid, c.nspname, t.relname::text, c.relname::text, ROW(c.relname, c.relnamespace, c.reloptions)::text, c.renamed, c.otherwise, \
            NOT (c.relkind = 'I' OR i.indisreplident OR i.indisclustered \
                 OR EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) \
                 OR EXISTS (SELECT FROM pg_catalog.pg_description d WHERE d.objoid = c.oid \
@@ -266,13 +266,17 @@ impl Seen {
                 || names.contains(&(class, &object.schema, &object.name))
         };
         let mut changes = Vec::new();
+        let mut explained = 0;
         for (key, object) in &self.objects {
             match now.get(key) {
                 Some(found) if found.state == object.state => {
-                    let is_one = found.was_renamed_since(object) && names_matter(&key.0, scope, self.shows_names);
+                    let is_one = found.was_written_since(object) && names_matter(&key.0, scope, self.shows_names);
+                    // A GRANT explains it, and hides a name that was written before the GRANT.
+                    let is_explained = found.otherwise != object.otherwise;
+                    explained += usize::from(is_one && is_explained && key.0 == "schema");
                     changes.extend(is_one.then(|| {
                         let change = object.change(&key.0, "may have had another name");
-                        Change { is_minor: object.is_minor, ..change }
+                        Change { is_minor: object.is_minor || is_explained, ..change }
                     }));
                 }
                 Some(found) if found.name == object.name && found.schema == object.schema => {
@@ -290,7 +294,7 @@ impl Seen {
             objects.keys().filter(|(class, _)| class == "schema").map(|(_, oid)| *oid).collect()
         };
         let written = changes.iter().filter(|change| change.what.starts_with("schema ")).count();
-        if written > 1 || schemas(&self.objects) != schemas(now) {
+        if written > explained + 1 || schemas(&self.objects) != schemas(now) {
             changes
                 .iter_mut()
                 .filter(|change| change.what.starts_with("schema "))
@@ -304,9 +308,9 @@ impl Seen {
 }
 
 impl Object {
-    /// Whether its name was written since, and nothing else that could be the reason.
-    fn was_renamed_since(&self, before: &Self) -> bool {
-        self.mark.is_some() && self.mark != before.mark && self.otherwise == before.otherwise
+    /// Whether its name, or something that is stored beside it, was written since.
+    fn was_written_since(&self, before: &Self) -> bool {
+        self.mark.is_some() && self.mark != before.mark
     }
 
     fn called(&self) -> String {
