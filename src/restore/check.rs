@@ -324,7 +324,11 @@ async fn tablespaces(
     Ok(())
 }
 
-/// What would stop the rename is found before the service is stopped.
+/// What would stop the rename is found before the service is stopped. A subscription does not, if this role may end its
+/// worker and disable it.
+///
+/// # Errors
+/// [`Kind::Refused`] naming all that is bound to the database.
 pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
     let rows = client
         .query(
@@ -332,7 +336,9 @@ pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
               WHERE database = $1 \
              UNION ALL SELECT format('replication slot %s', slot_name) FROM pg_replication_slots WHERE database = $1 \
              UNION ALL SELECT format('subscription %s', s.subname) FROM pg_subscription s \
-              JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1",
+              JOIN pg_database d ON d.oid = s.subdbid JOIN pg_roles o ON o.oid = s.subowner \
+              WHERE d.datname = $1 AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) \
+                AND (o.rolsuper OR NOT pg_has_role(o.oid, 'USAGE'))",
             &[&live],
         )
         .await;
@@ -347,8 +353,8 @@ pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
         .with("state", "the live database and its service were not touched")
         .hint("ROLLBACK PREPARED '…' or SELECT pg_drop_replication_slot('…') removes it.")
         .hint(
-            "A subscription, without its slot at the publisher: ALTER SUBSCRIPTION … DISABLE; \
-             ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …;",
+            "A subscription of another role, without its slot at the publisher: ALTER SUBSCRIPTION … DISABLE; \
+             ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …; a superuser's restore keeps it.",
         ))
 }
 

@@ -23,6 +23,7 @@ pub mod rows_only;
 mod stage;
 pub mod staging;
 pub mod stored;
+mod subscriptions;
 pub mod swap;
 pub mod undo;
 pub mod verify;
