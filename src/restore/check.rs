@@ -324,6 +324,29 @@ async fn tablespaces(
     Ok(())
 }
 
+/// Text of unknown encoding keeps its bytes in a database of unknown encoding. One in UTF-8 takes it if it is UTF-8.
+///
+/// # Errors
+/// [`Kind::Refused`] if characters would be refused by the server, or others than they were.
+pub fn encoding(contents: &Contents, target: &str, is_ours: bool) -> Result<()> {
+    let is_unknown = contents.encoding.as_deref() == Some("SQL_ASCII");
+    let fits = contents.not_utf8.is_none() && (target == "UTF8" || is_ours);
+    if !is_unknown || target == "SQL_ASCII" || fits {
+        return Ok(());
+    }
+    let what = format!("the encoding of the dump is not known (SQL_ASCII), and the database would be in {target}");
+    let error = Error::new(Kind::Refused, what).with("state", UNTOUCHED);
+    let error = match contents.not_utf8 {
+        Some(line) => error.with("cause", format!("line {line} is not UTF-8")),
+        None => error,
+    };
+    Err(error
+        .hint("Name the encoding that its text has, say LATIN1, in its line SET client_encoding = 'SQL_ASCII';")
+        .hint(
+            "Or with stock tools: createdb -T template0 -E SQL_ASCII --locale=C NAME; then psql or pg_restore into it.",
+        ))
+}
+
 /// What would stop the rename is found before the service is stopped. A subscription does not, if this role may end its
 /// worker and disable it.
 ///

@@ -208,6 +208,16 @@ const OBJECTS: &str = "\
     SELECT 'extension', e.oid, NULL, NULL, e.extname::text, ROW(e.extnamespace, e.extversion)::text, NULL, NULL, false \
     FROM pg_catalog.pg_extension e WHERE $1";
 
+/// Names of unknown encoding need not be UTF-8: what is not ASCII in them is shown as numbers.
+const READABLE: &str = "\
+    SELECT class, oid, CASE WHEN u THEN encode(convert_to(schema, 'SQL_ASCII'), 'escape') ELSE schema END, \
+           CASE WHEN u THEN encode(convert_to(relation, 'SQL_ASCII'), 'escape') ELSE relation END, \
+           CASE WHEN u THEN encode(convert_to(name, 'SQL_ASCII'), 'escape') ELSE name END, \
+           CASE WHEN u THEN encode(convert_to(state, 'SQL_ASCII'), 'escape') ELSE state END, mark, \
+           CASE WHEN u THEN encode(convert_to(otherwise, 'SQL_ASCII'), 'escape') ELSE otherwise END, minor \
+    FROM (OBJECTS) AS o (class, oid, schema, relation, name, state, mark, otherwise, minor) \
+         CROSS JOIN (SELECT current_setting('server_encoding') = 'SQL_ASCII') AS e (u)";
+
 /// Roles, and who may read when they were written.
 const ROLES: [(&str, &str); 2] = [
     ("pg_catalog.pg_roles", "NULL, NULL, false"),
@@ -355,6 +365,7 @@ async fn objects(client: &Client, scope: Scope, shows_names: bool) -> Result<Has
     let sql = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
     let (table, mark) = ROLES[usize::from(client.query_one(sql, &[]).await.query_context(failed)?.get::<_, bool>(0))];
     let sql = OBJECTS.replace("ROLE_TABLE", table).replace("ROLE_MARK", mark);
+    let sql = READABLE.replace("OBJECTS", &sql);
     let rows = client.query(&sql, &[&all, &shows_names]).await.query_context(failed)?;
     let object = |row: &tokio_postgres::Row| {
         let object = Object {
