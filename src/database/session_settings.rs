@@ -114,6 +114,10 @@ impl Known {
         // Of two values for one setting, the later one holds.
         let others = facts.databases.get(database).into_iter().flatten();
         settings.extend(others.filter(|(name, _)| !is_fixed(name, &[NO_LIMITS, FIXED])).cloned());
+        if facts.is_superuser {
+            // The client programs pass the server's words on, and some of them are recognised. Others may not set it.
+            settings.push(("lc_messages".into(), "C".into()));
+        }
         settings
     }
 
@@ -317,6 +321,7 @@ mod tests {
         let known = Known::default();
         known.facts().is_superuser = true;
         assert!(!known.options("d").contains("event_triggers"));
+        assert!(known.tool_options("d").ends_with("-c lc_messages=C"));
         known.learn_version(150_000);
         assert!(!known.options("d").contains("transaction_timeout"));
         known.learn_version(170_001);
@@ -324,5 +329,6 @@ mod tests {
             known.options("d").contains("event_triggers=off") && known.options("d").contains("transaction_timeout=0")
         );
         assert!(!known.application_options().contains("event_triggers"));
+        assert!(!Known::default().tool_options("d").contains("lc_messages"));
     }
 }

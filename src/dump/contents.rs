@@ -34,6 +34,8 @@ pub struct Contents {
     pub dump_version: Option<u32>,
     /// `client_encoding`.
     pub encoding: Option<String>,
+    /// The first line that is not UTF-8, where the encoding is not known (`SQL_ASCII`).
+    pub not_utf8: Option<u64>,
     /// The tables whose definition it holds.
     pub created: BTreeSet<TableName>,
     /// The partitions that it attaches, in its order.

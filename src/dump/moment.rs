@@ -20,11 +20,12 @@ const ATTEMPTS: u32 = 6;
 /// Between two of them, the first time.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The tables that `pg_dump` locks, by their quoted names.
+/// The tables that `pg_dump` locks, by their quoted names. Names of unknown encoding cannot be read here.
 const TABLES: &str = "\
     SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' \
+          AND (current_setting('server_encoding') <> 'SQL_ASCII' OR format('%s%s', n.nspname, c.relname) ~ '^[ -~]*$') \
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
                           AND d.objid = c.oid AND d.deptype = 'e')";
 
@@ -73,25 +74,26 @@ impl Moment {
         }
     }
 
-    /// `pg_dump`'s arguments: `--snapshot=…`, and `--load-via-partition-root` where it is needed.
+    /// `pg_dump`'s arguments: `--snapshot=…`, and `--load-via-partition-root` and `--encoding` where they are needed.
     pub async fn arguments(&self) -> Result<Vec<String>> {
         let mut arguments = vec![format!("--snapshot={}", self.snapshot.id())];
         let row = self.snapshot.client().query_one(MOVES, &[]).await.query_context("cannot read the catalogue")?;
         if row.get(0) && !self.is_partial {
             arguments.push("--load-via-partition-root".to_owned());
         }
+        arguments.extend(self.snapshot.encoding_argument().await?);
         Ok(arguments)
     }
 
-    /// Compares the definitions when `pg_dump` comes to the rows, and ends it if they were altered.
+    /// Compares the definitions when `pg_dump` has read all of them, and ends it if they were altered.
     pub async fn watch(
         &self,
         connector: &Connector,
-        at_rows: oneshot::Receiver<()>,
+        has_read: oneshot::Receiver<()>,
         pg_dump: &mut Child,
     ) -> Result<()> {
         // Which tables belong to a partial dump is known when it is complete.
-        if at_rows.await.is_err() || self.is_partial {
+        if has_read.await.is_err() || self.is_partial {
             return Ok(());
         }
         let compared = self.seen.compare(connector, Scope::Definitions, self.is_last).await;
@@ -102,10 +104,10 @@ impl Moment {
         compared
     }
 
-    /// Compares what the rows depend on, after the last one.
-    pub async fn end(&self, connector: &Connector, contents: &Contents) -> Result<()> {
+    /// Compares what the rows depend on, after the last one. `is_final`: the dump cannot be taken back any more.
+    pub async fn end(&self, connector: &Connector, contents: &Contents, is_final: bool) -> Result<()> {
         let scope = if self.compared.load(Ordering::Relaxed) { Scope::Rows } else { Scope::Definitions };
-        let changes = self.seen.changes(connector, scope, self.is_last).await?;
+        let changes = self.seen.changes(connector, scope, self.is_last || is_final).await?;
         let matters = |change: &Change| !self.is_partial || concerns(change, contents);
         unchanged::altered(&changes.into_iter().filter(matters).collect::<Vec<_>>())
     }
@@ -115,6 +117,10 @@ impl Moment {
 fn concerns(change: &Change, contents: &Contents) -> bool {
     match &change.relation {
         Some((schema, name)) => {
+            // A name of unknown encoding is written with escapes here.
+            if schema.contains('\\') || name.contains('\\') {
+                return true;
+            }
             let name = TableName { schema: schema.clone(), name: name.clone() };
             contents.rows.contains_key(&name) || contents.created.contains(&name)
         }

@@ -68,8 +68,8 @@ impl PgDump<'_> {
         }
         error = with_conflict_hint(error);
         if text.contains("invalid byte sequence") {
-            error = error
-                .hint("Convert that text to UTF-8; or take a backup into the repository (`teslamate-backup` without a file), which keeps the bytes of rows as they are.");
+            error =
+                error.hint("Some text is not in the database's encoding: the server cannot convert it. Mend it there.");
         }
         if text.contains("row-level security") {
             error = error.hint("Rows are hidden from this role: dump as the owner, or give the role BYPASSRLS.");

@@ -108,6 +108,12 @@ impl Default for Scanner {
 }
 
 impl Scanner {
+    /// The first line that is not UTF-8, where the text declares that its encoding is not known.
+    #[must_use]
+    pub fn not_utf8(&self) -> Option<u64> {
+        self.cleaner.not_utf8()
+    }
+
     /// Scans the next piece.
     pub fn feed(&mut self, mut piece: &[u8], visitor: &mut impl Visitor) -> Result<(), Flaw> {
         while !piece.is_empty() {
@@ -445,8 +451,10 @@ impl Scanner {
         }
         if let Some(encoding) = statement.encoding() {
             self.declared = true;
-            if encoding != "UTF8" {
-                self.cleaner.accept_any_encoding();
+            match &*encoding {
+                "UTF8" => {}
+                "SQL_ASCII" => self.cleaner.accept_unknown_encoding(),
+                _ => self.cleaner.accept_any_encoding(),
             }
         }
         self.groups = 0;

@@ -46,12 +46,27 @@ pub struct Cleaner {
     /// The begin of a character, or of CR LF, that the next piece completes.
     rest: Vec<u8>,
     any_encoding: bool,
+    /// No encoding is known, and nothing was found so far that is not UTF-8.
+    unknown: bool,
+    /// The first line that is not UTF-8, where no encoding is known.
+    not_utf8: Option<u64>,
 }
 
 impl Cleaner {
     /// The text declared an encoding other than UTF-8: its bytes are the server's to judge.
     pub fn accept_any_encoding(&mut self) {
         self.any_encoding = true;
+    }
+
+    /// The text declared that its encoding is not known: it is found out whether it is UTF-8.
+    pub fn accept_unknown_encoding(&mut self) {
+        self.unknown = true;
+    }
+
+    /// The first line that is not UTF-8, where no encoding is known.
+    #[must_use]
+    pub fn not_utf8(&self) -> Option<u64> {
+        self.not_utf8
     }
 
     /// Cleans the next piece.
@@ -74,7 +89,9 @@ impl Cleaner {
     pub fn finish(&mut self) -> Result<Vec<u8>, Flaw> {
         let rest = std::mem::take(&mut self.rest);
         let clean = if self.started { rest } else { self.clean_whole(Cow::Owned(rest))?.into_owned() };
-        if std::str::from_utf8(&clean).is_err() && !self.any_encoding {
+        if self.unknown && std::str::from_utf8(&clean).is_err() {
+            self.not_utf8.get_or_insert(self.lines + 1);
+        } else if std::str::from_utf8(&clean).is_err() && !self.any_encoding {
             return Err(Flaw::damaged(self.lines + 1, "is the last one: the text ends within a character"));
         }
         Ok(clean)
@@ -141,6 +158,11 @@ impl Cleaner {
         let valid = cause.valid_up_to();
         if cause.error_len().is_some() {
             let line = line_of(&piece, valid);
+            if self.unknown {
+                self.not_utf8 = Some(self.lines + line);
+                self.any_encoding = true;
+                return Ok(piece);
+            }
             return Err(self.flaw(line, "holds bytes that are not UTF-8"));
         }
         let mut rest = piece[valid..].to_vec();

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -147,7 +147,8 @@ impl Writer<'_> {
     }
 
     /// Dumps; and once more if a table was dropped between the moment when `pg_dump` saw it and the one when it locked
-    /// it, or if definitions were altered meanwhile. Not to standard output: what went there cannot be taken back.
+    /// it, or if definitions were altered meanwhile. To standard output only if nothing went there: it cannot be taken
+    /// back.
     async fn dump(
         &self,
         tools: &Tools,
@@ -160,21 +161,28 @@ impl Writer<'_> {
             Target::File(file) => Some(file.try_clone().context(Kind::Store, "cannot share a descriptor")?),
             Target::Stdout => None,
         };
-        let first = self.attempt(tools, format, selection, target, meter, again.is_none()).await;
-        match (first, again) {
-            (Err(error), Some(mut file)) if has_vanished(&error) || unchanged::is_change(&error) => {
-                let what = match error.detail("changed") {
-                    Some(changed) => format!("{} ({})", error.message(), changed.replace('\n', ", ")),
-                    None => "a table was dropped while pg_dump looked at it".to_owned(),
-                };
-                self.reporter.warn(&format!("{what}: once more, from the start"));
-                file.set_len(0).and_then(|()| file.rewind()).context(Kind::Store, "cannot begin the dump again")?;
-                meter.bytes.store(0, Ordering::Relaxed);
-                meter.rows.store(0, Ordering::Relaxed);
-                self.attempt(tools, format, selection, Target::File(file), meter, true).await
-            }
-            (first, _) => first,
+        let error = match self.attempt(tools, format, selection, target, meter, false).await {
+            Err(error) if has_vanished(&error) || unchanged::is_change(&error) => error,
+            done => return done,
+        };
+        if again.is_none() && meter.bytes.load(Ordering::Relaxed) > 0 {
+            return Err(error);
         }
+        let what = match error.detail("changed") {
+            Some(changed) => format!("{} ({})", error.message(), changed.replace('\n', ", ")),
+            None => "a table was dropped while pg_dump looked at it".to_owned(),
+        };
+        self.reporter.warn(&format!("{what}: once more, from the start"));
+        let target = match again {
+            Some(mut file) => {
+                file.set_len(0).and_then(|()| file.rewind()).context(Kind::Store, "cannot begin the dump again")?;
+                Target::File(file)
+            }
+            None => Target::Stdout,
+        };
+        meter.bytes.store(0, Ordering::Relaxed);
+        meter.rows.store(0, Ordering::Relaxed);
+        self.attempt(tools, format, selection, target, meter, true).await
     }
 
     fn pg_dump<'a>(&'a self, tools: &'a Tools) -> PgDump<'a> {
@@ -191,6 +199,7 @@ impl Writer<'_> {
         is_last: bool,
     ) -> Result<(u64, String, Contents)> {
         let moment = Moment::begin(self.connector, self.lock_wait, !selection.tables.is_empty(), is_last).await?;
+        let is_final = matches!(target, Target::Stdout);
         let written = match (format, target) {
             (Format::Plain(compression), target) => {
                 let pg_dump = self.pg_dump(tools);
@@ -201,7 +210,7 @@ impl Writer<'_> {
             (_, Target::File(file)) => self.archive(tools, &moment, selection, file, meter).await?,
             (_, Target::Stdout) => return Err(Error::new(Kind::Usage, "standard output gets plain SQL only")),
         };
-        moment.end(self.connector, &written.2).await.map_err(|error| error.with("state", NOTHING_LEFT))?;
+        moment.end(self.connector, &written.2, is_final).await.map_err(|error| error.with("state", NOTHING_LEFT))?;
         Ok(written)
     }
 
@@ -219,23 +228,41 @@ impl Writer<'_> {
         let source = File::from(stdout.transpose().ok().flatten().ok_or_else(no_pipe)?);
         let level = self.level;
         let counted = meter.clone();
-        let pump = on_thread(move || pump(source, compression, level, target, &counted));
-        let (at_rows, rows) = oneshot::channel();
-        let words = collect(child.stderr.take(), meter, Some(at_rows));
+        let (told, has_read) = oneshot::channel();
+        let (pass, passed) = mpsc::channel();
+        // A file can be emptied again. What goes to a pipe waits until the definitions are known to be of one moment:
+        // pg_dump has read all of them when it writes its first line.
+        let (at_rows, gate) = match &target {
+            Target::File(_) => (Some(told), None),
+            Target::Stdout => (None, Some(Gate { told, passed })),
+        };
+        let stderr = child.stderr.take();
+        let pump = on_thread(move || pump(source, compression, level, target, gate, &counted));
+        let watch = async move {
+            let compared = moment.watch(self.connector, has_read, child).await;
+            match compared {
+                Ok(()) => _ = pass.send(()),
+                Err(_) => drop(pass),
+            }
+            (compared, child)
+        };
         // Whatever is found, the thread that writes into the target must have ended before anybody else may.
-        let (pumped, words, definitions) = tokio::join!(pump, words, moment.watch(self.connector, rows, child));
+        let (pumped, words, (definitions, child)) = tokio::join!(pump, collect(stderr, meter, at_rows), watch);
         let pumped = pumped?;
         definitions?;
         // Where the reading was given up, pg_dump only complains about its broken pipe: the reason comes first.
         let ended = match &pumped {
             Err(Failure::Target(_) | Failure::Text(_)) => Ok(()),
-            Ok(_) | Err(Failure::Source(_) | Failure::End(_)) => pg_dump.ended_well(child, &words).await,
+            Ok(_) | Err(Failure::Stopped | Failure::Source(_) | Failure::End(_)) => {
+                pg_dump.ended_well(child, &words).await
+            }
         };
         ended.and(match pumped {
             Ok(done) => Ok(done),
             Err(Failure::Source(cause)) => {
                 Err(Error::new(Kind::Source, "cannot read from pg_dump").with("cause", cause))
             }
+            Err(Failure::Stopped) => Err(Error::new(Kind::Source, "the dump was stopped before its first line")),
             Err(Failure::Target(cause)) => Err(write_failed(&cause)),
             Err(Failure::Text(flaw) | Failure::End(flaw)) => Err(not_whole(&flaw)),
         })
@@ -290,8 +317,18 @@ impl Writer<'_> {
     }
 }
 
+/// Holds the text back until the definitions were compared.
+struct Gate {
+    /// Told when the first piece is there.
+    told: oneshot::Sender<()>,
+    /// Answers when it may pass; closed if it may not.
+    passed: mpsc::Receiver<()>,
+}
+
 enum Failure {
     Source(io::Error),
+    /// The gate stayed closed.
+    Stopped,
     Target(io::Error),
     /// What was read so far is no dump.
     Text(Flaw),
@@ -301,7 +338,14 @@ enum Failure {
 
 type Pumped = std::result::Result<(u64, String, Contents), Failure>;
 
-fn pump(mut source: File, compression: Compression, level: u32, target: Target, meter: &Meter) -> Pumped {
+fn pump(
+    mut source: File,
+    compression: Compression,
+    level: u32,
+    target: Target,
+    mut gate: Option<Gate>,
+    meter: &Meter,
+) -> Pumped {
     let hashing = Hashing::new(target.writer());
     let mut compressor = Compressor::new(compression, level, hashing).map_err(Failure::Target)?;
     let mut reader = Reader::default();
@@ -314,6 +358,10 @@ fn pump(mut source: File, compression: Compression, level: u32, target: Target, 
             Err(cause) => return Err(Failure::Source(cause)),
         };
         reader.feed(&piece[..length]).map_err(Failure::Text)?;
+        if let Some(Gate { told, passed }) = gate.take() {
+            let _ = told.send(());
+            passed.recv().map_err(|_| Failure::Stopped)?;
+        }
         compressor.write_all(&piece[..length]).map_err(Failure::Target)?;
         meter.add(length as u64);
         meter.rows.store(reader.rows(), Ordering::Relaxed);

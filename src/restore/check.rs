@@ -324,7 +324,34 @@ async fn tablespaces(
     Ok(())
 }
 
-/// What would stop the rename is found before the service is stopped.
+/// Text of unknown encoding keeps its bytes in a database of unknown encoding. One in UTF-8 takes it if it is UTF-8.
+///
+/// # Errors
+/// [`Kind::Refused`] if characters would be refused by the server, or others than they were.
+pub fn encoding(contents: &Contents, target: &str, is_ours: bool) -> Result<()> {
+    let is_unknown = contents.encoding.as_deref() == Some("SQL_ASCII");
+    let fits = contents.not_utf8.is_none() && (target == "UTF8" || is_ours);
+    if !is_unknown || target == "SQL_ASCII" || fits {
+        return Ok(());
+    }
+    let what = format!("the encoding of the dump is not known (SQL_ASCII), and the database would be in {target}");
+    let error = Error::new(Kind::Refused, what).with("state", UNTOUCHED);
+    let error = match contents.not_utf8 {
+        Some(line) => error.with("cause", format!("line {line} is not UTF-8")),
+        None => error,
+    };
+    Err(error
+        .hint("Name the encoding that its text has, say LATIN1, in its line SET client_encoding = 'SQL_ASCII';")
+        .hint(
+            "Or with stock tools: createdb -T template0 -E SQL_ASCII --locale=C NAME; then psql or pg_restore into it.",
+        ))
+}
+
+/// What would stop the rename is found before the service is stopped. A subscription does not, if this role may end its
+/// worker and disable it.
+///
+/// # Errors
+/// [`Kind::Refused`] naming all that is bound to the database.
 pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
     let rows = client
         .query(
@@ -332,7 +359,9 @@ pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
               WHERE database = $1 \
              UNION ALL SELECT format('replication slot %s', slot_name) FROM pg_replication_slots WHERE database = $1 \
              UNION ALL SELECT format('subscription %s', s.subname) FROM pg_subscription s \
-              JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1",
+              JOIN pg_database d ON d.oid = s.subdbid JOIN pg_roles o ON o.oid = s.subowner \
+              WHERE d.datname = $1 AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) \
+                AND (o.rolsuper OR NOT pg_has_role(o.oid, 'USAGE'))",
             &[&live],
         )
         .await;
@@ -347,8 +376,8 @@ pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
         .with("state", "the live database and its service were not touched")
         .hint("ROLLBACK PREPARED '…' or SELECT pg_drop_replication_slot('…') removes it.")
         .hint(
-            "A subscription, without its slot at the publisher: ALTER SUBSCRIPTION … DISABLE; \
-             ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …;",
+            "A subscription of another role, without its slot at the publisher: ALTER SUBSCRIPTION … DISABLE; \
+             ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …; a superuser's restore keeps it.",
         ))
 }
 

@@ -87,7 +87,9 @@ impl Session<'_> {
         if !self.with_service {
             let started = Instant::now();
             swap.run(self.client(), &ender).await?;
-            return Ok(started.elapsed());
+            let downtime = started.elapsed();
+            self.disable_subscriptions_of(swap).await;
+            return Ok(downtime);
         }
         let unit = &env.settings.service.unit;
         match env.host.service_state().await? {
@@ -109,6 +111,9 @@ impl Session<'_> {
         }
         let back = env.host.start_service().await;
         let downtime = started.elapsed();
+        if swapped.is_ok() {
+            self.disable_subscriptions_of(swap).await;
+        }
         match (swapped, back) {
             (Ok(()), Ok(())) => {
                 env.reporter.debug("the service is as it was");
@@ -120,6 +125,12 @@ impl Session<'_> {
                 .with("service", start.message())
                 .with("state", format!("the live database is as it was, {unit} is stopped"))
                 .hint(format!("systemctl start {unit}"))),
+        }
+    }
+
+    async fn disable_subscriptions_of(&self, swap: &Swap) {
+        if let Some(retired) = &swap.retired {
+            self.disable_subscriptions(retired).await;
         }
     }
 

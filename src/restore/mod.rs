@@ -23,6 +23,7 @@ pub mod rows_only;
 mod stage;
 pub mod staging;
 pub mod stored;
+mod subscriptions;
 pub mod swap;
 pub mod undo;
 pub mod verify;
@@ -291,6 +292,7 @@ impl<'a> Session<'a> {
                 .hint("Name a database that does not exist; without --into the live one is replaced safely."));
         }
         check::contents(contents, live, self.server, is_ours, policy)?;
+        check::encoding(contents, origin.properties.get("encoding").unwrap_or("UTF8"), is_ours)?;
         let live_name = live.map(|_| self.live_name());
         let locale = self.locale_here(origin, policy).await.err();
         let allowed = check::rights(self.client(), live_name, contents, policy).await;

@@ -79,6 +79,7 @@ impl Session<'_> {
             comment: Some(previous.comment.clone()),
         };
         let downtime = self.swap_with_service(&swap).await?;
+        self.tell_disabled_subscriptions().await;
         Ok(Undone { from: previous.name.clone(), retired, downtime })
     }
 

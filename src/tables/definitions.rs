@@ -35,6 +35,7 @@ pub async fn write(
     let mut file = tempfile::tempfile_in(temporary).context(Kind::Store, "cannot make a temporary file")?;
     let mut arguments =
         vec!["--format=custom".to_owned(), "--compress=1".to_owned(), format!("--snapshot={}", snapshot.id())];
+    arguments.extend(snapshot.encoding_argument().await?);
     arguments.extend(tables.iter().map(|table| format!("--exclude-table-data={}", table.qualified())));
     let shared = file.try_clone().context(Kind::Store, "cannot share a descriptor")?;
     let mut child = pg_dump.start(&arguments, Stdio::from(shared))?;

@@ -50,6 +50,16 @@ impl Snapshot {
         &self.client
     }
 
+    /// `pg_dump`'s option for a database of unknown encoding: its bytes are written as they are.
+    ///
+    /// # Errors
+    /// [`Kind::Source`] if the server does not answer.
+    pub async fn encoding_argument(&self) -> Result<Option<String>> {
+        let sql = "SELECT current_setting('server_encoding') = 'SQL_ASCII'";
+        let row = self.client.query_one(sql, &[]).await.query_context("cannot ask for the database's encoding")?;
+        Ok(row.get::<_, bool>(0).then(|| "--encoding=SQL_ASCII".to_owned()))
+    }
+
     /// Another session that sees exactly the same.
     pub async fn join(&self, connector: &Connector, lock_wait: Duration) -> Result<Client> {
         let client = connector.connect().await?;

@@ -113,7 +113,7 @@ const OBJECTS: &str = "\
     SELECT 'name of a relation', c.oid, c.nspname, c.relname::text, c.relname::text, c.relname::text, c.renamed, c.otherwise, c.granted \
     FROM named c WHERE $2 AND c.relkind NOT IN ('r', 'p', 'S', 'c') \
     UNION ALL \
-    SELECT 'index', c.oid, c.nspname, t.relname::text, c.relname::text, ROW(c.relname, c.relnamespace)::text, c.renamed, c.otherwise, \
+    SELECT 'index', c.oid, c.nspname, t.relname::text, c.relname::text, ROW(c.relname, c.relnamespace, c.reloptions)::text, c.renamed, c.otherwise, \
            NOT (c.relkind = 'I' OR i.indisreplident OR i.indisclustered \
                 OR EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) \
                 OR EXISTS (SELECT FROM pg_catalog.pg_description d WHERE d.objoid = c.oid \
@@ -208,6 +208,16 @@ const OBJECTS: &str = "\
     SELECT 'extension', e.oid, NULL, NULL, e.extname::text, ROW(e.extnamespace, e.extversion)::text, NULL, NULL, false \
     FROM pg_catalog.pg_extension e WHERE $1";
 
+/// Names of unknown encoding need not be UTF-8: what is not ASCII in them is shown as numbers.
+const READABLE: &str = "\
+    SELECT class, oid, CASE WHEN u THEN encode(convert_to(schema, 'SQL_ASCII'), 'escape') ELSE schema END, \
+           CASE WHEN u THEN encode(convert_to(relation, 'SQL_ASCII'), 'escape') ELSE relation END, \
+           CASE WHEN u THEN encode(convert_to(name, 'SQL_ASCII'), 'escape') ELSE name END, \
+           CASE WHEN u THEN encode(convert_to(state, 'SQL_ASCII'), 'escape') ELSE state END, mark, \
+           CASE WHEN u THEN encode(convert_to(otherwise, 'SQL_ASCII'), 'escape') ELSE otherwise END, minor \
+    FROM (OBJECTS) AS o (class, oid, schema, relation, name, state, mark, otherwise, minor) \
+         CROSS JOIN (SELECT current_setting('server_encoding') = 'SQL_ASCII') AS e (u)";
+
 /// Roles, and who may read when they were written.
 const ROLES: [(&str, &str); 2] = [
     ("pg_catalog.pg_roles", "NULL, NULL, false"),
@@ -266,13 +276,17 @@ impl Seen {
                 || names.contains(&(class, &object.schema, &object.name))
         };
         let mut changes = Vec::new();
+        let mut explained = 0;
         for (key, object) in &self.objects {
             match now.get(key) {
                 Some(found) if found.state == object.state => {
-                    let is_one = found.was_renamed_since(object) && names_matter(&key.0, scope, self.shows_names);
+                    let is_one = found.was_written_since(object) && names_matter(&key.0, scope, self.shows_names);
+                    // A GRANT explains it, and hides a name that was written before the GRANT.
+                    let is_explained = found.otherwise != object.otherwise;
+                    explained += usize::from(is_one && is_explained && key.0 == "schema");
                     changes.extend(is_one.then(|| {
                         let change = object.change(&key.0, "may have had another name");
-                        Change { is_minor: object.is_minor, ..change }
+                        Change { is_minor: object.is_minor || is_explained, ..change }
                     }));
                 }
                 Some(found) if found.name == object.name && found.schema == object.schema => {
@@ -290,7 +304,7 @@ impl Seen {
             objects.keys().filter(|(class, _)| class == "schema").map(|(_, oid)| *oid).collect()
         };
         let written = changes.iter().filter(|change| change.what.starts_with("schema ")).count();
-        if written > 1 || schemas(&self.objects) != schemas(now) {
+        if written > explained + 1 || schemas(&self.objects) != schemas(now) {
             changes
                 .iter_mut()
                 .filter(|change| change.what.starts_with("schema "))
@@ -304,9 +318,9 @@ impl Seen {
 }
 
 impl Object {
-    /// Whether its name was written since, and nothing else that could be the reason.
-    fn was_renamed_since(&self, before: &Self) -> bool {
-        self.mark.is_some() && self.mark != before.mark && self.otherwise == before.otherwise
+    /// Whether its name, or something that is stored beside it, was written since.
+    fn was_written_since(&self, before: &Self) -> bool {
+        self.mark.is_some() && self.mark != before.mark
     }
 
     fn called(&self) -> String {
@@ -351,6 +365,7 @@ async fn objects(client: &Client, scope: Scope, shows_names: bool) -> Result<Has
     let sql = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
     let (table, mark) = ROLES[usize::from(client.query_one(sql, &[]).await.query_context(failed)?.get::<_, bool>(0))];
     let sql = OBJECTS.replace("ROLE_TABLE", table).replace("ROLE_MARK", mark);
+    let sql = READABLE.replace("OBJECTS", &sql);
     let rows = client.query(&sql, &[&all, &shows_names]).await.query_context(failed)?;
     let object = |row: &tokio_postgres::Row| {
         let object = Object {

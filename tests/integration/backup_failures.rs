@@ -99,23 +99,6 @@ fn r11_a_damaged_page_stops_the_backup_and_is_named() {
 }
 
 #[test]
-fn r13_bytes_that_are_no_utf8_in_a_database_of_unknown_encoding_leave_no_file() {
-    let server = Server::shared();
-    let name = server.fresh_name("ascii");
-    server.query(
-        "postgres",
-        &format!(
-            "CREATE DATABASE {name} OWNER teslamate TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
-        ),
-    );
-    server.query(&name, r"CREATE TABLE t (x text); INSERT INTO t VALUES (convert_from('\xfc', 'SQL_ASCII'))");
-    let site = site_on(server, &name);
-    for file in ["out/a.sql", "out/a.dump"] {
-        left_nothing(&site, site.run("teslamate-backup", &[file]), 12, "invalid byte sequence");
-    }
-}
-
-#[test]
 fn r23_flipped_bits_in_a_zst_are_all_found_before_anything_is_loaded() {
     let (server, site, database) = site("bits");
     site.run("teslamate-backup", &["out/a.sql.zst"]).expect(0);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::Server;
 use crate::support::dumps::{Case, FORMATS};
 use crate::support::probe::pg_dump_of;
+use crate::support::server::Options;
 
 #[test]
 fn r08_a_locked_table_is_waited_for_and_its_holder_named() {
@@ -43,4 +44,21 @@ fn r81_a_second_run_names_the_first() {
     drop(lock);
     assert!(first.wait_with_output().unwrap().status.success());
     case.backup("second.sql").outcome().expect(0);
+}
+
+#[test]
+fn k4_words_of_a_server_in_another_language_are_recognised() {
+    let server = Server::start(Options { language: Some("de"), ..Options::default() });
+    server.create_teslamate("german", 600);
+    let words = server.tool("psql").args(["-d", "german", "-c", "SELECT 1/0"]).output().unwrap();
+    if !String::from_utf8_lossy(&words.stderr).contains("FEHLER") {
+        println!("SKIPPED: this server has no German messages");
+        return;
+    }
+    let case = Case::new(&server, "german");
+    let _holder = server.hold("german", "LOCK TABLE cars IN ACCESS EXCLUSIVE MODE");
+    for name in FORMATS {
+        let words = ["a table was locked for more than 1 s", "holder:"];
+        case.fails(case.backup(name).args(&["--lock-wait", "1"]), 11, &words);
+    }
 }

@@ -299,3 +299,168 @@ fn k1_a_sequence_may_be_restarted_while_rows_are_read() {
         assert_eq!(server.query(&copy, "SELECT last_value FROM s"), "42");
     }
 }
+
+/// Names that were other ones while `pg_dump` read, hidden by a GRANT or a new owner that was written after them.
+#[test]
+fn k1_a_grant_does_not_hide_a_name_that_was_changed_and_changed_back() {
+    let server = Server::shared();
+    let alterations = [
+        "ALTER SEQUENCE s RENAME TO w; ALTER SEQUENCE w RENAME TO s; GRANT USAGE ON SEQUENCE s TO pg_monitor",
+        "ALTER VIEW v RENAME TO w; ALTER VIEW w RENAME TO v; ALTER VIEW v OWNER TO teslamate",
+        "ALTER SCHEMA one RENAME TO w; ALTER SCHEMA w RENAME TO one; GRANT USAGE ON SCHEMA one TO pg_monitor",
+        "ALTER TYPE mood RENAME TO w; ALTER TYPE w RENAME TO mood; ALTER TYPE mood OWNER TO teslamate",
+        "ALTER INDEX named SET (fillfactor = 50)",
+    ];
+    for (number, alter) in alterations.into_iter().enumerate() {
+        let database = database(server, "hidden");
+        server.query(&database, "CREATE SEQUENCE s; CREATE INDEX named ON a (id)");
+        let site = Site::with_repository(server, &database);
+        fs::create_dir(site.path("out")).unwrap();
+        let count = altering_pg_dump(server, &site, &format!("-c \"{alter}\""));
+        let name = ["", "out/a.sql", "-"][number % 3];
+        let arguments: Vec<&str> = if name.is_empty() { vec![] } else { vec![name] };
+        site.run("teslamate-backup", &arguments).expect(0);
+        assert_eq!(fs::read_to_string(&count).unwrap().lines().count(), 2, "{alter} {name}");
+    }
+}
+
+/// Uses a `pg_dump` that runs psql with these arguments when it is started first; the file has a line for each start.
+fn altering_pg_dump(server: &Server, site: &Site, arguments: &str) -> std::path::PathBuf {
+    let count = site.path("attempts");
+    let psql = format!(
+        "'{}/psql' -h '{}' -p {} -U postgres -Xq {arguments} {}",
+        crate::support::server::bin_dir().display(),
+        server.dir().display(),
+        server.port(),
+        site.database
+    );
+    let script = format!("[ -e '{0}' ] || {psql} || exit 9\necho >> '{0}'\nexec $REAL \"$@\"", count.display());
+    let tools = probe::tools(&site.path(""), &script);
+    let section = crate::support::repository::section(site);
+    site.configure(&format!("port = {}\ntools = {tools:?}\n{section}", server.port()), "");
+    count
+}
+
+#[test]
+fn k1_a_dump_to_a_pipe_begins_again_before_its_first_line() {
+    let server = Server::shared();
+    let database = database(server, "pipe");
+    let site = Site::with_repository(server, &database);
+    let alter = "CREATE OR REPLACE VIEW v AS SELECT id, x FROM a";
+    let count = altering_pg_dump(server, &site, &format!("-c \"{alter}\""));
+    let outcome = site.run("teslamate-backup", &["-"]).expect(0).says("once more, from the start");
+    assert_eq!(fs::read_to_string(&count).unwrap().lines().count(), 2);
+    assert_eq!(outcome.text().matches("-- PostgreSQL database dump\n").count(), 1);
+    assert_eq!(outcome.text().matches("-- PostgreSQL database dump complete").count(), 1);
+    assert!(outcome.text().contains("SELECT a.id,\n    a.x"));
+}
+
+/// Objects of every catalog that `pg_dump` reads.
+const OF_EVERY_CATALOG: &str = "\
+    CREATE TYPE pair AS (l int, r int); CREATE FUNCTION to_pair(text) RETURNS pair LANGUAGE sql AS 'SELECT (1, 2)::pair'; \
+    CREATE CAST (text AS pair) WITH FUNCTION to_pair(text); \
+    CREATE FUNCTION handle() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
+    CREATE EVENT TRIGGER et ON ddl_command_start EXECUTE FUNCTION handle(); \
+    CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER tr BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION fire(); \
+    CREATE FUNCTION plus(pair, pair) RETURNS boolean LANGUAGE sql AS 'SELECT true'; CREATE OPERATOR === (LEFTARG = pair, RIGHTARG = pair, FUNCTION = plus); \
+    CREATE OPERATOR FAMILY fam USING btree; \
+    CREATE CONVERSION conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8; \
+    CREATE TEXT SEARCH DICTIONARY dict (TEMPLATE = simple); CREATE TEXT SEARCH CONFIGURATION conf (COPY = simple); \
+    CREATE FOREIGN DATA WRAPPER fdw; CREATE SERVER srv FOREIGN DATA WRAPPER fdw; CREATE USER MAPPING FOR teslamate SERVER srv OPTIONS (a 'b'); \
+    CREATE FOREIGN TABLE ft (a int) SERVER srv; CREATE POLICY pol ON a TO teslamate USING (id > 0); \
+    CREATE PUBLICATION pub FOR TABLE a; CREATE STATISTICS st ON id, x FROM a; CREATE COLLATION c FROM \"C\"; \
+    CREATE DOMAIN dom AS int CHECK (VALUE > 0); CREATE TYPE span AS RANGE (subtype = int); CREATE SEQUENCE s; \
+    CREATE ACCESS METHOD am TYPE TABLE HANDLER heap_tableam_handler; COMMENT ON TABLE a IS 'old'; \
+    CREATE RULE ru AS ON DELETE TO v DO INSTEAD NOTHING; CREATE TABLE part (i int) PARTITION BY RANGE (i); CREATE INDEX idx ON a (x); \
+    CREATE FUNCTION shows(regclass) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'; \
+    CREATE TABLE defaults (i int DEFAULT nextval('s'), j text DEFAULT shows('v'))";
+
+/// Statements that lock no table.
+const OF_EVERY_CATALOG_ALTERED: [&str; 44] = [
+    "DROP CAST (text AS pair)",
+    "CREATE CAST (pair AS text) WITH INOUT",
+    "ALTER FUNCTION to_pair RENAME TO to_two",
+    "ALTER EVENT TRIGGER et DISABLE",
+    "ALTER EVENT TRIGGER et RENAME TO et2",
+    "ALTER FUNCTION handle RENAME TO handler",
+    "ALTER FUNCTION fire RENAME TO fired",
+    "ALTER FUNCTION plus RENAME TO minus",
+    "ALTER OPERATOR === (pair, pair) SET SCHEMA one",
+    "ALTER OPERATOR FAMILY fam USING btree ADD OPERATOR 1 < (int, int)",
+    "ALTER OPERATOR FAMILY fam USING btree DROP OPERATOR 1 (int, int)",
+    "ALTER OPERATOR FAMILY fam USING btree RENAME TO fam2",
+    "ALTER CONVERSION conv RENAME TO conv2",
+    "ALTER TEXT SEARCH CONFIGURATION conf ALTER MAPPING FOR word WITH dict",
+    "ALTER TEXT SEARCH DICTIONARY dict RENAME TO dict2",
+    "ALTER TEXT SEARCH CONFIGURATION conf RENAME TO conf2",
+    "ALTER FOREIGN DATA WRAPPER fdw OPTIONS (debug 'x')",
+    "ALTER SERVER srv OPTIONS (host 'x')",
+    "ALTER SERVER srv RENAME TO srv2",
+    "ALTER FOREIGN DATA WRAPPER fdw RENAME TO fdw2",
+    "ALTER USER MAPPING FOR teslamate SERVER srv2 OPTIONS (SET a 'c')",
+    "DROP USER MAPPING FOR teslamate SERVER srv2",
+    "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO teslamate",
+    "ALTER PUBLICATION pub SET (publish = 'insert')",
+    "ALTER PUBLICATION pub DROP TABLE a",
+    "ALTER PUBLICATION pub ADD TABLE a",
+    "ALTER PUBLICATION pub RENAME TO pub2",
+    "ALTER STATISTICS st SET STATISTICS 7",
+    "ALTER STATISTICS st RENAME TO st2",
+    "COMMENT ON COLLATION c IS 'new'",
+    "COMMENT ON TABLE a IS 'new'",
+    "ALTER DOMAIN dom ADD CHECK (VALUE > 1)",
+    "ALTER DOMAIN dom SET DEFAULT 5",
+    "ALTER TYPE mood ADD VALUE 'so so' BEFORE 'bad'",
+    "ALTER TYPE mood RENAME VALUE 'so so' TO 'fair'",
+    "ALTER TYPE span RENAME TO span2",
+    "ALTER SEQUENCE s CACHE 5",
+    "ALTER SEQUENCE s RENAME TO s2",
+    "GRANT SELECT (id) ON a TO pg_monitor",
+    "ALTER TABLE a SET (autovacuum_enabled = off)",
+    "ALTER VIEW v RENAME TO v2",
+    "ALTER INDEX idx RENAME TO idx2",
+    "ALTER TYPE pair RENAME ATTRIBUTE l TO lll",
+    "ALTER ROLE other_role RENAME TO another_role",
+];
+
+#[test]
+fn k1_definitions_of_every_catalog_are_of_one_moment() {
+    let server = Server::shared();
+    let database = database(server, "catalogs");
+    server.query("postgres", "CREATE ROLE other_role");
+    server.query(&database, OF_EVERY_CATALOG);
+    server.query(&database, "CREATE POLICY of_role ON a TO other_role USING (id > 1)");
+    let site = Site::with_repository(server, &database);
+    fs::create_dir(site.path("out")).unwrap();
+    let dump = |file: &str| {
+        server.pg_dump(&database, &site.path(file), &["--format=plain"]);
+        text_of(&site.path(file))
+    };
+    let mut mixed = Vec::new();
+    let mut before = dump("before");
+    for alter in OF_EVERY_CATALOG_ALTERED {
+        fs::write(site.path("alter.sql"), alter).unwrap();
+        let _ = fs::remove_file(site.path("attempts"));
+        let file = site.path("alter.sql");
+        altering_pg_dump(server, &site, &format!("-v ON_ERROR_STOP=1 -f '{}'", file.display()));
+        site.run("teslamate-backup", &["--force", "out/a.sql"]).expect(0);
+        let (ours, after) = (text_of(&site.path("out/a.sql")), dump("after"));
+        assert_ne!(before, after, "{alter} altered nothing");
+        if ours != before && ours != after {
+            mixed.push(alter);
+        }
+        before = after;
+    }
+    server.query("postgres", &format!("DROP DATABASE {database}"));
+    server.query("postgres", "DROP ROLE another_role");
+    assert!(mixed.is_empty(), "neither from before nor from after: {mixed:#?}");
+}
+
+/// A plain dump without its remarks, which differ each time.
+fn text_of(file: &std::path::Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.contains("restrict "))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::support::probe::eventually;
 use crate::support::server::{Options, is_root};
 use crate::support::{Server, Site};
 
@@ -31,9 +32,8 @@ fn k5_a_subscription_is_in_no_copy_and_disabled_when_live() {
         let copy = server.fresh_name("copy");
         site.run("teslamate-restore", &["--into", &copy, source]).expect(0);
         assert_eq!(subscriptions(), "1", "{source}");
-        // What is bound to the live database is named at once.
-        let refused = site.run("teslamate-restore", &["--yes", source]).expect(10).says("subscription s1");
-        assert!(refused.stderr.contains("replication slot s1_slot"), "{}", refused.stderr);
+        // A logical slot is bound to the live database, and would be lost with it.
+        site.run("teslamate-restore", &["--yes", source]).expect(10).says("replication slot s1_slot");
     }
     server.query("subscriber", "SELECT pg_drop_replication_slot('s1_slot')");
     for statement in DETACH.split("; ") {
@@ -49,6 +49,55 @@ fn k5_a_subscription_is_in_no_copy_and_disabled_when_live() {
         }
     }
     assert_eq!(server.query("postgres", "SELECT count(*) FROM pg_replication_slots"), "1");
+}
+
+/// A publisher and a subscriber in one server, whose worker is at work.
+#[test]
+fn k5_a_live_subscription_is_disabled_by_restore_and_undo() {
+    let server = Server::start(Options { config: vec!["wal_level = logical".into()], ..Options::default() });
+    server.query("postgres", "CREATE DATABASE publisher");
+    server.query("publisher", "CREATE TABLE news (i int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE news");
+    server.query("publisher", "SELECT pg_create_logical_replication_slot('s1_slot', 'pgoutput')");
+    server.create_teslamate("subscriber", 600);
+    server.query("subscriber", "CREATE TABLE news (i int PRIMARY KEY)");
+    let conninfo = format!("host={} port={} dbname=publisher user=postgres", server.dir().display(), server.port());
+    server.query(
+        "subscriber",
+        &format!(
+            "CREATE SUBSCRIPTION s1 CONNECTION '{conninfo}' PUBLICATION p \
+             WITH (create_slot = false, slot_name = 's1_slot', copy_data = false)"
+        ),
+    );
+    let arrives = |number: u32| {
+        server.query("publisher", &format!("INSERT INTO news VALUES ({number})"));
+        eventually(30, "the row arrives", || {
+            server.query("subscriber", &format!("SELECT count(*) FROM news WHERE i = {number}")) == "1"
+        });
+    };
+    arrives(1);
+    let site = Site::with_repository(&server, "subscriber");
+    site.run("teslamate-backup", &[]).expect(0);
+    arrives(2);
+    let enabled = || {
+        let sql = "SELECT string_agg(format('%s %s', d.datname = 'subscriber', s.subenabled), ', ' ORDER BY d.datname = 'subscriber') \
+                   FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid";
+        server.query("postgres", sql)
+    };
+    let outcome = site.run("teslamate-restore", &["--yes", "latest"]).expect(0).says("\"s1\" of \"subscriber_before_");
+    assert!(outcome.stderr.contains("was disabled"), "{}", outcome.stderr);
+    assert_eq!(enabled(), "f f, t f");
+    server.query("publisher", "INSERT INTO news VALUES (3)");
+    // Back, and on from where the slot is: nobody took the third row.
+    site.run("teslamate-restore", &["--yes", "--undo"]).expect(0).says("ALTER SUBSCRIPTION \"s1\" ENABLE");
+    assert_eq!(enabled(), "f f, t f");
+    server.query("subscriber", "ALTER SUBSCRIPTION s1 ENABLE");
+    arrives(4);
+    assert_eq!(server.query("subscriber", "SELECT string_agg(i::text, ' ' ORDER BY i) FROM news"), "1 2 3 4");
+    // An enabled one is disabled by an undo, too; and what is dropped in the end leaves the slot alone.
+    site.run("teslamate-restore", &["--yes", "--undo"]).expect(0).says("was disabled");
+    site.run("teslamate-restore", &["--yes", "latest"]).expect(0);
+    site.run("teslamate-restore", &["--yes", "latest"]).expect(0);
+    assert_eq!(server.query("postgres", "SELECT slot_name FROM pg_replication_slots"), "s1_slot");
 }
 
 #[test]

@@ -336,3 +336,51 @@ fn k3_keys_and_columns_that_only_newer_servers_have() {
     rows(&["--table", "c", "--table", "p"]).expect(0);
     assert_eq!(query(all), before);
 }
+
+#[test]
+fn k3_a_published_table_without_identity_gets_rows_or_is_refused() {
+    let kept = Kept::new(
+        "published",
+        "CREATE TABLE bare (a int, b text); INSERT INTO bare SELECT i, 'b' FROM generate_series(1, 9) i; \
+         CREATE TABLE nothing (id int PRIMARY KEY, b text); INSERT INTO nothing VALUES (1, 'x'), (2, 'y'); \
+         ALTER TABLE nothing REPLICA IDENTITY NOTHING; CREATE TABLE keyed (id int PRIMARY KEY); INSERT INTO keyed VALUES (1); \
+         CREATE PUBLICATION everything FOR ALL TABLES",
+    );
+    let rows = "SELECT (SELECT string_agg(bare::text, ',' ORDER BY a) FROM bare), (SELECT string_agg(nothing::text, ',' ORDER BY id) FROM nothing), \
+                (SELECT string_agg(keyed::text, ',' ORDER BY id) FROM keyed)";
+    let before = kept.query(rows);
+    // Rows that are missing come back: that publishes no removal.
+    kept.query("DROP PUBLICATION everything; DELETE FROM bare WHERE a > 3; DELETE FROM nothing WHERE id = 2; DELETE FROM keyed");
+    kept.query("CREATE PUBLICATION everything FOR ALL TABLES; INSERT INTO keyed VALUES (7)");
+    kept.rows(&[]).expect(0);
+    assert_eq!(kept.query(rows), before);
+    // Rows that have to go do not: all tables are named at once, before anything is done.
+    kept.query("INSERT INTO bare VALUES (10, 'new')");
+    kept.query("DROP PUBLICATION everything; UPDATE nothing SET b = 'z' WHERE id = 1; CREATE PUBLICATION everything FOR ALL TABLES");
+    let refused =
+        kept.rows(&[]).expect(10).says("\"bare\" REPLICA IDENTITY FULL").says("\"nothing\" REPLICA IDENTITY FULL");
+    assert!(!refused.stderr.contains("\"keyed\""), "{}", refused.stderr);
+    kept.query("ALTER TABLE bare REPLICA IDENTITY FULL; ALTER TABLE nothing REPLICA IDENTITY FULL");
+    kept.rows(&[]).expect(0);
+    assert_eq!(kept.query(rows), before);
+}
+
+#[test]
+fn k3_a_thousand_small_tables_are_put_back_in_seconds() {
+    let kept = Kept::new(
+        "thousand",
+        "DO $$ BEGIN FOR n IN 1..1000 LOOP EXECUTE format('CREATE TABLE t_%s (id int PRIMARY KEY, v text)', n); \
+         EXECUTE format('INSERT INTO t_%s SELECT i, ''v'' FROM generate_series(1, 5) i', n); END LOOP; END $$",
+    );
+    kept.query("UPDATE t_7 SET v = 'w' WHERE id = 3; DELETE FROM t_900; INSERT INTO t_1000 VALUES (6, 'new')");
+    let begun = std::time::Instant::now();
+    let done = kept.rows(&["--json"]).expect(0).json();
+    eprintln!("1,000 tables: {:.1} s", begun.elapsed().as_secs_f64());
+    assert_eq!(done["removed"], serde_json::json!({"\"public\".\"t_1000\"": 1}));
+    assert_eq!(
+        kept.query(
+            "SELECT (SELECT count(*) FROM t_900), (SELECT v FROM t_7 WHERE id = 3), (SELECT max(id) FROM t_1000)"
+        ),
+        "5|v|5"
+    );
+}

@@ -62,7 +62,7 @@ fn k3_a_run_that_is_stopped_leaves_no_work_and_no_lock() {
     let arguments = ["latest", "--data-only", "--yes", "--no-safety-backup"];
     let mut child = site.command("teslamate-restore").args(&arguments).spawn();
     let busy = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND query ~ '^INSERT' AND state = 'active'",
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND query ~ '^SAVEPOINT rows; INSERT' AND state = 'active'",
         site.database
     );
     let give_up = Instant::now() + Duration::from_secs(30);

@@ -188,7 +188,7 @@ fn k15_prompts_show_ages_rows_and_what_is_lost() {
         "rows)",
         "The present one is kept",
         "the newest position of 2031-02-03 04:05:06 UTC",
-        "is dropped afterwards",
+        "is dropped afterwards. Its last state is in a backup by then",
         "just now",
     ] {
         assert!(restore.contains(words), "{words}: {restore}");
@@ -207,6 +207,12 @@ fn k15_prompts_show_ages_rows_and_what_is_lost() {
     }
     fs::write(site.path("a.dump"), "").unwrap();
     assert!(shown("a.dump").contains("written at"));
+    // Without a repository nothing holds what the earlier previous database has.
+    let bare = Site::new(server, &database);
+    fs::write(bare.path("a.dump"), "").unwrap();
+    let (code, shown) = bare.on_terminal("teslamate-restore", "a.dump").answer("no");
+    assert_eq!(code, Some(10), "{shown}");
+    assert!(shown.contains("is dropped afterwards. What it holds is in no backup"), "k6: {shown}");
 }
 
 #[test]

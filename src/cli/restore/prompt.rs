@@ -61,11 +61,16 @@ async fn dropped(env: &Env, is_there: bool) -> Vec<String> {
     let found = previous::all(&client, database).await.unwrap_or_default();
     let ours: Vec<_> = found.iter().filter_map(|found| Some((&found.name, found.mark.as_ref()?))).collect();
     let keep = usize::try_from(env.settings.keep_previous).unwrap_or(usize::MAX);
+    let fate = if env.settings.repository.is_none() {
+        "What it holds is in no backup, since no repository is configured: restore.keep_previous keeps more of them."
+    } else {
+        "Its last state is in a backup by then; else it is kept."
+    };
     let mut lines = Vec::new();
     for (name, mark) in &ours[..(ours.len() + usize::from(is_there)).saturating_sub(keep).min(ours.len())] {
         let outlook = Outlook::of(&env.connector, name).await;
         lines.push(format!(
-            "\"{name}\" of an earlier restore ({}: {}) is dropped afterwards.",
+            "\"{name}\" of an earlier restore ({}: {}) is dropped afterwards. {fate}",
             age(mark.replaced, Utc::now()),
             described(outlook.as_ref())
         ));

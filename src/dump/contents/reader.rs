@@ -41,7 +41,9 @@ impl Reader {
     /// Ends the text, which must be complete.
     pub fn finish(mut self) -> Result<Contents, Flaw> {
         let scanned = self.scanner.finish(&mut self.judge);
+        let not_utf8 = self.scanner.not_utf8();
         let mut judge = self.judge;
+        judge.contents.not_utf8 = not_utf8;
         judge.contents.definitions = crate::dump::hex(std::mem::take(&mut judge.definitions));
         let last = judge.last_line;
         if !judge.is_dump {
@@ -95,7 +97,8 @@ impl Visitor for Judge {
                 if rules::defines(statement) {
                     self.definitions.update(statement.text);
                 }
-                self.learn(statement)
+                self.learn(statement);
+                Ok(())
             }
             Disposition::Skip(Skipped::Database) => {
                 self.may_connect = true;
@@ -111,7 +114,8 @@ impl Visitor for Judge {
             Disposition::Distrust(what) => {
                 self.contents.as_server.push(Flaw::foreign(statement.line, what));
                 self.definitions.update(statement.text);
-                self.learn(statement)
+                self.learn(statement);
+                Ok(())
             }
             Disposition::Refuse(what) => {
                 self.contents.untrusted.push(Flaw::foreign(statement.line, what));
@@ -205,16 +209,12 @@ impl Judge {
     }
 
     /// Takes from a statement what a restore has to know beforehand.
-    fn learn(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+    fn learn(&mut self, statement: &Statement<'_>) {
         self.contents.roles.extend(rules::roles(statement));
         self.contents.tablespaces.extend(rules::tablespace(statement));
         let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(4096)]);
         self.learn_objects(statement, &text);
         if let Some(encoding) = statement.encoding() {
-            if encoding == "SQL_ASCII" {
-                let what = "says that its encoding is not known (SQL_ASCII): characters would be changed in silence";
-                return Err(Flaw::foreign(statement.line, what));
-            }
             self.contents.encoding = Some(encoding.into_owned());
         } else if statement.begins(&["SET", "SEARCH_PATH"]) {
             self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
@@ -248,7 +248,6 @@ impl Judge {
         } else if statement.begins(&["SELECT", "PG_CATALOG", "LO_CREATE"]) {
             self.contents.large_objects += 1;
         }
-        Ok(())
     }
 
     /// Which objects it makes, and which it only uses.

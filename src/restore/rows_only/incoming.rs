@@ -17,6 +17,9 @@ use crate::restore::stored::Stored;
 use crate::tables::catalog::Table;
 use crate::tables::manifest::TableEntry;
 
+/// So many tables are asked about in one statement.
+const AT_ONCE: usize = 64;
+
 /// A table, and the rows that it is to have.
 #[derive(Clone, Debug)]
 pub(super) struct Incoming {
@@ -32,6 +35,8 @@ pub(super) struct Incoming {
     columns: String,
     /// How a live row (`l`) and one of the backup (`t`) are the same row.
     matching: Matching,
+    /// The server's reason for not removing rows of this table, if it does not.
+    pub is_append_only: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,20 +49,21 @@ enum Matching {
 
 /// The columns that COPY reads, with the type beneath a domain: its constraints judge what goes into the table itself.
 const COLUMNS: &str = "\
-    SELECT c.oid, a.attname::text, format_type(a.atttypid, a.atttypmod), \
+    SELECT w.place, c.oid, a.attname::text, format_type(a.atttypid, a.atttypmod), \
            (WITH RECURSIVE d (oid, modifier) AS (SELECT a.atttypid, a.atttypmod UNION ALL \
                 SELECT t.typbasetype, t.typtypmod FROM d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype = 'd') \
             SELECT format_type(d.oid, d.modifier) FROM d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype <> 'd') \
-    FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-         AND a.attgenerated = '' \
-    WHERE c.oid = to_regclass($1) AND c.relkind = 'r' ORDER BY a.attname COLLATE \"C\"";
+    FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place) \
+         JOIN pg_class c ON c.oid = to_regclass(w.name) AND c.relkind = 'r' \
+         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+    ORDER BY w.place, a.attname COLLATE \"C\"";
 
 /// The primary key with the operator that its index compares with.
 const KEY: &str = "\
     SELECT a.attname::text, CASE WHEN it.typtype = 'p' THEN '' ELSE '::' || format_type(it.oid, -1) END, \
            format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
            CASE WHEN a.attcollation = 0 THEN '' ELSE (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) \
-                FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END \
+                FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) END, i.indrelid \
     FROM pg_index i CROSS JOIN generate_series(0, i.indnkeyatts - 1) AS place \
          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[place] \
          JOIN pg_opclass c ON c.oid = i.indclass[place] JOIN pg_type it ON it.oid = c.opcintype \
@@ -65,7 +71,7 @@ const KEY: &str = "\
          JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype \
               AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3 \
          JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace \
-    WHERE i.indrelid = $1 AND i.indisprimary ORDER BY place";
+    WHERE i.indrelid = ANY ($1) AND i.indisprimary ORDER BY i.indrelid, place";
 
 /// Columns of a live table.
 struct Shape {
@@ -74,18 +80,28 @@ struct Shape {
     types: Vec<(String, String)>,
 }
 
-/// Compares the columns of a live table with those of the backup.
+/// Compares the columns of the live tables with those of the backup, and returns them in this order.
 ///
 /// # Errors
 /// [`Kind::Refused`] if they are not the same.
-async fn same_columns(client: &Client, table: &Table) -> Result<Shape> {
-    let rows = client.query(COLUMNS, &[&table.qualified()]).await.query_context("cannot look at the live table")?;
-    let mut shape = Shape { oid: rows.first().map_or(0, |row| row.get(0)), types: Vec::new() };
-    let mut live: Vec<(String, String)> = Vec::new();
-    for row in rows.iter().filter(|row| row.get::<_, Option<String>>(1).is_some()) {
-        live.push((row.get(1), row.get(2)));
-        shape.types.push((row.get(1), row.get(3)));
+async fn same_columns(client: &Client, entries: &[&TableEntry]) -> Result<Vec<Shape>> {
+    let names: Vec<String> = entries.iter().map(|entry| entry.table.qualified()).collect();
+    let rows = client.query(COLUMNS, &[&names]).await.query_context("cannot look at the live tables")?;
+    let mut shapes: Vec<(Shape, Vec<(String, String)>)> =
+        entries.iter().map(|_| (Shape { oid: 0, types: Vec::new() }, Vec::new())).collect();
+    for row in &rows {
+        let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
+        let Some((shape, live)) = shapes.get_mut(place) else { continue };
+        shape.oid = row.get(1);
+        if let Some(column) = row.get::<_, Option<String>>(2) {
+            live.push((column.clone(), row.get(3)));
+            shape.types.push((column, row.get(4)));
+        }
     }
+    shapes.into_iter().zip(entries).map(|((shape, live), entry)| as_in_backup(shape, &live, &entry.table)).collect()
+}
+
+fn as_in_backup(shape: Shape, live: &[(String, String)], table: &Table) -> Result<Shape> {
     let mut kept: Vec<(String, String)> =
         table.columns.iter().map(|column| (column.name.clone(), column.type_name.clone())).collect();
     kept.sort();
@@ -97,17 +113,16 @@ async fn same_columns(client: &Client, table: &Table) -> Result<Shape> {
     };
     let what = if shape.oid == 0 { "is not in the live database" } else { "has other columns now" };
     Err(Error::new(Kind::Refused, format!("table {} {what}", table.qualified()))
-        .with("live", shown(&live))
+        .with("live", shown(live))
         .with("backup", shown(&kept))
         .with("state", UNTOUCHED)
         .hint("Load the backup beside the live database with --into NAME, and take the rows from there."))
 }
 
 impl Incoming {
-    /// Makes the temporary table for one table of the backup.
-    async fn stage(client: &Client, entry: &TableEntry, number: usize) -> Result<Self> {
+    /// Makes the temporary table for one table of the backup, whose primary key has these columns.
+    async fn stage(client: &Client, entry: &TableEntry, number: usize, shape: &Shape, key: &[&Row]) -> Result<Self> {
         let table = &entry.table;
-        let shape = same_columns(client, table).await?;
         let name = table.qualified();
         let typed = |column: &str| shape.types.iter().find(|(found, _)| found == column).map_or("", |(_, typed)| typed);
         let cast: Vec<String> = table
@@ -130,9 +145,8 @@ impl Incoming {
         };
         let live = image("l", &|column| format!("::{}", typed(column)));
         let staged = image("t", &|_| String::new());
-        let key = client.query(KEY, &[&shape.oid]).await.query_context("cannot read the primary key")?;
         // A key of which a column is computed is not in the backup.
-        let is_copied = |row: &Row| table.columns.iter().any(|column| column.name == row.get::<_, &str>(0));
+        let is_copied = |row: &&Row| table.columns.iter().any(|column| column.name == row.get::<_, &str>(0));
         let matching = if !key.is_empty() && key.iter().all(is_copied) {
             let same_key: Vec<String> = key
                 .iter()
@@ -158,6 +172,7 @@ impl Incoming {
             staged: format!("pg_temp.glovebox_rows_{number}"),
             columns: table.column_list(),
             matching,
+            is_append_only: None,
         })
     }
 
@@ -169,10 +184,10 @@ impl Incoming {
         )
     }
 
-    /// How many live rows the backup does not have, by the primary key if there is one.
-    pub(super) async fn surplus(&self, client: &Client) -> Result<u64> {
+    /// The number of live rows that the backup does not have, by the primary key if there is one.
+    pub(super) fn surplus(&self) -> String {
         let (name, staged) = (&self.name, &self.staged);
-        let sql = match &self.matching {
+        match &self.matching {
             Matching::Key { same_key, .. } => {
                 format!("SELECT count(*) FROM ONLY {name} l WHERE NOT EXISTS (SELECT FROM {staged} t WHERE {same_key})")
             }
@@ -181,21 +196,28 @@ impl Incoming {
                 Self::numbered(&format!("ONLY {name}"), "l", live),
                 Self::numbered(staged, "t", image)
             ),
-        };
-        let row = client.query_one(&sql, &[]).await.query_context(format!("cannot compare the rows of {name}"))?;
-        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+        }
     }
 
-    /// The rows of the live table.
-    pub(super) async fn count(&self, client: &Client) -> Result<u64> {
-        let sql = format!("SELECT count(*) FROM ONLY {}", self.name);
-        let row = client.query_one(&sql, &[]).await.query_context(format!("cannot count the rows of {}", self.name))?;
-        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    /// The number of live rows that have to go: the backup does not have them, or has other ones of their key.
+    fn differing(&self) -> String {
+        match &self.matching {
+            Matching::Key { same_key, same_row } => format!(
+                "SELECT count(*) FROM ONLY {} l WHERE NOT EXISTS (SELECT FROM {} t WHERE {same_key} AND {same_row})",
+                self.name, self.staged
+            ),
+            Matching::Text { .. } => self.surplus(),
+        }
     }
 
-    /// Removes the live rows that are not in the backup, or are otherwise there; what is left of the temporary table is
-    /// what has to come in.
-    pub(super) async fn remove(&self, client: &Client) -> Result<()> {
+    /// The number of rows of the live table.
+    pub(super) fn count(&self) -> String {
+        format!("SELECT count(*) FROM ONLY {}", self.name)
+    }
+
+    /// Statements that remove the live rows that are not in the backup, or are otherwise there; what is left of the
+    /// temporary table is what has to come in.
+    fn removal(&self) -> String {
         let (name, staged) = (&self.name, &self.staged);
         let (remove, prune) = match &self.matching {
             Matching::Key { same_key, same_row } => (
@@ -219,10 +241,7 @@ impl Incoming {
                 )
             }
         };
-        for sql in [remove, prune] {
-            client.batch_execute(&sql).await.query_context(format!("cannot remove rows of {name}"))?;
-        }
-        Ok(())
+        if self.is_append_only.is_some() { prune } else { format!("{remove}; {prune}") }
     }
 
     fn insert_statement(&self) -> String {
@@ -243,8 +262,12 @@ pub(super) async fn stage(
 ) -> Result<Vec<Incoming>> {
     client.batch_execute("BEGIN").await.query_context("cannot begin a transaction")?;
     let mut staged: Vec<Incoming> = Vec::new();
-    for (number, entry) in entries.iter().enumerate() {
-        staged.push(Incoming::stage(client, entry, number).await?);
+    let shapes = same_columns(client, entries).await?;
+    let oids: Vec<u32> = shapes.iter().map(|shape| shape.oid).collect();
+    let keys = client.query(KEY, &[&oids]).await.query_context("cannot read the primary keys")?;
+    for (number, (entry, shape)) in entries.iter().zip(&shapes).enumerate() {
+        let key: Vec<&Row> = keys.iter().filter(|row| row.get::<_, u32>(4) == shape.oid).collect();
+        staged.push(Incoming::stage(client, entry, number, shape, &key).await?);
     }
     let into = |table: &Table| {
         let name = table.qualified();
@@ -256,17 +279,88 @@ pub(super) async fn stage(
     };
     stored.load_into(client, meter, &into).await?;
     client.batch_execute("COMMIT").await.query_context("cannot load the rows beside the live ones")?;
-    for incoming in &staged {
-        let analyze = format!("ANALYZE {}", incoming.staged);
+    for some in staged.chunks(AT_ONCE) {
+        let names: Vec<&str> = some.iter().map(|incoming| incoming.staged.as_str()).collect();
+        let analyze = format!("ANALYZE {}", names.join(", "));
         client.batch_execute(&analyze).await.query_context("cannot gather statistics")?;
     }
+    refuse_removals(client, &mut staged).await?;
     Ok(staged)
+}
+
+/// The numbers that these queries count, in their order.
+pub(super) async fn numbers(client: &Client, queries: &[String], failed: &str) -> Result<Vec<u64>> {
+    let mut found = Vec::with_capacity(queries.len());
+    for some in queries.chunks(AT_ONCE) {
+        let each: Vec<String> = some.iter().map(|sql| format!("({sql})")).collect();
+        let sql = format!("SELECT ARRAY[{}]::bigint[]", each.join(", "));
+        let row = client.query_one(&sql, &[]).await.query_context(failed)?;
+        found.extend(row.get::<_, Vec<i64>>(0).into_iter().map(|number| u64::try_from(number).unwrap_or(0)));
+    }
+    Ok(found)
+}
+
+/// Finds the tables of which the server removes no row: a publication sends what is removed, and the table has no
+/// replica identity to send. New rows may come in all the same.
+///
+/// # Errors
+/// [`Kind::Refused`] naming all tables of which a row would have to go.
+async fn refuse_removals(client: &Client, staged: &mut [Incoming]) -> Result<()> {
+    let failed = "cannot look for publications";
+    let sql = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubdelete OR pubupdate)";
+    if !client.query_one(sql, &[]).await.query_context(failed)?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    for incoming in staged.iter_mut() {
+        // The server's own judgement: it is made before the first row is looked at.
+        let sql = format!("EXPLAIN DELETE FROM ONLY {}", incoming.name);
+        match client.batch_execute(&sql).await {
+            Err(cause) if cause.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
+                incoming.is_append_only = Some(chain(&cause));
+            }
+            done => done.query_context(failed)?,
+        }
+    }
+    nothing_to_remove(client, staged).await
+}
+
+/// Refuses rows that would have to go from a table of which none can.
+async fn nothing_to_remove(client: &Client, staged: &[Incoming]) -> Result<()> {
+    let tables: Vec<&Incoming> = staged.iter().filter(|incoming| incoming.is_append_only.is_some()).collect();
+    let queries: Vec<String> = tables.iter().map(|incoming| incoming.differing()).collect();
+    let rows = numbers(client, &queries, "cannot compare the rows").await?;
+    let (mut found, mut alter) = (Vec::new(), Vec::new());
+    for (incoming, rows) in tables.iter().zip(rows).filter(|(_, rows)| *rows > 0) {
+        found.push(format!("{}: {rows} rows; {}", incoming.name, incoming.is_append_only.as_deref().unwrap_or("")));
+        alter.push(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", incoming.name));
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Refused, "rows have to go from tables that are published without a replica identity")
+        .with("tables", found.join("\n"))
+        .with("state", UNTOUCHED)
+        .hint(format!(
+            "In the live database: {} DEFAULT in the place of FULL sets it back afterwards.",
+            alter.join(" ")
+        )))
+}
+
+/// Removes the rows that are not in the backup, or are otherwise there.
+pub(super) async fn remove(client: &Client, staged: &[Incoming]) -> Result<()> {
+    nothing_to_remove(client, staged).await?;
+    for some in staged.chunks(AT_ONCE) {
+        let statements: Vec<String> = some.iter().map(Incoming::removal).collect();
+        client.batch_execute(&statements.join("; ")).await.query_context("cannot remove rows")?;
+    }
+    Ok(())
 }
 
 /// Looks again, under the lock: the tables must be those that were looked at before.
 pub(super) async fn same_again(client: &Client, entries: &[&TableEntry], staged: &[Incoming]) -> Result<()> {
-    for (entry, incoming) in entries.iter().zip(staged) {
-        if same_columns(client, &entry.table).await?.oid != incoming.oid {
+    let shapes = same_columns(client, entries).await?;
+    for (shape, incoming) in shapes.iter().zip(staged) {
+        if shape.oid != incoming.oid {
             return Err(Error::new(Kind::Refused, format!("table {} was replaced meanwhile", incoming.name))
                 .with("state", UNTOUCHED)
                 .hint("Repeat the command."));
@@ -284,8 +378,8 @@ pub(super) async fn insert(client: &Client, staged: &[Incoming], meter: &Meter) 
         let mut first: Option<Error> = None;
         for incoming in waiting {
             meter.now(&incoming.name);
-            client.batch_execute("SAVEPOINT rows").await.query_context("cannot set a savepoint")?;
-            let Err(cause) = client.batch_execute(&incoming.insert_statement()).await else { continue };
+            let sql = format!("SAVEPOINT rows; {}", incoming.insert_statement());
+            let Err(cause) = client.batch_execute(&sql).await else { continue };
             let error = refusal(&incoming.name, &cause);
             if cause.code() != Some(&SqlState::CHECK_VIOLATION) {
                 return Err(error);
@@ -322,8 +416,9 @@ fn refusal(name: &str, cause: &tokio_postgres::Error) -> Error {
 
 /// Compares the number of rows with the manifest's.
 pub(super) async fn count(client: &Client, staged: &[Incoming]) -> Result<()> {
-    for incoming in staged {
-        let rows = incoming.count(client).await?;
+    let queries: Vec<String> = staged.iter().map(Incoming::count).collect();
+    let counted = numbers(client, &queries, "cannot count the rows").await?;
+    for (incoming, rows) in staged.iter().zip(counted) {
         if rows != incoming.rows {
             return Err(Error::new(Kind::Verify, format!("{} did not get the rows that it had", incoming.name))
                 .with("rows", format!("{rows}, the manifest says {}", incoming.rows))

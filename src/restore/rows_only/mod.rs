@@ -105,15 +105,15 @@ impl<'a> Loaded<'a> {
             let entries = wanted(&client, env, stored, policy).await?;
             let staged = incoming::stage(&client, stored, &entries, &meter).await?;
             meter.now("comparing");
-            let mut before = Vec::new();
-            for table in &staged {
-                before.push(Before {
-                    name: table.name.clone(),
-                    live: table.count(&client).await?,
-                    backup: table.rows,
-                    surplus: table.surplus(&client).await?,
-                });
-            }
+            let queries: Vec<String> = staged.iter().flat_map(|table| [table.count(), table.surplus()]).collect();
+            let numbers = incoming::numbers(&client, &queries, "cannot compare the rows").await?;
+            let before = staged.iter().zip(numbers.chunks(2)).map(|(table, numbers)| Before {
+                name: table.name.clone(),
+                live: numbers.first().copied().unwrap_or(0),
+                backup: table.rows,
+                surplus: numbers.last().copied().unwrap_or(0),
+            });
+            let before = before.collect();
             let oids: Vec<u32> = staged.iter().map(|table| table.oid).collect();
             for child in after::children_left_alone(&client, &oids).await? {
                 env.reporter.warn(&format!("{child} inherits and is not meant: its rows stay as they are"));
@@ -347,14 +347,11 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     let (client, staged, oids) = (&loaded.client, &loaded.staged, loaded.oids());
     let keys = constraints::foreign_keys(client, &oids).await?;
     meter.now("removing rows");
-    let mut removed = Vec::new();
-    for table in staged {
-        let surplus = table.surplus(client).await?;
-        if surplus > 0 {
-            removed.push((table.name.clone(), surplus));
-        }
-        table.remove(client).await?;
-    }
+    let queries: Vec<String> = staged.iter().map(incoming::Incoming::surplus).collect();
+    let surplus = incoming::numbers(client, &queries, "cannot compare the rows").await?;
+    let removed = staged.iter().zip(surplus).filter(|(_, surplus)| *surplus > 0);
+    let removed = removed.map(|(table, surplus)| (table.name.clone(), surplus)).collect();
+    incoming::remove(client, staged).await?;
     // Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
     let path = "SELECT set_config('search_path', $1, true)";
     client.query(path, &[&loaded.search_path]).await.query_context("cannot set the search path")?;

@@ -60,6 +60,8 @@ pub struct Options {
     pub tcp: bool,
     /// Arguments for `initdb`.
     pub initdb: Vec<&'static str>,
+    /// The language of the server's messages, as `LANGUAGE` names it.
+    pub language: Option<&'static str>,
     /// Where the data directory is made; a temporary directory without it.
     pub base: Option<PathBuf>,
 }
@@ -69,6 +71,7 @@ pub struct Server {
     dir: PathBuf,
     port: u16,
     keeper: Option<(Child, ChildStdin)>,
+    language: Option<&'static str>,
     next: AtomicU32,
 }
 
@@ -121,7 +124,7 @@ impl Server {
         if let Some(hba) = &options.hba {
             fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
         }
-        let mut server = Self { dir, port, keeper: None, next: AtomicU32::new(0) };
+        let mut server = Self { dir, port, keeper: None, language: options.language, next: AtomicU32::new(0) };
         server.boot();
         server
     }
@@ -151,6 +154,7 @@ impl Server {
             .arg(self.data())
             .env("LOG", self.dir.join("log"))
             .env("DIR", &self.dir)
+            .env("LANGUAGE", self.language.unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
