@@ -74,6 +74,7 @@ in
     "database.ssl_ca_cert_file"
     "migrations.wait"
     "restore.keep_previous"
+    "restore.skip_extensions"
     "service.start"
     "service.stop"
   ];

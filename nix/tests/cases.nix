@@ -186,7 +186,10 @@ in
         jobs = 2;
         compression = 9;
       };
-      restore.keep_previous = 2;
+      restore = {
+        keep_previous = 2;
+        skip_extensions = [ "pg_cron" ];
+      };
       migrations.wait = 60;
       service = {
         stop = [

@@ -148,6 +148,8 @@ pub enum RoleUse {
     Owner,
     /// It has or gives a privilege: `--no-privileges` leaves that out.
     Privilege,
+    /// It has default privileges of its own, which only those who have its rights may set: `--no-privileges` leaves that out.
+    Defaults,
     /// A policy or a user mapping names it; no option leaves that out.
     Object,
 }
@@ -164,7 +166,7 @@ pub fn name_of(word: &str) -> String {
 /// The roles that must exist for a statement.
 #[must_use]
 pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
-    use RoleUse::{Object, Owner, Privilege};
+    use RoleUse::{Defaults, Object, Owner, Privilege};
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
     let (reason, mut named): (RoleUse, Vec<&str>) = match words.as_slice() {
         ["SET", "SESSION", "AUTHORIZATION"] => {
@@ -187,7 +189,11 @@ pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
         _ => return Vec::new(),
     };
     named.retain(|word| !matches!(*word, "PUBLIC" | "DEFAULT" | "CURRENT_USER" | "SESSION_USER" | "CURRENT_ROLE"));
-    named.into_iter().map(|word| (reason, name_of(word))).collect()
+    let mut used: Vec<(RoleUse, String)> = named.into_iter().map(|word| (reason, name_of(word))).collect();
+    if let ["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE" | "USER", role, ..] = words.as_slice() {
+        used.push((Defaults, name_of(role)));
+    }
+    used
 }
 
 /// The roles after the last `TO` or `FROM`, and the one after `GRANTED BY`.

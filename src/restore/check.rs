@@ -1,16 +1,20 @@
 //! Everything that can be known before a staging database exists: a restore that cannot work does not begin.
 
+mod requirements;
+
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
 use crate::database::connect::QueryContext;
-use crate::database::{Connector, ident, version_text};
+use crate::database::{Connector, version_text};
 use crate::dump::Contents;
-use crate::dump::rules::RoleUse;
+use crate::dump::contents::TableName;
 use crate::dump::text::Flaw;
 use crate::error::{Error, Kind, Result};
-use crate::restore::Policy;
+use crate::restore::{Destination, Policy};
+
+pub use requirements::rights;
 
 /// The tables without which a dump is none of TeslaMate.
 const ESSENTIAL: &[&str] = &["cars", "positions", "schema_migrations"];
@@ -92,8 +96,50 @@ fn trust(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
         .hint("Look at that line; if you know where the file comes from, repeat it with --trust-dump."))
 }
 
+/// Whether the wanted tables are in the dump, each with its own rows.
+fn part(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
+    if let Some(words) = policy.tables.iter().find(|words| !contents.tables().any(|table| table.is_called(words))) {
+        return Err(Error::new(Kind::Refused, format!("there is no table \"{words}\" in it"))
+            .with("state", UNTOUCHED)
+            .hint("Name it as the database does, without quotes: `cars` or `public.cars`."));
+    }
+    let is_wanted = |table: &TableName| policy.tables.iter().any(|words| table.is_called(words));
+    let through = |child: &TableName| {
+        let mut table = child;
+        while let Some(found) = contents.partitions.iter().find(|partition| partition.child == *table) {
+            table = &found.parent;
+            if contents.rows.contains_key(table) {
+                return (!is_wanted(table)).then(|| table.clone());
+            }
+        }
+        None
+    };
+    let is_alone = |table: &&TableName| is_wanted(table) && !contents.rows.contains_key(table);
+    let roots: BTreeSet<TableName> = contents.created.iter().filter(is_alone).filter_map(through).collect();
+    if is_ours || policy.schema_only || roots.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = roots.iter().map(ToString::to_string).collect();
+    let options: Vec<String> = names.iter().map(|name| format!("--table {name}")).collect();
+    let what = format!("the dump does not tell the partitions of {} apart: their rows go through it", names.join(", "));
+    Err(Error::new(Kind::Refused, what)
+        .with("state", UNTOUCHED)
+        .hint(format!("Take the whole table: {}", options.join(" "))))
+}
+
 /// Whether the dump is one that this database can be replaced by. `is_ours`: it comes out of the repository.
-pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, is_ours: bool, policy: &Policy) -> Result<()> {
+/// Returns warnings: what keeps a dump from becoming live does not keep it from being looked at.
+///
+/// # Errors
+/// [`Kind::Refused`] with the reason.
+pub fn contents(
+    contents: &Contents,
+    live: Option<&Live>,
+    server: u32,
+    is_ours: bool,
+    destination: &Destination,
+    policy: &Policy,
+) -> Result<Vec<String>> {
     trust(contents, is_ours, policy)?;
     if let Some(version) = contents.server_version.filter(|version| version / 10_000 > server / 10_000)
         && !policy.allow_newer
@@ -108,26 +154,27 @@ pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, is_ours: 
             .hint("Upgrade the server, or try it with --allow-newer: the live database stays as it is if it fails."));
     }
     if policy.partial {
-        let unknown = policy.tables.iter().find(|words| !contents.tables().any(|table| table.is_called(words)));
-        return unknown.map_or(Ok(()), |words| {
-            Err(Error::new(Kind::Refused, format!("there is no table \"{words}\" in it"))
-                .with("state", UNTOUCHED)
-                .hint("Name it as the database does, without quotes: `cars` or `public.cars`."))
-        });
+        part(contents, is_ours, policy)?;
+        return Ok(Vec::new());
     }
     let missing = |has: &dyn Fn(&str) -> bool| ESSENTIAL.iter().find(|table| !has(table)).copied();
     let without = missing(&|table| contents.created.iter().any(|created| created.name == table));
     let empty = missing(&|table| contents.rows.keys().any(|copied| copied.name == table));
+    let mut warnings = Vec::new();
     if let (true, Some(table)) = (Live::expects_teslamate(live, policy), without.or(empty)) {
         let what = match without {
             Some(_) if !contents.has_table(table) => "is no dump of TeslaMate: it has no table",
             Some(_) => "holds rows only: it does not define the table",
             None => "holds definitions only: it has no rows of the table",
         };
-        return Err(Error::new(Kind::Refused, format!("the dump {what} \"{table}\""))
-            .with("state", UNTOUCHED)
-            .hint("Look at what is in it with --into NAME, which loads it beside the live database.")
-            .hint("If it is meant to replace the live database nevertheless, repeat it with --allow-other."));
+        if *destination == Destination::Live {
+            return Err(Error::new(Kind::Refused, format!("the dump {what} \"{table}\""))
+                .with("state", UNTOUCHED)
+                .hint("Look at what is in it with --into NAME, which loads it beside the live database.")
+                .hint("If it is meant to replace the live database nevertheless, repeat it with --allow-other."));
+        }
+        warnings
+            .push(format!("the dump {what} \"{table}\": it does not replace the live database without --allow-other"));
     }
     if let (Some(dump), Some(live)) = (contents.newest_migration, live.and_then(|live| live.newest_migration))
         && dump > live
@@ -139,189 +186,7 @@ pub fn contents(contents: &Contents, live: Option<&Live>, server: u32, is_ours: 
             .with("state", UNTOUCHED)
             .hint("Upgrade the application first, then restore; or repeat it with --allow-newer."));
     }
-    Ok(())
-}
-
-/// Requirements of a dump that the server does not meet, collected so that one error names all of them.
-#[derive(Default)]
-struct Lacks {
-    problems: Vec<String>,
-    hints: Vec<String>,
-}
-
-impl Lacks {
-    fn add(&mut self, problem: String, hints: impl IntoIterator<Item = String>) {
-        self.problems.push(problem);
-        self.hints.extend(hints);
-    }
-
-    fn into_result(self) -> Result<()> {
-        let error = match self.problems.as_slice() {
-            [] => return Ok(()),
-            [problem] => Error::new(Kind::Refused, problem),
-            problems => Error::new(Kind::Refused, "the dump needs more than this server or this role has")
-                .with("lacking", problems.join("\n")),
-        };
-        Err(self.hints.into_iter().fold(error.with("state", UNTOUCHED), Error::hint))
-    }
-}
-
-/// Whether the role may do all that is needed, and the server has all that the dump names. Everything that is lacking is
-/// in one message.
-pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<()> {
-    let row = client
-        .query_one(
-            "SELECT r.rolsuper, r.rolcreatedb, \
-                    coalesce((SELECT pg_has_role(d.datdba, 'USAGE') FROM pg_database d WHERE d.datname = $1), true), \
-                    current_user::text \
-             FROM pg_roles r WHERE r.rolname = current_user",
-            &[&live],
-        )
-        .await
-        .query_context("cannot ask for the role's rights")?;
-    let (superuser, createdb, owner, user): (bool, bool, bool, String) =
-        (row.get(0), row.get(1), row.get(2), row.get(3));
-    let mut lacks = Lacks::default();
-    if !(superuser || createdb && owner) {
-        let what = if createdb { "does not own the live database" } else { "may not create databases" };
-        let hint = format!("As a superuser: ALTER ROLE {} CREATEDB; and make it the owner.", ident(&user));
-        lacks.add(format!("role \"{user}\" {what}"), [hint]);
-    }
-    extensions(client, contents, policy, superuser, &user, &mut lacks).await?;
-    roles(client, contents, policy, &mut lacks).await?;
-    tablespaces(client, contents, policy, &user, &mut lacks).await?;
-    lacks.into_result()
-}
-
-/// `extension "a"`, `extensions "a", "b"`
-fn listed(noun: &str, names: &[String]) -> String {
-    let plural = if names.len() == 1 { "" } else { "s" };
-    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-    format!("{noun}{plural} {}", quoted.join(", "))
-}
-
-async fn extensions(
-    client: &Client,
-    contents: &Contents,
-    policy: &Policy,
-    superuser: bool,
-    user: &str,
-    lacks: &mut Lacks,
-) -> Result<()> {
-    let wanted: Vec<&str> = contents
-        .extensions
-        .iter()
-        .map(|extension| extension.name.as_str())
-        .filter(|name| *name != "plpgsql" && !policy.skip_extensions.iter().any(|skipped| skipped == name))
-        .collect();
-    let rows = client
-        .query(
-            "SELECT w, e.name IS NOT NULL, coalesce(bool_or(v.trusted), false) \
-             FROM unnest($1::text[]) WITH ORDINALITY AS u (w, place) LEFT JOIN pg_available_extensions e ON e.name = w \
-             LEFT JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version \
-             GROUP BY w, e.name, place ORDER BY place",
-            &[&wanted],
-        )
-        .await
-        .query_context("cannot ask for the extensions")?;
-    let (mut missing, mut forbidden) = (Vec::new(), Vec::new());
-    for row in rows {
-        let (name, available, trusted): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
-        if !available {
-            missing.push(name);
-        } else if !superuser && !trusted {
-            forbidden.push(name);
-        }
-    }
-    if !missing.is_empty() {
-        let install =
-            "Install it beside the server (Debian: postgresql-contrib; NixOS: services.postgresql.extensions).";
-        let hints = [install.to_owned(), super::extensions::skip_hint(&missing)];
-        lacks.add(format!("the server does not have the {}", listed("extension", &missing)), hints);
-    }
-    if !forbidden.is_empty() {
-        let hint = format!("As a superuser: ALTER ROLE {} SUPERUSER; TeslaMate's own module does so.", ident(user));
-        let names = listed("extension", &forbidden);
-        lacks.add(format!("role \"{user}\" may not create the {names}: only a superuser may"), [hint]);
-    }
-    Ok(())
-}
-
-async fn roles(client: &Client, contents: &Contents, policy: &Policy, lacks: &mut Lacks) -> Result<()> {
-    let is_wanted = |reason: RoleUse| match reason {
-        RoleUse::Owner => !policy.no_owner,
-        RoleUse::Privilege => !policy.no_privileges,
-        RoleUse::Object => true,
-    };
-    let rows =
-        client.query("SELECT rolname::text FROM pg_roles", &[]).await.query_context("cannot ask for the roles")?;
-    let known: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    let missing: BTreeSet<&String> = contents
-        .roles
-        .iter()
-        .filter(|(reason, role)| is_wanted(*reason) && !known.contains(role))
-        .map(|(_, role)| role)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let create: Vec<String> = missing.iter().map(|role| format!("CREATE ROLE {};", ident(role))).collect();
-    let names: Vec<&str> = missing.iter().map(|role| role.as_str()).collect();
-    let mut hints = vec![format!("As a superuser: {}", create.join(" "))];
-    let by_option = |role: &&String| !contents.roles.contains(&(RoleUse::Object, (*role).clone()));
-    if missing.iter().all(by_option) {
-        hints.push(
-            "Or repeat it with --no-owner --no-privileges: everything then belongs to the role that restores.".into(),
-        );
-    }
-    lacks.add(format!("the dump needs roles that this server does not have: {}", names.join(", ")), hints);
-    Ok(())
-}
-
-async fn tablespaces(
-    client: &Client,
-    contents: &Contents,
-    policy: &Policy,
-    user: &str,
-    lacks: &mut Lacks,
-) -> Result<()> {
-    if policy.no_tablespaces || contents.tablespaces.is_empty() {
-        return Ok(());
-    }
-    let wanted: Vec<&String> = contents.tablespaces.iter().collect();
-    let rows = client
-        .query(
-            "SELECT w, t.oid IS NOT NULL, coalesce(has_tablespace_privilege(t.oid, 'CREATE'), false) \
-             FROM unnest($1::text[]) AS w LEFT JOIN pg_tablespace t ON t.spcname = w ORDER BY w",
-            &[&wanted],
-        )
-        .await
-        .query_context("cannot ask for the tablespaces")?;
-    let (mut missing, mut forbidden) = (Vec::new(), Vec::new());
-    for row in rows {
-        let (name, exists, usable): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
-        if !exists {
-            missing.push(name);
-        } else if !usable {
-            forbidden.push(name);
-        }
-    }
-    let otherwise = "Or repeat it with --no-tablespaces: everything then lies in the database's own tablespace.";
-    if !missing.is_empty() {
-        let create: Vec<String> =
-            missing.iter().map(|name| format!("CREATE TABLESPACE {} LOCATION '/…';", ident(name))).collect();
-        let hints = [format!("As a superuser: {}", create.join(" ")), otherwise.to_owned()];
-        lacks.add(format!("the server does not have the {}", listed("tablespace", &missing)), hints);
-    }
-    if !forbidden.is_empty() {
-        let grant: Vec<String> = forbidden
-            .iter()
-            .map(|name| format!("GRANT CREATE ON TABLESPACE {} TO {};", ident(name), ident(user)))
-            .collect();
-        let hints = [format!("As a superuser: {}", grant.join(" ")), otherwise.to_owned()];
-        lacks.add(format!("role \"{user}\" may not use the {}", listed("tablespace", &forbidden)), hints);
-    }
-    Ok(())
+    Ok(warnings)
 }
 
 /// Text of unknown encoding keeps its bytes in a database of unknown encoding. One in UTF-8 takes it if it is UTF-8.

@@ -7,8 +7,8 @@
 
 mod failure;
 mod feeder;
+pub mod list;
 
-use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -22,12 +22,12 @@ use self::failure::load_failed;
 use self::feeder::{Fed, Feeder, supports_restrict};
 use super::Policy;
 use super::left_out::LeftOut;
+use super::part::Part;
 use super::stored::Stored;
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Connector, ident};
-use crate::dump::contents::TableName;
-use crate::dump::judge::{Judgement, explain_pg_restore};
+use crate::dump::judge::Judgement;
 use crate::dump::source::{Body, Source};
 use crate::dump::{Contents, Format, PIECE};
 use crate::error::{Context, Error, Kind, Result};
@@ -49,6 +49,8 @@ pub struct Loader<'a> {
     pub policy: &'a Policy,
     /// The statements and entries that are left out of the dump.
     pub left_out: &'a LeftOut,
+    /// The entries of an archive that are wanted; `None` if all of them are.
+    pub part: Option<&'a Part>,
     /// Parallel jobs; with one, everything is loaded in the order of the dump.
     pub jobs: u32,
 }
@@ -56,7 +58,11 @@ pub struct Loader<'a> {
 /// Whether one job may load what several could not: a function that reads another table finds other rows then.
 #[must_use]
 pub fn may_load_in_order(error: &Error, jobs: u32) -> bool {
-    jobs > 1 && error.kind() == Kind::Verify && error.detail("section").is_some_and(|section| section != "pre-data")
+    let words = error.detail("pg_restore").or(error.detail("cause")).unwrap_or_default();
+    jobs > 1
+        && error.kind() == Kind::Verify
+        && error.detail("section").is_some_and(|section| section != "pre-data")
+        && failure::depends_on_order(words)
 }
 
 /// More locks than a table needs with its indexes, its sequence and what is stored outside its rows.
@@ -168,11 +174,6 @@ impl Loader<'_> {
             if let Some(list) = &list {
                 command.arg(format!("--use-list={}", list.path().display()));
             }
-            // pg_restore takes both by themselves, and a dot would be a part of the name.
-            let wanted = |table: &&TableName| self.policy.tables.iter().any(|words| table.is_called(words));
-            for table in contents.tables().filter(wanted).collect::<BTreeSet<_>>() {
-                command.arg(format!("--table={}", table.name)).arg(format!("--schema={}", table.schema));
-            }
             let mut child = command
                 .arg(path)
                 .env("PGOPTIONS", &options)
@@ -187,9 +188,6 @@ impl Loader<'_> {
             if !status?.success() {
                 return Err(load_failed("pg_restore", &words.join("\n"), source).with("section", section));
             }
-            if section == "pre-data" {
-                self.attach(contents, database).await?;
-            }
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
                 let loading = stored.load(self.connector, database, self.policy, self.jobs, &meter);
@@ -201,21 +199,11 @@ impl Loader<'_> {
 
     /// The archive's list of contents without what is left out, in a file; `None` if all of it stays.
     async fn list(&self, source: &Source) -> Result<Option<tempfile::NamedTempFile>> {
-        let (stdin, path) = source.for_pg_restore()?;
-        let mut command = crate::process::command(&self.tools.path("pg_restore"));
-        command.arg("--list");
-        if path != "-" {
-            command.arg(path);
-        }
-        let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let output = child.context(Kind::Refused, "cannot run pg_restore")?.wait_with_output().await;
-        let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
-        if !output.status.success() {
-            return Err(explain_pg_restore(&String::from_utf8_lossy(&output.stderr), self.tools));
-        }
-        let Some(shortened) = self.left_out.shortened(&String::from_utf8_lossy(&output.stdout)) else {
-            return Ok(None);
+        let shortened = match self.part {
+            Some(part) => Some(self.left_out.shortened(&part.list).unwrap_or_else(|| part.list.clone())),
+            None => self.left_out.shortened(&list::read(source, self.tools, false).await?),
         };
+        let Some(shortened) = shortened else { return Ok(None) };
         let failed = "cannot write a temporary file";
         let mut file = tempfile::NamedTempFile::new().context(Kind::Store, failed)?;
         file.write_all(shortened.as_bytes()).context(Kind::Store, failed)?;
@@ -227,25 +215,6 @@ impl Loader<'_> {
         let client = self.connector.connect_to(database).await?;
         let sql = format!("ALTER SCHEMA public OWNER TO {}", ident(owner));
         client.batch_execute(&sql).await.query_context("cannot give the schema public to its owner")
-    }
-
-    /// `pg_restore --table` makes partitions as tables of their own: they are attached here.
-    async fn attach(&self, contents: &Contents, database: &str) -> Result<()> {
-        let wanted = |table: &TableName| self.policy.tables.iter().any(|words| table.is_called(words));
-        let mut partitions =
-            contents.partitions.iter().filter(|one| wanted(&one.parent) && wanted(&one.child)).peekable();
-        if partitions.peek().is_none() {
-            return Ok(());
-        }
-        let client = self.connector.connect_to(database).await?;
-        let name = |table: &TableName| format!("{}.{}", ident(&table.schema), ident(&table.name));
-        for partition in partitions {
-            let (parent, child) = (name(&partition.parent), name(&partition.child));
-            let sql = format!("ALTER TABLE ONLY {parent} ATTACH PARTITION {child} {}", partition.bounds);
-            // Prepared, so that it can be one statement only.
-            client.execute(&sql, &[]).await.query_context(format!("cannot attach the partition {child}"))?;
-        }
-        Ok(())
     }
 
     /// Waits for `pg_restore`; the size of the database tells how far it is.

@@ -16,6 +16,7 @@ pub mod load;
 pub mod names;
 pub mod origin;
 pub mod outlook;
+pub mod part;
 mod policy;
 pub mod previous;
 pub mod room;
@@ -164,6 +165,11 @@ impl<'a> Session<'a> {
         let contents = &judgement.contents;
         let origin = Origin::find(self.client(), env, live_name, contents, stored, destination, policy).await?;
         judgement.contents.roles.extend(origin.roles());
+        let asked = policy.skip_extensions.len();
+        let policy = &policy.with_skipped(&env.settings.skip_extensions, &judgement.contents);
+        for name in &policy.skip_extensions[asked..] {
+            env.reporter.warn(&format!("extension \"{name}\" is left out, as restore.skip_extensions says"));
+        }
         self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy, &origin).await?;
         let policy = &policy.with_partitions(&judgement.contents);
         self.tell_what_is_left(&judgement.contents, policy);
@@ -171,16 +177,19 @@ impl<'a> Session<'a> {
         let room = self.room(copy, &origin, destination, policy).await?;
         let release = forward::release(env, &judgement.contents, destination, policy)?;
 
-        let safety_backup = match (destination, &live) {
-            (Destination::Live, Some(_)) => self.back_up_first(policy, "before a restore").await?,
-            _ => None,
-        };
         let databases = staging::databases(self.client()).await?;
         let base = match destination {
             Destination::Beside(name) => name,
             Destination::Live | Destination::Drill => self.live_name(),
         };
         let name = names::fresh(base, Role::Staging, chrono::Utc::now(), &databases);
+        // `pg_hba.conf` may not let the role into a database of that name: nothing is backed up for nothing.
+        let closed = |error: Error| error.with("state", "the live database was not touched");
+        env.connector.connect_if_present(&name).await.map_err(closed)?;
+        let safety_backup = match (destination, &live) {
+            (Destination::Live, Some(_)) => self.back_up_first(policy, "before a restore").await?,
+            _ => None,
+        };
         // From here on there is something to clean up, whatever happens.
         let material = Material { source, stored, judgement: &judgement, tools: &tools };
         let work = Box::pin(self.stage(&material, destination, policy, &origin, &name, live.as_ref()));
@@ -291,7 +300,9 @@ impl<'a> Session<'a> {
                 .with("state", "nothing was touched")
                 .hint("Name a database that does not exist; without --into the live one is replaced safely."));
         }
-        check::contents(contents, live, self.server, is_ours, policy)?;
+        for warning in check::contents(contents, live, self.server, is_ours, destination, policy)? {
+            self.env.reporter.warn(&warning);
+        }
         check::encoding(contents, origin.properties.get("encoding").unwrap_or("UTF8"), is_ours)?;
         let live_name = live.map(|_| self.live_name());
         let locale = self.locale_here(origin, policy).await.err();

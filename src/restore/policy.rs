@@ -79,6 +79,20 @@ impl Policy {
         policy
     }
 
+    /// These options with those of the configured extensions that the dump makes. The others are not named: they are no
+    /// mistake of this run.
+    #[must_use]
+    pub fn with_skipped(&self, configured: &[String], contents: &Contents) -> Self {
+        let mut policy = self.clone();
+        for name in configured {
+            let is_made = contents.extensions.iter().any(|extension| extension.name == *name);
+            if is_made && !policy.skip_extensions.contains(name) {
+                policy.skip_extensions.push(name.clone());
+            }
+        }
+        policy
+    }
+
     /// Whether the rows of this table are wanted. A table is named with or without its schema.
     #[must_use]
     pub fn wants(&self, table: &Table) -> bool {

@@ -6,6 +6,7 @@ use super::check::Live;
 use super::left_out::LeftOut;
 use super::load::{self, Loader};
 use super::origin::{Origin, Witness};
+use super::part::Part;
 use super::stored::Stored;
 use super::verify::{self, Verified};
 use super::{Destination, Policy, Session, extensions, staging};
@@ -45,17 +46,14 @@ impl Session<'_> {
             let forbidden = origin.properties.take_out_forbidden(self.client(), name).await?;
             self.tell_forbidden(&forbidden, name, destination, policy)?;
         }
-        // Of a part of a dump, extensions are not loaded.
-        let made = if policy.tables.is_empty() {
-            extensions::try_out(&env.connector, name, contents, policy).await?
-        } else {
-            extensions::Made::default()
-        };
+        let part = self.part(material, policy).await?;
+        let tried = part.as_ref().map(|part| part.of(contents, policy));
+        let made = extensions::try_out(&env.connector, name, tried.as_ref().unwrap_or(contents), policy).await?;
         let left_out = LeftOut::new(policy, destination, contents, made.absent);
         for remark in left_out.remarks(contents) {
             env.reporter.warn(&remark);
         }
-        self.load(material, policy, &left_out, &origin.properties, name).await?;
+        self.load(material, policy, &left_out, part.as_ref(), &origin.properties, name).await?;
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
@@ -76,7 +74,8 @@ impl Session<'_> {
             if policy.partial {
                 return verify::part(&client, &expected, policy).await;
             }
-            verify::verify(&client, &expected, Live::expects_teslamate(live, policy)).await
+            let teslamate = *destination == Destination::Live && Live::expects_teslamate(live, policy);
+            verify::verify(&client, &expected, teslamate).await
         };
         let ((), verified) = tokio::try_join!(analyzing, verifying)?;
         for remark in &verified.remarks {
@@ -87,6 +86,22 @@ impl Session<'_> {
         Ok(verified)
     }
 
+    /// The entries of an archive that the wanted tables need; `None` if everything is wanted.
+    async fn part(&self, material: &Material<'_>, policy: &Policy) -> Result<Option<Part>> {
+        if policy.tables.is_empty() {
+            return Ok(None);
+        }
+        let Material { source, judgement, tools, .. } = *material;
+        let part = Part::choose(&load::list::read(source, tools, true).await?, &judgement.contents, policy);
+        let reporter = &self.env.reporter;
+        reporter.info("a part has no indexes, no primary or foreign keys, no triggers and no privileges");
+        if !part.needed.is_empty() {
+            let names: Vec<String> = part.needed.iter().map(ToString::to_string).collect();
+            reporter.info(&format!("definitions without rows, which the part needs: {}", names.join(", ")));
+        }
+        Ok(Some(part))
+    }
+
     /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
     /// function that reads another table.
     async fn load(
@@ -94,6 +109,7 @@ impl Session<'_> {
         material: &Material<'_>,
         policy: &Policy,
         left_out: &LeftOut,
+        part: Option<&Part>,
         properties: &crate::database::Properties,
         name: &str,
     ) -> Result<()> {
@@ -106,6 +122,7 @@ impl Session<'_> {
             reporter: &env.reporter,
             policy,
             left_out,
+            part,
             jobs,
         };
         let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };

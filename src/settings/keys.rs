@@ -80,6 +80,7 @@ pub const KEYS: &[Key] = &[
     key("migrations.require_backup", "GLOVEBOX_MIGRATIONS_REQUIRE_BACKUP", Form::Flag),
     key("migrations.wait", "GLOVEBOX_MIGRATIONS_WAIT", Form::Number),
     key("restore.keep_previous", "GLOVEBOX_RESTORE_KEEP_PREVIOUS", Form::Number),
+    key("restore.skip_extensions", "GLOVEBOX_RESTORE_SKIP_EXTENSIONS", Form::List),
     key("state_dir", "GLOVEBOX_STATE_DIR", Form::Text),
 ];
 

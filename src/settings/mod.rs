@@ -46,6 +46,8 @@ pub struct Settings {
     pub backup: Backup,
     /// How many databases that a restore replaced are kept.
     pub keep_previous: u32,
+    /// Extensions that every restore and drill leaves out, with the rows of their tables.
+    pub skip_extensions: Vec<String>,
     /// What is done about the application's migrations.
     pub migrations: Migrations,
     /// Where runs leave what must survive them (absolute).

@@ -123,6 +123,7 @@ impl Resolver {
                 wait: self.number("migrations.wait", 300, 0..=86_400),
             },
             keep_previous: self.number("restore.keep_previous", 1, 1..=100),
+            skip_extensions: self.list("restore.skip_extensions").unwrap_or_default(),
             state_dir: self.state_dir(inputs),
             encryption_key: self.secret("encryption_key"),
             release_cookie: self.secret("release_cookie"),

@@ -59,6 +59,8 @@ mod restore_extensions;
 mod restore_kill;
 mod restore_load;
 mod restore_order;
+mod restore_part;
+mod restore_rights;
 mod restore_rows;
 mod restore_rows_meanwhile;
 mod restore_sources;

@@ -222,6 +222,31 @@ fn k5_all_that_is_missing_is_named_at_once() {
 }
 
 #[test]
+fn k5_an_extension_is_left_out_of_every_drill_by_a_setting() {
+    let Some(single) = Extension::install("set", "relocatable = false\nschema = pg_catalog", SINGLE) else { return };
+    let server = Server::shared();
+    let database = server.teslamate("set");
+    let site = Site::with_repository(server, &database);
+    let config = fs::read_to_string(site.config()).unwrap();
+    site.write_config(&format!("{config}\n[restore]\nskip_extensions = [{:?}, \"never_there\"]\n", single.name));
+    site.run("teslamate-backup", &["plain.dump"]).expect(0);
+    let without = site.run("teslamate-restore", &["--drill", "plain.dump"]).expect(0);
+    assert!(!without.stderr.contains("extension"), "{}", without.stderr);
+    server
+        .query(&database, &format!("CREATE EXTENSION {}; INSERT INTO gbcron.job (command) VALUES ('x')", single.name));
+    site.run("teslamate-backup", &[]).expect(0);
+    for source in ["latest", "a.sql", "a.dump"] {
+        if source != "latest" {
+            site.run("teslamate-backup", &[source]).expect(0);
+        }
+        let says = format!("extension \"{}\" is left out, as restore.skip_extensions says", single.name);
+        let done =
+            site.run("teslamate-restore", &["--drill", source]).expect(0).says(&says).says("1 rows of gbcron.job");
+        assert!(!done.stderr.contains("never_there"), "{}", done.stderr);
+    }
+}
+
+#[test]
 fn k5_comments_of_old_dumps_do_not_stop_a_plain_role() {
     let server = Server::shared();
     let database = server.fresh_name("comments");

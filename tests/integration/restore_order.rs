@@ -124,3 +124,24 @@ fn k9_a_view_that_reads_another_view_is_refreshed_in_order() {
         assert_eq!(server.query(&copy, "SELECT n FROM b_view"), "7");
     }
 }
+
+#[test]
+fn k9_what_no_order_mends_is_not_tried_again() {
+    let server = Server::shared();
+    let database = server.teslamate("hopeless");
+    server.query(
+        &database,
+        "CREATE TABLE a_parent (id integer); CREATE TABLE b_child (id integer); \
+         CREATE FUNCTION has() RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM FROM a_parent; RETURN true; END'; \
+         ALTER TABLE b_child ADD CHECK (has()); INSERT INTO b_child VALUES (1)",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    for source in ["latest", "a.dump"] {
+        let failed = site.run("teslamate-restore", &["--drill", "--jobs", "4", source]).expect(14);
+        let failed = failed.says("relation \"a_parent\" does not exist");
+        assert!(!failed.stderr.contains("loading again"), "{source}: {}", failed.stderr);
+    }
+    assert_eq!(server.databases(&format!("{database}_restore_")), Vec::<String>::new());
+}

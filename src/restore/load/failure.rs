@@ -19,7 +19,58 @@ pub(super) fn load_failed(program: &str, words: &str, source: &Source) -> Error 
              drop that index in the source, or edit it out of the dump.",
         );
     }
+    if lacks_rights(words) {
+        error = error.hint("Restore as a superuser; or repeat it with --no-owner --no-privileges.");
+    }
     error
+}
+
+/// The server's first error in the words of a program or of a session.
+fn first_error(words: &str) -> Option<&str> {
+    words.lines().find_map(|line| line.split_once("ERROR: ")).map(|(_, message)| message.trim())
+}
+
+/// Whether the role was refused something. An owner of another role is among that.
+fn lacks_rights(words: &str) -> bool {
+    let begins = [
+        "permission denied",
+        "must be owner of ",
+        "must be member of role ",
+        "must be able to SET ROLE ",
+        "must be superuser ",
+    ];
+    first_error(words).is_some_and(|error| begins.iter().any(|begin| error.starts_with(begin)))
+}
+
+/// Whether rows that another job had not loaded yet may be the reason. Rights, room, programs and objects that are missing
+/// are missing in any order. The server's words may be in another language: then nobody knows.
+pub(super) fn depends_on_order(words: &str) -> bool {
+    let Some(error) = first_error(words) else { return true };
+    let begins = ["syntax error at ", "could not access file ", "could not load library ", "could not extend file "];
+    let objects = [
+        "relation ",
+        "type ",
+        "function ",
+        "operator ",
+        "role ",
+        "schema ",
+        "column ",
+        "language ",
+        "collation ",
+        "tablespace ",
+        "extension ",
+        "access method ",
+        "operator class ",
+        "text search ",
+        "procedure ",
+        "server ",
+    ];
+    let is_missing = error.contains(" does not exist") || error.starts_with("operator does not exist");
+    let is_hopeless = lacks_rights(words)
+        || words.contains("No space left on device")
+        || begins.iter().any(|begin| error.starts_with(begin))
+        || (is_missing && objects.iter().any(|object| error.starts_with(object)));
+    !is_hopeless
 }
 
 /// The words of a program without the strings of statements that may hold a password.
@@ -51,6 +102,35 @@ fn without_secrets(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn k9_only_what_rows_may_mend_is_tried_again() {
+        let told =
+            |message: &str| format!("pg_restore: error: could not execute query: ERROR:  {message}\nCommand was: x");
+        for message in [
+            "permission denied for schema s",
+            "must be owner of table t",
+            "must be member of role \"x\"",
+            "must be able to SET ROLE \"x\"",
+            "relation \"b\" does not exist",
+            "type \"earth\" does not exist",
+            "function f(integer) does not exist",
+            "operator does not exist: a = b",
+            "syntax error at or near \"x\"",
+            "could not extend file \"base/1\": No space left on device",
+        ] {
+            assert!(!depends_on_order(&told(message)), "{message}");
+        }
+        for message in [
+            "new row for relation \"b\" violates check constraint \"c\"",
+            "car 7 does not exist",
+            "deadlock detected",
+            "materialized view \"a\" has not been populated",
+            "out of shared memory",
+        ] {
+            assert!(depends_on_order(&told(message)), "{message}");
+        }
+    }
 
     #[test]
     fn k5_a_statement_with_a_password_is_not_shown() {

@@ -1,0 +1,31 @@
+//! An archive's list of contents, as `pg_restore` writes it.
+
+use std::process::Stdio;
+
+use crate::database::tools::Tools;
+use crate::dump::judge::explain_pg_restore;
+use crate::dump::source::Source;
+use crate::error::{Context, Kind, Result};
+
+/// Reads the list of contents; with `verbose`, each entry is followed by the numbers of those that it depends on.
+///
+/// # Errors
+/// [`Kind::Verify`] or [`Kind::Refused`] if `pg_restore` cannot read the archive.
+pub async fn read(source: &Source, tools: &Tools, verbose: bool) -> Result<String> {
+    let (stdin, path) = source.for_pg_restore()?;
+    let mut command = crate::process::command(&tools.path("pg_restore"));
+    command.arg("--list");
+    if verbose {
+        command.arg("--verbose");
+    }
+    if path != "-" {
+        command.arg(path);
+    }
+    let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let output = child.context(Kind::Refused, "cannot run pg_restore")?.wait_with_output().await;
+    let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
+    if !output.status.success() {
+        return Err(explain_pg_restore(&String::from_utf8_lossy(&output.stderr), tools));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,109 @@
+//! Parts of a dump: tables whose columns use the database's own types, schemas, collations and functions.
+
+use crate::support::tree_server::TreeServer;
+use crate::support::{Server, Site};
+
+/// Tables of which each needs something else than tables.
+const NEEDY: &str = "
+    CREATE SCHEMA own; CREATE EXTENSION hstore SCHEMA own;
+    CREATE TYPE own.mood AS ENUM ('low', 'high'); CREATE DOMAIN own.positive AS integer CHECK (VALUE > 0);
+    CREATE COLLATION own.c_like FROM \"C\"; CREATE TYPE own.pair AS (a integer, b own.mood);
+    CREATE FUNCTION own.inner_one() RETURNS integer LANGUAGE sql AS 'SELECT 7';
+    CREATE FUNCTION own.one() RETURNS integer LANGUAGE sql AS 'SELECT own.inner_one()';
+    CREATE FUNCTION own.twice(n integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT n * 2';
+    CREATE FUNCTION own.is_seven(n integer) RETURNS boolean LANGUAGE sql AS 'SELECT n = own.inner_one()';
+    CREATE TABLE own.other (id integer PRIMARY KEY); INSERT INTO own.other VALUES (1);
+    CREATE TABLE \"wi th\" (id serial PRIMARY KEY, number bigint GENERATED ALWAYS AS IDENTITY, m own.mood, p own.positive,
+        c text COLLATE own.c_like, f integer DEFAULT own.one() CHECK (own.is_seven(f)),
+        g integer GENERATED ALWAYS AS (own.twice(3)) STORED, h own.hstore, r own.pair, row_of own.other,
+        other integer REFERENCES own.other);
+    CREATE INDEX ON \"wi th\" (own.twice(id));
+    INSERT INTO \"wi th\" (m, p, c, h, r, row_of, other) VALUES ('high', 3, 'c', 'a=>1', '(1,low)', ROW(4), 1), ('low', 1, 'd', NULL, NULL, NULL, NULL);
+    CREATE FUNCTION reads() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM own.other';
+    CREATE VIEW seen AS SELECT m FROM \"wi th\";";
+
+const STATE: &str = "SELECT string_agg(t::text, '|' ORDER BY id) FROM \"wi th\" t";
+
+#[test]
+fn k5_a_part_brings_what_its_tables_are_made_of() {
+    let server = Server::shared();
+    let database = server.teslamate("needy");
+    server.query(&database, NEEDY);
+    let expected = server.query(&database, STATE);
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    server.pg_dump(&database, &site.path("a.dir"), &["-Fd"]);
+    server.pg_dump(&database, &site.path("a.tar"), &["-Ft"]);
+    for source in ["latest", "a.dump", "a.dir", "a.tar"] {
+        let copy = server.fresh_name("needy_copy");
+        let done = site
+            .run("teslamate-restore", &[source, "--into", &copy, "--table", "wi th"])
+            .expect(0)
+            .says("no primary or foreign keys")
+            .says("definitions without rows, which the part needs: own.other");
+        assert!(!done.stderr.contains("public.cars"), "{}", done.stderr);
+        assert_eq!(server.query(&copy, STATE), expected, "{source}");
+        assert_eq!(server.query(&copy, "SELECT count(*), to_regclass('cars') IS NULL FROM own.other"), "0|t");
+        let added = "INSERT INTO \"wi th\" (m) VALUES ('low') RETURNING id, number, f";
+        assert_eq!(server.query(&copy, added).lines().next(), Some("3|3|7"), "{source}");
+        for table in ["private.tokens", "states", "geofences", "own.other"] {
+            site.run("teslamate-restore", &[source, "--drill", "--table", table]).expect(0);
+        }
+        let both = ["--drill", "--table", "states", "--table", "wi th", source];
+        let rows = site.run("teslamate-restore", &[&both[..], &["--json"]].concat()).expect(0).json();
+        let states: u64 = server.query(&database, "SELECT count(*) FROM states").parse().unwrap();
+        assert_eq!(rows["rows"], states + 2, "{rows}");
+    }
+    site.run("teslamate-backup", &["a.sql"]).expect(0);
+    site.run("teslamate-restore", &["--drill", "--table", "states", "a.sql"]).expect(10).says("is SQL text");
+}
+
+#[test]
+fn k5_a_part_is_loaded_on_newer_servers() {
+    for major in [17, 18] {
+        let Some(server) = TreeServer::of(major, &[]) else { continue };
+        server.query("postgres", "CREATE ROLE teslamate SUPERUSER LOGIN");
+        server.query("postgres", "CREATE DATABASE teslamate OWNER teslamate");
+        server.query("teslamate", NEEDY);
+        let expected = server.query("teslamate", STATE);
+        let site = server.site(Some(&server.tools()));
+        site.run("teslamate-backup", &["a.dump"]).expect(0);
+        site.run("teslamate-restore", &["a.dump", "--into", "copy", "--table", "wi th"]).expect(0);
+        assert_eq!(server.query("copy", STATE), expected, "{major}");
+    }
+}
+
+#[test]
+fn k5_partitions_are_taken_with_or_without_their_table() {
+    let server = Server::shared();
+    let database = server.fresh_name("alone");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(
+        &database,
+        "CREATE TYPE kind AS ENUM ('a', 'b'); CREATE TABLE m (k kind, n int) PARTITION BY HASH (k); \
+         CREATE TABLE m0 PARTITION OF m FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
+         CREATE TABLE m1 PARTITION OF m FOR VALUES WITH (MODULUS 2, REMAINDER 1); \
+         INSERT INTO m VALUES ('a', 1), ('b', 2); CREATE TABLE up (k kind); CREATE TABLE down () INHERITS (up); \
+         INSERT INTO down VALUES ('b')",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    for source in ["latest", "a.dump"] {
+        for (table, count) in [("m", 2), ("m0", -1), ("m1", -1), ("down", 1)] {
+            let copy = server.fresh_name("alone_copy");
+            if source == "a.dump" && count < 0 {
+                // pg_dump writes the rows of hash partitions by an enum for the root.
+                let refused = site.run("teslamate-restore", &[source, "--into", &copy, "--table", table]).expect(10);
+                refused.says("their rows go through it").says("--table public.m");
+                continue;
+            }
+            site.run("teslamate-restore", &[source, "--into", &copy, "--table", table, "--allow-other"]).expect(0);
+            let rows = format!("SELECT count(*) FROM {table}");
+            let here = server.query(&database, &rows);
+            assert!(count < 0 || here == count.to_string());
+            assert_eq!(server.query(&copy, &rows), here, "{source} {table}");
+        }
+    }
+}
