@@ -259,6 +259,23 @@ fn k6_rows_written_until_the_swap_are_in_a_backup_before_they_go() {
 }
 
 #[test]
+fn k6_a_last_state_that_cannot_be_read_is_no_failed_backup() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("unreadable"));
+    site.run("teslamate-backup", &[]).expect(0);
+    let first = site.run("teslamate-restore", &["latest", "--yes", "--json"]).expect(0).json();
+    let previous = first["previous"].as_str().unwrap();
+    server.query(previous, "CREATE TABLE broken AS SELECT 1 AS i");
+    server.query(previous, "UPDATE pg_class SET relnamespace = 987654321 WHERE relname = 'broken'");
+    let kept = site.run("teslamate-restore", &["latest", "--yes", "--json"]).expect(0);
+    assert_eq!(kept.json()["dropped"].as_array().unwrap().len(), 0, "{}", kept.stderr);
+    assert!(kept.stderr.contains("is kept, since its last state is in no backup"), "{}", kept.stderr);
+    // It was not the live database that could not be backed up.
+    site.run("teslamate-backup", &["forget"]).expect(0);
+    server.query("postgres", &format!("DROP DATABASE \"{previous}\""));
+}
+
+#[test]
 fn k6_what_an_undo_replaced_is_in_a_backup_before_it_goes() {
     let server = Server::shared();
     let site = Site::with_repository(server, &server.teslamate("undone"));
@@ -275,8 +292,6 @@ fn k6_what_an_undo_replaced_is_in_a_backup_before_it_goes() {
     assert_eq!(kept.json()["dropped"].as_array().unwrap().len(), 0, "{}", kept.stderr);
     assert!(kept.stderr.contains("is kept, since its last state is in no backup"), "{}", kept.stderr);
     fs::rename(&aside, site.repository()).unwrap();
-    // It was not the live database that could not be backed up.
-    site.run("teslamate-backup", &["forget"]).expect(0);
     let next = site.run("teslamate-restore", &["latest", "--yes", "--json"]).expect(0);
     assert_eq!(next.json()["dropped"].as_array().unwrap().len(), 2, "{}", next.stderr);
     assert!(names_in_backups(server, &site).contains(&"after the restore".to_owned()), "{}", next.stderr);
