@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::snapshot::Snapshot;
 use super::types::{CopyFormat, is_stable};
-use super::{locks, unchanged};
+use super::{empty, locks, unchanged};
 use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::error::Result;
@@ -277,6 +277,7 @@ impl Catalog {
                 catalog.tables[*place].root = Some(Root { schema: row.get(1), name: row.get(2) });
             }
         }
+        empty::prove(client, &mut catalog.tables).await?;
         Ok(catalog)
     }
 

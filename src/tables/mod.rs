@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod changes;
 pub mod decode;
 pub mod definitions;
+pub mod empty;
 pub mod facts;
 pub mod locks;
 pub mod manifest;

@@ -375,3 +375,24 @@ fn k7_text_of_unknown_encoding_that_is_utf8_is_dumped() {
         assert_eq!(server.query(&copy, BYTES), server.query(&database, BYTES));
     }
 }
+
+/// The server says that a file that is gone has no bytes.
+#[test]
+fn k1_a_table_whose_file_is_missing_fails_the_backup_and_is_not_taken_for_an_empty_one() {
+    let mut server = Server::start(Options::default());
+    server.create_teslamate("teslamate", 500);
+    server.query("teslamate", "CREATE TABLE empty (i int); CREATE TABLE gone AS SELECT generate_series(1, 1000) AS i");
+    server.query("teslamate", "CHECKPOINT");
+    let file = server.query("teslamate", "SELECT pg_relation_filepath('gone')");
+    let data = server.query("teslamate", "SHOW data_directory");
+    let site = Site::with_repository(&server, "teslamate");
+    site.run("teslamate-backup", &[]).expect(0);
+    server.stop("fast");
+    let path = Path::new(&data).join(file);
+    fs::rename(&path, site.path("kept")).unwrap();
+    server.boot();
+    let failed = site.run("teslamate-backup", &[]).expect(12);
+    let failed = failed.says("cannot read table \"public\".\"gone\"").says("No such file or directory");
+    assert_eq!(site.backups().len(), 1, "{}", failed.stderr);
+    site.run("teslamate-restore", &["latest", "--drill"]).expect(0);
+}
