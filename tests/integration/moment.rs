@@ -115,14 +115,19 @@ fn k1_labels_and_schemas_altered_while_a_dump_is_written() {
             assert_eq!(held(server, &load(server, &case.path(name))), held(server, &database), "{hint} {name}");
             fs::remove_file(case.path(name)).unwrap();
         }
-        // What went to a pipe cannot be taken back.
+        // What went to a pipe cannot be taken back; the first lines may not have come that far.
         let child = case.site.command("teslamate-backup").arg("-").with(|command| {
             command.stdout(Stdio::null());
         });
         let child = child.spawn();
         let pg_dump = pg_dump_of(child.id());
         alter_while_it_reads(server, &database, pg_dump, alter);
-        outcome(child).expect(12).says("definitions were altered").says("changed:").says("hint:");
+        let ended = outcome(child);
+        if ended.code == Some(0) {
+            ended.says("once more, from the start");
+        } else {
+            ended.expect(12).says("definitions were altered").says("changed:").says("hint:");
+        }
     }
 }
 

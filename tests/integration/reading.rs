@@ -339,6 +339,16 @@ fn k7_definitions_of_unknown_encoding_come_back_as_they_were() {
 }
 
 #[test]
+fn k7_an_encoding_without_conversion_is_named() {
+    let server = Server::shared();
+    let database = fresh(server, "mule", "ENCODING 'MULE_INTERNAL' LC_COLLATE 'C' LC_CTYPE 'C'");
+    let site = Site::with_repository(server, &database);
+    for arguments in [&[][..], &["a.sql"]] {
+        site.run("teslamate-backup", arguments).expect(10).says("cannot convert to UTF-8").says("pg_dump --encoding=");
+    }
+}
+
+#[test]
 fn k7_names_of_unknown_encoding_are_dumped() {
     let server = Server::shared();
     let database = unknown(server, "'x'");

@@ -45,6 +45,14 @@ impl Connector {
                     format!("the password for role \"{user}\" was refused"),
                     Some("Check DATABASE_PASS in the secrets file; the role itself may be missing too.".into()),
                 ),
+                SqlState::FEATURE_NOT_SUPPORTED if answer.routine() == Some("InitializeClientEncoding") => (
+                    Kind::Refused,
+                    format!("database \"{name}\" is in an encoding that the server cannot convert to UTF-8"),
+                    Some(
+                        "Dump it with `pg_dump --encoding=` and its own encoding, or move it to a database in UTF-8."
+                            .into(),
+                    ),
+                ),
                 SqlState::INVALID_AUTHORIZATION_SPECIFICATION => self.diagnose_refusal(answer, name),
                 _ => (Kind::Source, format!("the server refused the connection to \"{name}\""), None),
             };
