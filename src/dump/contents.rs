@@ -3,6 +3,7 @@
 //! [`Reader`] collects them in one pass over the text, and fails on a dump that is incomplete.
 
 mod names;
+mod needs;
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use super::text::Flaw;
 use crate::database::Properties;
 
 pub use names::{TableName, qualified, used_object};
+pub use needs::Need;
 pub use reader::Reader;
 
 /// A partition that is attached to its table.
@@ -62,6 +64,10 @@ pub struct Contents {
     pub objects: BTreeSet<TableName>,
     /// The objects that it fills, sets or grants rights on.
     pub used: BTreeSet<TableName>,
+    /// The types, languages and the like that its definitions name.
+    pub needs: BTreeSet<Need>,
+    /// The languages and foreign-data wrappers that it makes.
+    pub made: BTreeSet<Need>,
     /// The newest version in `schema_migrations`.
     pub newest_migration: Option<i64>,
     /// Properties of the database itself: in SQL text with `--create`, in archives always.
@@ -105,6 +111,16 @@ impl Contents {
     pub fn of_extensions(&self) -> impl Iterator<Item = &TableName> {
         let public = TableName { schema: "public".into(), name: String::new() };
         self.used.iter().chain(self.rows.keys()).filter(move |name| !self.objects.contains(name) && **name != public)
+    }
+
+    /// Objects that its definitions and rows need and that it does not make.
+    pub fn unmade(&self) -> impl Iterator<Item = Need> {
+        let is_made = |need: &Need| match need {
+            Need::Type(name) | Need::Table(name) | Need::Function(name) => self.objects.contains(name),
+            Need::Language(_) | Need::Wrapper(_) => self.made.contains(need),
+        };
+        let rows = self.rows.keys().filter(|table| !self.created.contains(table)).cloned().map(Need::Table);
+        self.needs.iter().cloned().chain(rows).filter(move |need| !is_made(need))
     }
 
     /// Whether it holds a definition or rows of a table of this name, in any schema.

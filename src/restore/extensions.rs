@@ -12,7 +12,7 @@ use super::Policy;
 use crate::database::connect::{QueryContext, chain};
 use crate::database::{Connector, ident};
 use crate::dump::Contents;
-use crate::dump::contents::{Extension, TableName};
+use crate::dump::contents::{Extension, Need, TableName};
 use crate::error::{Error, Kind, Result};
 
 /// Objects and rows that the extensions of a dump create.
@@ -20,6 +20,8 @@ use crate::error::{Error, Kind, Result};
 pub struct Made {
     /// The rows of their tables that the dump adds rows to.
     pub rows: BTreeMap<TableName, u64>,
+    /// Extensions of the live database that the dump uses and does not make.
+    pub added: Vec<Extension>,
     /// Objects that the dump uses and neither it nor an extension makes.
     pub absent: BTreeSet<TableName>,
 }
@@ -54,7 +56,7 @@ pub async fn try_out(connector: &Connector, database: &str, contents: &Contents,
         return Err(cannot_be_made(&failed));
     }
     client.batch_execute("SET LOCAL search_path = pg_catalog").await.query_context("cannot go on")?;
-    let mut made = Made::default();
+    let mut made = Made { added: add_missing(connector, &client, contents, policy).await?, ..Made::default() };
     for name in contents.of_extensions() {
         if !exists(&client, name).await? {
             made.absent.insert(name.clone());
@@ -64,6 +66,86 @@ pub async fn try_out(connector: &Connector, database: &str, contents: &Contents,
     }
     client.batch_execute("ROLLBACK").await.query_context("cannot take the extensions back")?;
     Ok(made)
+}
+
+/// Makes what the dump uses and does not make, as one of some schemas alone (`pg_dump --schema`) does: extensions of the
+/// live database. Other objects that are missing are named.
+async fn add_missing(
+    connector: &Connector,
+    client: &Client,
+    contents: &Contents,
+    policy: &Policy,
+) -> Result<Vec<Extension>> {
+    let mut added: Vec<Extension> = Vec::new();
+    let mut missing = Vec::new();
+    // They are left out with their extension, or with all rows.
+    let skips = contents.extensions.iter().any(|extension| policy.skip_extensions.contains(&extension.name));
+    let is_left = |need: &Need| matches!(need, Need::Table(_)) && (policy.schema_only || skips);
+    // Of a part, not everything is made.
+    let needs: Vec<Need> =
+        if policy.tables.is_empty() { contents.unmade().filter(|need| !is_left(need)).collect() } else { Vec::new() };
+    let mut live = None;
+    for need in needs {
+        if owner(client, &need).await?.is_some() {
+            continue;
+        }
+        if live.is_none() {
+            // There need not be one.
+            live = connector.connect_if_present(connector.database_name()).await.ok().flatten();
+        }
+        let found = match &live {
+            Some(live) => owner(live, &need).await?.flatten(),
+            None => None,
+        };
+        match found {
+            Some(extension)
+                if !policy.skip_extensions.contains(&extension.name) && make(client, &extension).await.is_ok() =>
+            {
+                added.push(extension);
+            }
+            found => missing.push((need, found)),
+        }
+    }
+    if missing.is_empty() { Ok(added) } else { Err(not_made(&missing)) }
+}
+
+/// Whether an object is there, and the extension that it belongs to.
+async fn owner(client: &Client, need: &Need) -> Result<Option<Option<Extension>>> {
+    let in_schema = |prefix: &str| {
+        format!("{prefix}name = $2 AND {prefix}namespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)")
+    };
+    let by_name = |column: &str| format!("{column} = $2 AND $1::text IS NOT NULL");
+    let (class, condition, schema, name) = match need {
+        Need::Type(name) => ("pg_type", in_schema("typ"), &name.schema, &name.name),
+        Need::Table(name) => ("pg_class", in_schema("rel"), &name.schema, &name.name),
+        Need::Function(name) => ("pg_proc", in_schema("pro"), &name.schema, &name.name),
+        Need::Language(name) => ("pg_language", by_name("lanname"), name, name),
+        Need::Wrapper(name) => ("pg_foreign_data_wrapper", by_name("fdwname"), name, name),
+    };
+    let sql = format!(
+        "SELECT e.extname::text, n.nspname::text FROM (SELECT oid FROM {class} WHERE {condition} LIMIT 1) o \
+         LEFT JOIN pg_depend d ON d.classid = '{class}'::regclass AND d.objid = o.oid AND d.deptype = 'e' \
+         LEFT JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid \
+         LEFT JOIN pg_namespace n ON n.oid = e.extnamespace"
+    );
+    let row = client.query_opt(&sql, &[schema, name]).await.query_context(format!("cannot look for {need}"))?;
+    let extension =
+        |row: &tokio_postgres::Row| row.get::<_, Option<String>>(0).map(|name| Extension { name, schema: row.get(1) });
+    Ok(row.as_ref().map(extension))
+}
+
+fn not_made(missing: &[(Need, Option<Extension>)]) -> Error {
+    let lines: Vec<String> = missing
+        .iter()
+        .map(|(need, extension)| match extension {
+            Some(extension) => format!("{need}, of the extension \"{}\"", extension.name),
+            None => need.to_string(),
+        })
+        .collect();
+    Error::new(Kind::Refused, "the dump uses objects that neither it nor its extensions make")
+        .with("missing", lines.join("\n"))
+        .hint("Dump the whole database: pg_dump with --schema or --table leaves extensions and other schemas out.")
+        .hint("An extension that --skip-extension or restore.skip_extensions leaves out may be one that makes them.")
 }
 
 async fn make(client: &Client, extension: &Extension) -> std::result::Result<(), tokio_postgres::Error> {
@@ -94,6 +176,22 @@ fn cannot_be_made(failed: &[(String, String)]) -> Error {
     Error::new(Kind::Refused, what)
         .with("cause", words.join("\n"))
         .hint(skip_hint(&names).replacen("Or leave", "Leave", 1))
+}
+
+/// Makes the extensions that [`try_out`] found to be missing in the dump.
+///
+/// # Errors
+/// Those of the server.
+pub async fn add(connector: &Connector, database: &str, added: &[Extension]) -> Result<()> {
+    if added.is_empty() {
+        return Ok(());
+    }
+    let client = connector.connect_with_default_path(database).await?;
+    client.batch_execute("BEGIN; SET LOCAL search_path = public").await.query_context("cannot begin a transaction")?;
+    for extension in added {
+        make(&client, extension).await.query_context(format!("cannot make the extension \"{}\"", extension.name))?;
+    }
+    client.batch_execute("COMMIT").await.query_context("cannot make the extensions")
 }
 
 async fn exists(client: &Client, object: &TableName) -> Result<bool> {

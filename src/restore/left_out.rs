@@ -20,6 +20,8 @@ pub struct LeftOut {
     /// A copy of the database must not read from the same slot as the database.
     subscriptions: bool,
     extensions: BTreeSet<String>,
+    /// Extensions that were to be left out and are not in it.
+    unknown: BTreeSet<String>,
     /// Objects of the skipped extensions.
     absent: BTreeSet<TableName>,
     /// The archive makes the schema that is there already.
@@ -30,7 +32,10 @@ impl LeftOut {
     /// Derives the omissions from the options and the destination. `absent` are objects that neither the dump nor its extensions create.
     #[must_use]
     pub fn new(policy: &Policy, destination: &Destination, contents: &Contents, absent: BTreeSet<TableName>) -> Self {
-        let extensions: BTreeSet<String> = policy.skip_extensions.iter().cloned().collect();
+        let is_made = |name: &&String| contents.extensions.iter().any(|extension| extension.name == **name);
+        let (extensions, unknown): (BTreeSet<&String>, BTreeSet<&String>) =
+            policy.skip_extensions.iter().partition(is_made);
+        let extensions: BTreeSet<String> = extensions.into_iter().cloned().collect();
         Self {
             owner: policy.no_owner,
             privileges: policy.no_privileges,
@@ -39,6 +44,7 @@ impl LeftOut {
             // What is absent without a reason is an error of the dump, and stays one.
             absent: if extensions.is_empty() { BTreeSet::new() } else { absent },
             extensions,
+            unknown: unknown.into_iter().cloned().collect(),
             public: contents.makes_public,
         }
     }
@@ -68,7 +74,7 @@ impl LeftOut {
                  ALTER SUBSCRIPTION {quoted} REFRESH PUBLICATION;"
             )
         });
-        let unknown = self.extensions.iter().filter(|name| contents.extensions.iter().all(|made| made.name != **name));
+        let unknown = self.unknown.iter();
         let unknown = unknown.map(|name| format!("there is no extension \"{name}\" in it to be left out"));
         let rows = self.absent.iter().filter_map(|name| Some((name, contents.rows.get(name)?)));
         let rows = rows.map(|(name, rows)| format!("{rows} rows of {name} are left out with the extension"));

@@ -83,6 +83,12 @@ impl Part {
                 chosen.insert(*id);
             }
         }
+        // The archive does not say which extension makes a table that it only has rows of.
+        let is_foreign =
+            |id: &u32| !definitions.keys().any(|defined| defined == id || entries[id].needs.contains(defined));
+        if wanted.iter().any(is_foreign) {
+            chosen.extend(entries.iter().filter(|(_, entry)| entry.after("EXTENSION").is_some()).map(|(id, _)| *id));
+        }
         let attached = attached(&entries);
         close(&mut chosen, &entries, &attached);
         if chosen.iter().any(|id| entries[id].after("FUNCTION").is_some()) {

@@ -13,6 +13,7 @@ use super::{Destination, Policy, Session, extensions, staging};
 use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::database::tools::Tools;
+use crate::dump::contents::Extension;
 use crate::dump::judge::Judgement;
 use crate::dump::source::Source;
 use crate::error::{Error, Kind, Result};
@@ -24,6 +25,13 @@ pub(super) struct Material<'a> {
     pub(super) stored: Option<&'a Stored>,
     pub(super) judgement: &'a Judgement,
     pub(super) tools: &'a Tools,
+}
+
+/// The entries to load, and the extensions that are made before them.
+struct Wanted<'a> {
+    left_out: &'a LeftOut,
+    part: Option<&'a Part>,
+    added: &'a [Extension],
 }
 
 impl Session<'_> {
@@ -53,7 +61,15 @@ impl Session<'_> {
         for remark in left_out.remarks(contents) {
             env.reporter.warn(&remark);
         }
-        self.load(material, policy, &left_out, part.as_ref(), &origin.properties, name).await?;
+        for extension in &made.added {
+            env.reporter.warn(&format!(
+                "the dump uses the extension \"{}\" of the live database and does not make it: it is made first",
+                extension.name
+            ));
+        }
+        extensions::add(&env.connector, name, &made.added).await?;
+        let wanted = Wanted { left_out: &left_out, part: part.as_ref(), added: &made.added };
+        self.load(material, policy, &wanted, &origin.properties, name).await?;
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
@@ -108,8 +124,7 @@ impl Session<'_> {
         &self,
         material: &Material<'_>,
         policy: &Policy,
-        left_out: &LeftOut,
-        part: Option<&Part>,
+        wanted: &Wanted<'_>,
         properties: &crate::database::Properties,
         name: &str,
     ) -> Result<()> {
@@ -121,8 +136,8 @@ impl Session<'_> {
             tools,
             reporter: &env.reporter,
             policy,
-            left_out,
-            part,
+            left_out: wanted.left_out,
+            part: wanted.part,
             jobs,
         };
         let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
@@ -134,6 +149,7 @@ impl Session<'_> {
         env.reporter.warn(&what);
         staging::drop_database(self.client(), &env.connector, name).await?;
         staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
+        extensions::add(&env.connector, name, wanted.added).await?;
         loader(1).load(source, stored, judgement, name).await
     }
 

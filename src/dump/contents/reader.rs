@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 
 use super::names::{made_object, names, used_object};
+use super::needs::{made, needed};
 use super::{Contents, Extension, Partition, TableName};
 use crate::database::tools::parse_version;
 use crate::dump::database;
@@ -252,6 +253,8 @@ impl Judge {
 
     /// Which objects it makes, and which it only uses.
     fn learn_objects(&mut self, statement: &Statement<'_>, text: &str) {
+        self.contents.needs.extend(needed(statement));
+        self.contents.made.extend(made(statement));
         let word = |at: usize| statement.words.get(at).map(|word| rules::name_of(word)).unwrap_or_default();
         if statement.begins(&["CREATE", "SCHEMA"]) {
             self.contents.schemas.insert(word(2));
@@ -262,6 +265,13 @@ impl Judge {
             self.contents.public_owner = Some(word(5));
         } else if statement.begins(&["CREATE"]) {
             self.contents.objects.extend(made_object(text).map(|name| self.table_name(name)));
+            // A range makes a second type.
+            let second = text.split_once("multirange_type_name = ").map(|(_, name)| self.table_name(name));
+            self.contents.objects.extend(second);
+        } else if statement.begins(&["ALTER", "TABLE"]) {
+            // The sequence of an identity column.
+            let sequence = text.split_once(" SEQUENCE NAME ").or_else(|| text.split_once("\n    SEQUENCE NAME "));
+            self.contents.objects.extend(sequence.map(|(_, name)| self.table_name(name)));
         } else {
             self.contents.used.extend(used_object(statement, text));
         }
