@@ -92,6 +92,34 @@ fn k2_after_a_pack_is_missing_or_cut_the_next_backup_is_whole() {
 }
 
 #[test]
+fn k2_packs_that_come_back_make_older_backups_whole_again() {
+    let (server, site) = site("pack_back");
+    let old = site.backups();
+    let before = restored(server, &site, &old[0]);
+    let (data, elsewhere) = (site.repository().join("data"), site.path("elsewhere"));
+    fs::rename(&data, &elsewhere).unwrap();
+    fs::create_dir(&data).unwrap();
+    server.query(&site.database, "UPDATE cars SET name = 'last'");
+    run(&site, &[]).expect(0).says("the repository was damaged").says(&old[0][..8]).says(&old[1][..8]);
+    site.run("teslamate-restore", &[&old[0], "--drill"]).expect(14);
+    for path in files(&elsewhere, "") {
+        let name = path.strip_prefix(&elsewhere).unwrap();
+        fs::create_dir_all(data.join(name).parent().unwrap()).unwrap();
+        fs::rename(&path, data.join(name)).unwrap();
+    }
+    // The policy keeps one of these backups alone.
+    let keep_one = "[retention]\nkeep_last = 1\nkeep_hourly = 0\nkeep_daily = 0\nkeep_weekly = 0\n\
+                    keep_monthly = 0\nkeep_yearly = 0\n";
+    run(&site, &["pin", &old[0]]).expect(0);
+    site.configure(&format!("port = {}\n{}{keep_one}", server.port(), section(&site)), "");
+    run(&site, &["forget"]).expect(0);
+    assert_eq!(site.backups().len(), 2, "the pinned one and the last");
+    assert_eq!(restored(server, &site, &old[0]), before);
+    assert_eq!(restored(server, &site, "latest"), server.content(&site.database));
+    run(&site, &["check", "--read-data"]).expect(0);
+}
+
+#[test]
 fn k2_a_damaged_backup_pushes_no_complete_one_out() {
     let (server, site) = site("pack_of_last");
     let keep_one = "[retention]\nkeep_last = 1\nkeep_hourly = 0\nkeep_daily = 0\nkeep_weekly = 0\n\

@@ -12,7 +12,7 @@ use crate::cli::report::{self, Report};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{HexId, RunKind, RunStatus, Snapshot};
 use crate::repository::prune::{Packs, Pruned, prune};
-use crate::repository::repair::incomplete;
+use crate::repository::repair::{adopt, incomplete};
 use crate::repository::{Handle, Id, snapshots};
 use crate::retention::{self, Decision};
 
@@ -106,9 +106,14 @@ async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Re
     Ok(report)
 }
 
+/// The backups that lack something. What they lack may have come back, and is put into the index again before.
 async fn find_damaged(session: &Session<'_>, handle: &Handle) -> Result<BTreeMap<Id, String>> {
-    let handle = handle.clone();
-    session.on_thread(move || incomplete(&handle)).await
+    let (handle, meter) = (handle.clone(), session.meter.clone());
+    let find = move || match incomplete(&handle)? {
+        found if !found.is_empty() && adopt(&handle, &BTreeSet::new(), &meter)? > 0 => incomplete(&handle),
+        found => Ok(found),
+    };
+    session.on_thread(find).await
 }
 
 fn is_among(noted: &Snapshot, damaged: &BTreeMap<Id, String>) -> bool {
