@@ -37,11 +37,13 @@ pub struct Mended {
     pub adopted: usize,
     /// Backups that lack something although this one is there, each with the first reason.
     pub damaged: BTreeMap<Id, String>,
+    /// The backup before this one lacks something: another run, or restic, repaired the index.
+    pub(super) was_repaired: bool,
 }
 
 impl Mended {
     fn is_empty(&self) -> bool {
-        self.repaired.is_empty() && self.adopted == 0
+        self.repaired.is_empty() && self.adopted == 0 && !self.was_repaired
     }
 
     /// A warning for people, unless there was nothing to repair.
@@ -118,7 +120,10 @@ impl Backup<'_> {
         }
         match opened {
             Ok(Some(parent)) => Ok(Found { parent: Some(parent), ..Found::default() }),
-            Ok(None) => Ok(Found { read_all: Some("the last backup lacks something"), ..Found::default() }),
+            Ok(None) => {
+                mended.was_repaired = true;
+                Ok(Found { read_all: Some("the last backup lacks something"), ..Found::default() })
+            }
             // The next backup matters more than the last one's fault, which is told when this one is there.
             Err(error) if error.kind() == Kind::Verify => Ok(Found {
                 parent: None,

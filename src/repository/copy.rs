@@ -61,8 +61,8 @@ pub struct Copied {
 ///
 /// # Errors
 /// [`Kind::Refused`] if both are the same repository, or one of `ids` is not a published backup; [`Kind::Verify`] if
-/// one is missing or not whole in the source, or not what it was in the target: it is not published there then;
-/// [`Kind::Store`] if reading or writing fails. What was copied before stays.
+/// one is missing or not whole in the source, or not what it was in the target: it is not published there then, and the
+/// others are copied; [`Kind::Store`] if reading or writing fails. What was copied before stays.
 pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter: &Meter) -> Result<Copied> {
     if source.id() == target.id() {
         return Err(Error::new(Kind::Refused, format!("the repository {} cannot be copied into itself", source.id()))
@@ -75,8 +75,16 @@ pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter
     let mut library = None;
     let mut lacking =
         Lacking { source, target, indexes: None, is_asked: looked.is_odd || !source.vault.store.is_remote() };
+    // One that is not whole is no reason to leave the others uncopied.
+    let mut failed: Option<Error> = None;
     for id in ids {
-        let file = source.vault.snapshot(*id)?;
+        let file = match source.vault.snapshot(*id) {
+            Err(error) if error.kind() == Kind::Verify => {
+                failed.get_or_insert(error.with("backup", id));
+                continue;
+            }
+            file => file?,
+        };
         let (original, tree) = (file.original.as_ref().map_or(*id, |original| Id::from(&**original)), file.tree);
         let present = known.get(&(original, Id::from(&*tree))).copied();
         if let Some(target) = present {
@@ -92,15 +100,25 @@ pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter
             None => library.insert(indexed(source)?),
         };
         let one = One { source, target, reader, id: *id, original, present };
-        let copied = one.copy(file, meter, &mut done).map_err(|error| {
-            let count = done.copied.len();
-            error.with("backup", id).with("state", format!("{count} of {} backups were copied", ids.len()))
-        })?;
+        let copied = match one.copy(file, meter, &mut done) {
+            Err(error) if error.kind() == Kind::Verify => {
+                failed.get_or_insert(error.with("backup", id));
+                continue;
+            }
+            copied => copied.map_err(|error| stopped(error.with("backup", id), &done, ids))?,
+        };
         known.insert((original, Id::from(&*tree)), copied);
         let pair = Pair { source: *id, target: copied };
         if present.is_some() { done.mended.push(pair) } else { done.copied.push(pair) }
     }
-    Ok(done)
+    match failed {
+        Some(error) => Err(stopped(error, &done, ids)),
+        None => Ok(done),
+    }
+}
+
+fn stopped(error: Error, done: &Copied, ids: &[Id]) -> Error {
+    error.with("state", format!("{} of {} backups were copied", done.copied.len(), ids.len()))
 }
 
 /// Whether the target's index knows all of a backup that was copied before. Only the source is read for that, unless it

@@ -85,26 +85,40 @@ pub(super) fn misfits(index: &Index, present: &BTreeMap<Id, u64>) -> BTreeMap<Id
 
 /// Puts the blobs of a damaged pack that are still what they were into a new one.
 fn save_good_blobs(handle: &Handle, index: &Index, id: Id, raw: &[u8]) -> Result<Option<(Id, Vec<Place>)>> {
-    let vault = &handle.vault;
     let places = index.packs.get(&id).map_or(&[][..], |pack| &pack.blobs);
+    let good: Vec<Place> = places.iter().filter(|place| handle.vault.blob_in(place, raw).is_some()).copied().collect();
+    save_blobs(handle, id, raw, &good)
+}
+
+/// Puts these blobs of a pack into a new one.
+fn save_blobs(handle: &Handle, id: Id, raw: &[u8], places: &[Place]) -> Result<Option<(Id, Vec<Place>)>> {
     let bytes = |place: &Place| {
         let start = usize::try_from(place.offset).ok()?;
         raw.get(start..start.checked_add(usize::try_from(place.length).ok()?)?)
     };
-    let good = places.iter().filter(|place| vault.blob_in(place, raw).is_some());
-    let good: Vec<_> = good.filter_map(|place| Some((*place, bytes(place)?))).collect();
-    if good.is_empty() {
+    let good: Vec<_> = places.iter().filter_map(|place| Some((*place, bytes(place)?))).collect();
+    write_pack(handle, id, &good)
+}
+
+/// Writes a pack of these blobs, with their encrypted bytes, in the place of another one; nothing without blobs.
+///
+/// # Errors
+/// [`Kind::Store`] if it cannot be written, or reads back differently.
+pub(super) fn write_pack(handle: &Handle, old: Id, blobs: &[(Place, &[u8])]) -> Result<Option<(Id, Vec<Place>)>> {
+    if blobs.is_empty() {
         return Ok(None);
     }
-    let assembled = pack_header::assemble(vault, &good).map_err(|cause| {
-        Error::new(Kind::Store, format!("cannot write what is left of {}", path_of(FileType::Pack, id)))
-            .with("cause", cause)
-    })?;
-    let (bytes, places) = assembled;
+    let vault = &handle.vault;
+    let failed = || format!("cannot write what is left of {}", path_of(FileType::Pack, old));
+    let assembled = pack_header::assemble(vault, blobs);
+    let (bytes, places) = assembled.map_err(|cause| Error::new(Kind::Store, failed()).with("cause", cause))?;
     let new = Id::of(&bytes);
     guard::run("writing a pack", Kind::Store, || {
         vault.store.write_bytes(FileType::Pack, &new.rustic(), false, bytes.into())
     })?;
+    if Id::of(&vault.raw(FileType::Pack, new)?) != new {
+        return Err(Error::new(Kind::Store, failed()).with("cause", "it reads back differently"));
+    }
     Ok(Some((new, places)))
 }
 
@@ -133,7 +147,8 @@ pub fn replace_damaged(handle: &Handle, meter: &Meter) -> Result<BTreeSet<Id>> {
     Ok(bad)
 }
 
-/// Puts whole packs that no index names, `besides` index files that cannot be read, into a new index. Gives their number.
+/// Puts packs that no index names, `besides` index files that cannot be read, into a new index; what is good in a damaged
+/// one goes into a new pack. Gives their number.
 ///
 /// # Errors
 /// As [`repair`].
@@ -153,11 +168,16 @@ pub fn adopt(handle: &Handle, besides: &BTreeSet<Id>, meter: &Meter) -> Result<u
             raw => raw?,
         };
         meter.add(raw.len() as u64);
-        let places = if Id::of(&raw) == id { pack_header::read(vault, id, &raw) } else { None };
-        let places = places.unwrap_or_default();
-        if !places.is_empty() && places.iter().all(|place| vault.blob_in(place, &raw).is_some()) {
+        let mut places = pack_header::read(vault, id, &raw).unwrap_or_default();
+        let all = places.len();
+        places.retain(|place| vault.blob_in(place, &raw).is_some());
+        if Id::of(&raw) == id && places.len() == all && all > 0 {
             found.push((id, places));
+            continue;
         }
+        // What another pack has needs no rescue, not even from the same damaged one in the run before.
+        places.retain(|place| if place.is_tree { index.tree(place.blob) } else { index.data(place.blob) }.is_none());
+        found.extend(save_blobs(handle, id, &raw, &places)?);
     }
     if !found.is_empty() {
         write_index(handle, &pack_header::index_of(&found))?;
@@ -226,7 +246,11 @@ pub(super) fn drop_packs(handle: &Handle, packs: &BTreeMap<Id, String>) -> Resul
     Ok(())
 }
 
-fn write_index(handle: &Handle, json: &Value) -> Result<()> {
+/// Adds an index file.
+///
+/// # Errors
+/// [`Kind::Store`] if it cannot be written.
+pub(super) fn write_index(handle: &Handle, json: &Value) -> Result<()> {
     let vault = &handle.vault;
     let sealed = vault
         .seal(json.to_string().as_bytes())

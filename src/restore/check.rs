@@ -206,7 +206,7 @@ pub fn encoding(contents: &Contents, target: &str, is_ours: bool) -> Result<()> 
         None => error,
     };
     Err(error
-        .hint("Name the encoding that its text has, say LATIN1, in its line SET client_encoding = 'SQL_ASCII';")
+        .hint("In plain SQL: name the encoding that its text has, say LATIN1, in the line SET client_encoding = 'SQL_ASCII';")
         .hint(
             "Or with stock tools: createdb -T template0 -E SQL_ASCII --locale=C NAME; then psql or pg_restore into it.",
         ))

@@ -71,7 +71,7 @@ impl LeftOut {
             let quoted = crate::database::ident(name);
             format!(
                 "subscription \"{name}\" is disabled, as pg_dump writes it: ALTER SUBSCRIPTION {quoted} ENABLE; \
-                 ALTER SUBSCRIPTION {quoted} REFRESH PUBLICATION;"
+                 ALTER SUBSCRIPTION {quoted} REFRESH PUBLICATION WITH (copy_data = false);"
             )
         });
         let unknown = self.unknown.iter();

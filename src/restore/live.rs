@@ -105,15 +105,16 @@ impl Session<'_> {
         env.reporter.debug("swapping");
         let swapped = swap.run(self.client(), &ender).await;
         env.reporter.debug("swapped");
+        // Before anything that takes time: until then it takes changes away from the one that is live.
+        if swapped.is_ok() {
+            self.disable_subscriptions_of(swap).await;
+        }
         // The application may have migrations to run before it starts, which wait for this lock otherwise.
         if let Err(error) = self.lock.share_swap(&env.connector).await {
             env.reporter.warn(error.message());
         }
         let back = env.host.start_service().await;
         let downtime = started.elapsed();
-        if swapped.is_ok() {
-            self.disable_subscriptions_of(swap).await;
-        }
         match (swapped, back) {
             (Ok(()), Ok(())) => {
                 env.reporter.debug("the service is as it was");

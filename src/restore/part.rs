@@ -10,7 +10,7 @@ use crate::dump::Contents;
 use crate::dump::contents::TableName;
 
 /// Entries that a function may use without the archive knowing, since its body is a string.
-const HELPERS: [&str; 11] = [
+const HELPERS: [&str; 15] = [
     "SCHEMA",
     "EXTENSION",
     "PROCEDURAL LANGUAGE",
@@ -22,7 +22,14 @@ const HELPERS: [&str; 11] = [
     "AGGREGATE",
     "OPERATOR",
     "CAST",
+    "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE",
+    "TEXT SEARCH DICTIONARY",
+    "TEXT SEARCH CONFIGURATION",
 ];
+
+/// The number of `pg_class`, in which tables are. Source: PostgreSQL's `pg_class.h`.
+const PG_CLASS: u32 = 1259;
 
 /// Entries of an archive that a part of it consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,12 +40,18 @@ pub struct Part {
     pub extensions: BTreeSet<String>,
     /// Tables that are needed and not wanted: their definitions come, their rows do not.
     pub needed: BTreeSet<TableName>,
+    /// Wanted tables that no entry is known to define: the list tells some names with spaces or line breaks not apart.
+    pub unknown: BTreeSet<TableName>,
+    /// Functions that may read the rows of needed tables, each with one of them.
+    pub readers: BTreeMap<String, TableName>,
 }
 
 /// An entry of the list of contents.
 struct Entry<'a> {
     /// Kind, schema, name and owner.
     text: &'a str,
+    /// Number of the catalogue that the object is in; 0 for rows and other parts of objects.
+    catalogue: u32,
     needs: Vec<u32>,
 }
 
@@ -46,6 +59,9 @@ impl Entry<'_> {
     /// The text after the kind; a kind may begin with the word of another one (`TABLE DATA`).
     fn after(&self, kind: &str) -> Option<&str> {
         let rest = self.text.strip_prefix(kind)?.strip_prefix(' ')?;
+        if kind == "TABLE" {
+            return (self.catalogue == PG_CLASS).then_some(rest);
+        }
         let longer = ["DATA ", "ATTACH ", "SET ", "OWNED BY ", "ACL ", "CLASS ", "FAMILY ", "TRANSFORM "];
         (!longer.iter().any(|word| rest.starts_with(word))).then_some(rest)
     }
@@ -119,6 +135,15 @@ impl Part {
         part.extensions = extensions.filter(|name| made(name)).collect();
         let needed = definitions.iter().filter(|(id, table)| chosen.contains(id) && !is_wanted(table));
         part.needed = needed.map(|(_, table)| (*table).clone()).collect();
+        let defined: BTreeSet<&TableName> = definitions.values().copied().collect();
+        let wanted_tables = contents.tables().filter(|table| is_wanted(table));
+        part.unknown = wanted_tables.filter(|table| !defined.contains(table)).cloned().collect();
+        for entry in chosen.iter().map(|id| &entries[id]) {
+            let read = entry.needs.iter().find_map(|need| definitions.get(need).filter(|table| !is_wanted(table)));
+            if let (Some(function), Some(table)) = (entry.after("FUNCTION"), read) {
+                part.readers.insert(function.to_owned(), (*table).clone());
+            }
+        }
         part
     }
 
@@ -143,8 +168,8 @@ fn entries(list: &str) -> BTreeMap<u32, Entry<'_>> {
             if let Some(entry) = at.and_then(|id| entries.get_mut(&id)) {
                 entry.needs.extend(needs.split(' ').filter_map(|need| need.parse::<u32>().ok()));
             }
-        } else if let Some((id, text)) = parsed(line) {
-            entries.insert(id, Entry { text, needs: Vec::new() });
+        } else if let Some((id, catalogue, text)) = parsed(line) {
+            entries.insert(id, Entry { text, catalogue, needs: Vec::new() });
             at = Some(id);
         }
     }
@@ -152,13 +177,14 @@ fn entries(list: &str) -> BTreeMap<u32, Entry<'_>> {
 }
 
 fn numbered(list: &str) -> impl Iterator<Item = (u32, &str)> {
-    list.lines().filter_map(|line| parsed(line).map(|(id, _)| (id, line)))
+    list.lines().filter_map(|line| parsed(line).map(|(id, ..)| (id, line)))
 }
 
-/// The number and the text of `12; 3079 16385 EXTENSION - cube `.
-fn parsed(line: &str) -> Option<(u32, &str)> {
+/// The number, the catalogue and the text of `12; 3079 16385 EXTENSION - cube `.
+fn parsed(line: &str) -> Option<(u32, u32, &str)> {
     let (id, rest) = line.split_once("; ")?;
-    Some((id.parse().ok()?, rest.splitn(3, ' ').nth(2)?))
+    let (catalogue, rest) = rest.split_once(' ')?;
+    Some((id.parse().ok()?, catalogue.parse().ok()?, rest.split_once(' ')?.1))
 }
 
 /// The partitions that are attached by an entry of their own, each with its parent: they can be made without it.

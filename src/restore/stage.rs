@@ -109,7 +109,20 @@ impl Session<'_> {
         }
         let Material { source, judgement, tools, .. } = *material;
         let part = Part::choose(&load::list::read(source, tools, true).await?, &judgement.contents, policy);
+        if !part.unknown.is_empty() {
+            let names: Vec<String> = part.unknown.iter().map(ToString::to_string).collect();
+            return Err(Error::new(Kind::Refused, "the archive's list of contents does not tell these tables from others")
+                .with("tables", names.join(", "))
+                .with("state", "the live database was not touched")
+                .hint("Restore all of it beside the live database, with --into and without --table, and take the rows from there."));
+        }
         let reporter = &self.env.reporter;
+        for (function, table) in &part.readers {
+            reporter.warn(&format!(
+                "{function} may read {table}, whose rows are not in the part: computed columns, defaults and checks \
+                 that call it see none; --table {table} brings them"
+            ));
+        }
         reporter.info("a part has no indexes, no primary or foreign keys, no triggers and no privileges");
         if !part.needed.is_empty() {
             let names: Vec<String> = part.needed.iter().map(ToString::to_string).collect();

@@ -11,10 +11,10 @@ use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::error::Result;
 
-/// The subscriptions of a database, with whether each is enabled. Some roles may not read them: then none are listed.
+/// The subscriptions of a database that have a slot, with whether each is enabled. Some roles may not read them: then none are listed.
 async fn list(client: &Client, database: &str) -> Vec<(String, bool)> {
     let sql = "SELECT s.subname::text, s.subenabled FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
-               WHERE d.datname = $1 ORDER BY 1";
+               WHERE d.datname = $1 AND s.subslotname IS NOT NULL ORDER BY 1";
     let rows = client.query(sql, &[&database]).await.unwrap_or_default();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }

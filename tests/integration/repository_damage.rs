@@ -212,3 +212,89 @@ fn k2_a_damaged_file_of_any_kind_in_a_copy_is_replaced_or_told() {
     fs::write(location.join("config"), config).unwrap();
     check().expect(0);
 }
+
+/// Two backups in the repository and in a copy; the first one is in the copy alone afterwards.
+fn copied(hint: &str) -> (&'static Server, Site, PathBuf) {
+    let (server, site) = site(hint);
+    let location = site.path("copy");
+    let copies = format!("[[copies]]\nlocation = {location:?}\npassword_file = {:?}\n", site.path("password"));
+    site.configure(&format!("port = {}\n{}{copies}", server.port(), section(&site)), "");
+    fs::create_dir(&location).unwrap();
+    run(&site, &["copy"]).expect(0);
+    (server, site, location)
+}
+
+fn check_copies(site: &Site) -> Outcome {
+    run(site, &["check", "--copy", "all", "--read-data"])
+}
+
+#[test]
+fn k2_a_backup_that_only_a_copy_has_outlives_a_damaged_pack_there() {
+    for (hint, damage) in [
+        ("only_copy_cut", (|path| cut(path, fs::metadata(path).unwrap().len() - 1)) as fn(&Path)),
+        ("only_copy_flip", |path| flip(path, 1000)),
+        ("only_copy_gone", |path| fs::remove_file(path).unwrap()),
+    ] {
+        let (_, site, location) = copied(hint);
+        let first = site.backups().remove(0);
+        run(&site, &["delete", &first, "--yes"]).expect(0);
+        damage(&files(&location, "data")[0]);
+        check_copies(&site).expect(14);
+        let mended = run(&site, &["copy", "--read-data"]).expect(0).says("1 damaged packs were written anew");
+        assert!(mended.stderr.contains("for 2 backups"), "{}", mended.stderr);
+        let text = check_copies(&site).expect(0).text();
+        assert_eq!(files(&location, "snapshots").len(), 2, "{text}");
+    }
+}
+
+#[test]
+fn k2_a_snapshot_that_only_a_copy_has_is_not_removed_for_being_unreadable() {
+    let (_, site, location) = copied("only_snapshot");
+    let ids = site.backups();
+    run(&site, &["delete", &ids[0], "--yes"]).expect(0);
+    for path in files(&location, "snapshots") {
+        flip(&path, 40);
+    }
+    // The other one is copied again. Which of the two that was nobody knows.
+    run(&site, &["copy"]).expect(0).says("may be backups that are nowhere else");
+    assert_eq!(files(&location, "snapshots").len(), 3);
+}
+
+#[test]
+fn k2_a_copy_is_left_alone_where_neither_side_has_what_is_damaged() {
+    let (_, site, location) = copied("both_damaged");
+    let source = files(&site.repository(), "data").remove(0);
+    fs::remove_file(source).unwrap();
+    flip(&files(&location, "data")[0], 1000);
+    let (index, data) = (files(&location, "index"), files(&location, "data"));
+    run(&site, &["copy", "--read-data"]).expect(14).says("the repository cannot mend it");
+    assert_eq!((files(&location, "index"), files(&location, "data")), (index, data));
+}
+
+#[test]
+fn k2_a_damaged_backup_does_not_keep_the_others_from_being_copied() {
+    let (_, site, location) = copied("copy_others");
+    fs::remove_dir_all(&location).unwrap();
+    fs::create_dir(&location).unwrap();
+    fs::remove_file(&files(&site.repository(), "data")[0]).unwrap();
+    run(&site, &[]).expect(0).says("the repository was damaged");
+    let copied = run(&site, &["copy"]).expect(14).says("of 3 backups were copied");
+    assert!(!copied.stderr.contains("0 of 3"), "{}", copied.stderr);
+    check_copies(&site).expect(0);
+}
+
+#[test]
+fn k2_one_rotten_blob_does_not_take_its_pack_along_when_an_index_is_lost() {
+    let (server, site) = site("rotten_unnamed");
+    let ids = site.backups();
+    let now = server.content(&site.database);
+    for path in files(&site.repository(), "index") {
+        fs::remove_file(path).unwrap();
+    }
+    // The first blobs are those of the first tables, which every backup has.
+    let pack = files(&site.repository(), "data").remove(0);
+    flip(&pack, 40);
+    run(&site, &[]).expect(0);
+    assert_eq!(restored(server, &site, "latest"), now);
+    assert_eq!(restored(server, &site, &ids[1]), now, "the backup stored the rotten part anew");
+}

@@ -11,7 +11,7 @@ use crate::backup::{SHARE, hex};
 use crate::cli::Env;
 use crate::cli::report::{self, Report};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{HexId, RunKind};
+use crate::ledger::{HexId, RunKind, RunStatus};
 use crate::repository::copy::{Copied, copy, init_copy};
 use crate::repository::lock::Lock;
 use crate::repository::{self, Handle, Id, Location, mend, repair, snapshots};
@@ -41,24 +41,40 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
     let source = session.open(Access::Read).await?;
     // One that is gone is no reason to leave the others uncopied.
     let missing = session.missing().await?;
-    let there = session.ledger.list()?.into_iter().filter(|noted| !missing.contains(noted));
-    let ids: Vec<Id> = there.map(|noted| noted.facts.id.as_str().parse()).collect::<Result<_>>()?;
+    let there: Vec<_> = session.ledger.list()?.into_iter().filter(|noted| !missing.contains(noted)).collect();
+    let ids: Vec<Id> = there.iter().map(|noted| noted.facts.id.as_str().parse()).collect::<Result<_>>()?;
+    let runs = session.ledger.runs(1000)?;
+    let last = runs.iter().find(|run| run.kind == RunKind::Copy && run.status == RunStatus::Succeeded);
+    // Those that the last run which succeeded has copied.
+    let before: BTreeSet<Id> = there
+        .iter()
+        .zip(&ids)
+        .filter(|(noted, _)| last.is_some_and(|run| noted.facts.time < run.started))
+        .map(|(_, id)| *id)
+        .collect();
     let mut report = Report::new(String::new(), json!({}));
     let (mut lines, mut documents, mut added) = (Vec::new(), Vec::new(), 0);
     for settings in &env.settings.copies {
         let location = Location::parse(&settings.location)?;
         env.reporter.step(&format!("copying to {location}")).await;
-        match copy_to(args, session, &source, settings, &ids).await {
-            Ok(Done { copied, dropped, files }) => {
+        match copy_to(args, session, &source, settings, &ids, &before).await {
+            Ok(Done { copied, mended, dropped, files, unreadable }) => {
                 if files > 0 {
                     let what = format!("{files} damaged files of indexes, snapshots and keys were replaced");
                     env.reporter.warn(&format!("{location}: {what}; look at that disk"));
                 }
                 added += copied.bytes_stored;
                 if dropped > 0 {
-                    let mended = copied.mended.len();
                     let what = format!("{dropped} damaged packs were written anew, for {mended} backups");
                     env.reporter.warn(&format!("{location}: {what}; look at that disk"));
+                }
+                if !unreadable.is_empty() {
+                    let ids: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
+                    env.reporter.warn(&format!(
+                        "{location}: snapshot files that cannot be read, and may be backups that are nowhere else: {}; put \
+                         them back from a backup of that disk, or remove them",
+                        ids.join(", ")
+                    ));
                 }
                 lines.push(format!(
                     "{location}: {} backups copied, {} were there, added {}",
@@ -66,7 +82,7 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
                     copied.present.len(),
                     report::bytes(copied.bytes_stored)
                 ));
-                documents.push(document(&location, Ok(&copied)));
+                documents.push(document(&location, Ok((&copied, mended))));
             }
             Err(error) if matches!(error.kind(), Kind::Signal(_)) => return Err(error),
             Err(error) => {
@@ -97,10 +113,14 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
 /// Result of one copy.
 struct Done {
     copied: Copied,
+    /// Backups that leaned on damaged packs.
+    mended: usize,
     /// Packs that were written anew.
     dropped: usize,
     /// Damaged files of indexes, snapshots and keys that were replaced.
     files: usize,
+    /// Snapshot files that cannot be read, and may be backups that only the copy has.
+    unreadable: Vec<Id>,
 }
 
 async fn copy_to(
@@ -109,6 +129,7 @@ async fn copy_to(
     source: &Handle,
     settings: &settings::Repository,
     ids: &[Id],
+    before: &BTreeSet<Id>,
 ) -> Result<Done> {
     let (from, settings, reading) = (source.clone(), settings.clone(), session.meter.clone());
     let opening = move || {
@@ -134,13 +155,15 @@ async fn copy_to(
     let (from, to, meter) = (source.clone(), target.clone(), session.meter.clone());
     let looked = session.on_thread(move || mend::look(&from, &to, &due, &meter)).await?;
     note_read_back(session, &looked.whole)?;
-    let (from, ids, meter) = (source.clone(), ids.to_vec(), session.meter.clone());
+    let (from, ids, before, meter) = (source.clone(), ids.to_vec(), before.clone(), session.meter.clone());
     let work = move || {
-        let copied = copy(&from, &target, &ids, &looked, &meter)?;
         mend::remove_dropped(&target, &looked)?;
-        let files = files + mend::remove_unreadable_snapshots(&target)?;
+        let copied = copy(&from, &target, &ids, &looked, &meter)?;
+        let again = copied.copied.iter().filter(|pair| before.contains(&pair.source)).count();
+        let (removed, unreadable) = mend::remove_unreadable_snapshots(&target, again)?;
         drop(lock);
-        Ok(Done { copied, dropped: looked.dropped.len(), files })
+        let mended = looked.concerned.max(copied.mended.len());
+        Ok(Done { copied, mended, dropped: looked.dropped.len(), files: files + removed, unreadable })
     };
     let done = session.on_thread(work).await?;
     note_read_back(session, &done.copied.packs_written)?;
@@ -152,9 +175,9 @@ fn note_read_back(session: &mut Session<'_>, packs: &BTreeSet<Id>) -> Result<()>
     session.ledger.note_read_back(&read, chrono::Utc::now())
 }
 
-fn document(location: &Location, copied: std::result::Result<&Copied, &Error>) -> Value {
+fn document(location: &Location, copied: std::result::Result<(&Copied, usize), &Error>) -> Value {
     match copied {
-        Ok(copied) => {
+        Ok((copied, mended)) => {
             let pairs: Vec<Value> = copied
                 .copied
                 .iter()
@@ -162,7 +185,7 @@ fn document(location: &Location, copied: std::result::Result<&Copied, &Error>) -
                 .collect();
             json!({
                 "location": location.to_string(), "copied": pairs, "present": copied.present.len(),
-                "mended": copied.mended.len(),
+                "mended": mended,
                 "bytes_added": copied.bytes_stored,
             })
         }

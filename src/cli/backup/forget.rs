@@ -100,7 +100,9 @@ async fn apply(args: &Forget, env: &Env, session: &mut Session<'_>) -> Result<Re
         Err(error) if matches!(error.kind(), Kind::Signal(_)) => return Err(error),
         Err(error) => match find_damaged(session, &handle).await {
             Ok(damaged) if !damaged.is_empty() => report.failure = Some(not_pruned(&damaged)),
-            _ => return Err(error),
+            // What it lacked may have come back.
+            Ok(_) => add_pruned(&mut report, &prune_now(env, session, &handle).await?),
+            Err(_) => return Err(error),
         },
     }
     Ok(report)

@@ -46,6 +46,10 @@ fn lacks_rights(words: &str) -> bool {
 /// are missing in any order. The server's words may be in another language: then nobody knows.
 pub(super) fn depends_on_order(words: &str) -> bool {
     let Some(error) = first_error(words) else { return true };
+    // An application's own words, whatever they are like.
+    if words.contains(" at RAISE") {
+        return true;
+    }
     let begins = ["syntax error at ", "could not access file ", "could not load library ", "could not extend file "];
     let objects = [
         "relation ",
@@ -130,6 +134,8 @@ mod tests {
         ] {
             assert!(depends_on_order(&told(message)), "{message}");
         }
+        let raised = "type 2 does not exist\nCONTEXT:  PL/pgSQL function public.chkz(integer) line 1 at RAISE";
+        assert!(depends_on_order(&told(raised)));
     }
 
     #[test]

@@ -315,7 +315,12 @@ async fn refuse_removals(client: &Client, staged: &mut [Incoming]) -> Result<()>
         // The server's own judgement: it is made before the first row is looked at.
         let sql = format!("EXPLAIN DELETE FROM ONLY {}", incoming.name);
         match client.batch_execute(&sql).await {
-            Err(cause) if cause.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => {
+            // The second: a column that a filter uses, or that is not in the publication's list.
+            Err(cause)
+                if [SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, SqlState::INVALID_COLUMN_REFERENCE]
+                    .iter()
+                    .any(|code| cause.code() == Some(code)) =>
+            {
                 incoming.is_append_only = Some(chain(&cause));
             }
             done => done.query_context(failed)?,
@@ -337,13 +342,17 @@ async fn nothing_to_remove(client: &Client, staged: &[Incoming]) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Refused, "rows have to go from tables that are published without a replica identity")
+    Err(Error::new(Kind::Refused, "rows have to go from tables whose publication does not let them")
         .with("tables", found.join("\n"))
         .with("state", UNTOUCHED)
         .hint(format!(
-            "In the live database: {} DEFAULT in the place of FULL sets it back afterwards.",
+            "In the live database: {} DEFAULT in the place of FULL, or what there was, sets it back afterwards.",
             alter.join(" ")
-        )))
+        ))
+        .hint(
+            "If it is for a publication with a list of columns: take the table out of it (ALTER PUBLICATION … DROP TABLE), and add it again \
+             afterwards.",
+        ))
 }
 
 /// Removes the rows that are not in the backup, or are otherwise there.
