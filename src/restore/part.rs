@@ -59,8 +59,10 @@ impl Entry<'_> {
     /// The text after the kind; a kind may begin with the word of another one (`TABLE DATA`).
     fn after(&self, kind: &str) -> Option<&str> {
         let rest = self.text.strip_prefix(kind)?.strip_prefix(' ')?;
-        if kind == "TABLE" {
-            return (self.catalogue == PG_CLASS).then_some(rest);
+        match kind {
+            "TABLE" => return (self.catalogue == PG_CLASS).then_some(rest),
+            "TABLE DATA" => return (self.catalogue != PG_CLASS).then_some(rest),
+            _ => {}
         }
         let longer = ["DATA ", "ATTACH ", "SET ", "OWNED BY ", "ACL ", "CLASS ", "FAMILY ", "TRANSFORM "];
         (!longer.iter().any(|word| rest.starts_with(word))).then_some(rest)

@@ -145,3 +145,19 @@ fn k9_what_no_order_mends_is_not_tried_again() {
     }
     assert_eq!(server.databases(&format!("{database}_restore_")), Vec::<String>::new());
 }
+
+#[test]
+fn k9_an_error_that_a_function_raises_is_tried_again_whatever_it_says() {
+    let server = Server::shared();
+    let database = server.teslamate("raised");
+    server.query(
+        &database,
+        "CREATE TABLE ztypes (id int PRIMARY KEY); CREATE FUNCTION chkz(i int) RETURNS boolean LANGUAGE plpgsql AS \
+         'BEGIN IF NOT EXISTS (SELECT FROM public.ztypes WHERE id = i) THEN RAISE EXCEPTION ''type % does not exist'', i; \
+         END IF; RETURN true; END'; CREATE TABLE bcars (i int CHECK (chkz(i)), t text); \
+         INSERT INTO ztypes VALUES (1), (2); INSERT INTO bcars VALUES (2, 'x')",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-restore", &["--drill", "--jobs", "2", "latest"]).expect(0).says("loading again");
+}

@@ -107,3 +107,63 @@ fn k5_partitions_are_taken_with_or_without_their_table() {
         }
     }
 }
+
+/// `pg_restore` tells the parts of a name apart by nothing but spaces.
+#[test]
+fn k5_tables_that_a_list_of_contents_does_not_tell_apart_are_never_left_out_in_silence() {
+    let server = Server::shared();
+    let database = server.fresh_name("spaces");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(
+        &database,
+        "CREATE SCHEMA \"DATA\"; CREATE SCHEMA \"a b\"; CREATE SCHEMA a; CREATE TABLE \"DATA\".t AS SELECT 1 AS i; \
+         CREATE SCHEMA \"ATTACH\"; CREATE TABLE \"ATTACH\".t AS SELECT 2 AS i; \
+         CREATE TABLE a.\"b c\" AS SELECT 3 AS i; CREATE TABLE \"a b\".c AS SELECT 4 AS i",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    for source in ["latest", "a.dump"] {
+        for (table, name, value) in [("DATA.t", "\"DATA\".t", "1"), ("ATTACH.t", "\"ATTACH\".t", "2")] {
+            let copy = server.fresh_name("spaces_copy");
+            let into = ["--into", &copy, "--table", table, "--allow-other"];
+            site.run("teslamate-restore", &[&[source][..], &into].concat()).expect(0);
+            assert_eq!(server.query(&copy, &format!("SELECT i FROM {name}")), value, "{source}");
+        }
+        let mut refused = 0;
+        for (table, name) in [("a.b c", "a.\"b c\""), ("a b.c", "\"a b\".c")] {
+            let copy = server.fresh_name("spaces_copy");
+            let into = ["--into", &copy, "--schema-only", "--table", table, "--allow-other"];
+            let done = site.run("teslamate-restore", &[&[source][..], &into].concat());
+            if done.code == Some(10) {
+                done.says("does not tell these tables from others").says("without --table");
+                refused += 1;
+            } else {
+                done.expect(0);
+                assert_eq!(server.query(&copy, &format!("SELECT to_regclass('{name}') IS NULL")), "f", "{source}");
+            }
+        }
+        assert_eq!(refused, 1, "one of the two is known by that text");
+    }
+}
+
+#[test]
+fn k5_functions_that_see_tables_without_rows_are_named() {
+    let server = Server::shared();
+    let database = server.fresh_name("blind");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(
+        &database,
+        "CREATE TABLE cfg (v int); INSERT INTO cfg VALUES (10); CREATE FUNCTION most() RETURNS int LANGUAGE sql IMMUTABLE \
+         BEGIN ATOMIC SELECT v FROM cfg; END; \
+         CREATE TABLE g (i int, m int GENERATED ALWAYS AS (i + most()) STORED); INSERT INTO g VALUES (1)",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    let (alone, both) = (server.fresh_name("blind_copy"), server.fresh_name("blind_copy"));
+    let told = site.run("teslamate-restore", &["latest", "--into", &alone, "--table", "g"]).expect(0);
+    told.says("may read public.cfg, whose rows are not in the part").says("--table public.cfg");
+    site.run("teslamate-restore", &["latest", "--into", &both, "--jobs", "1", "--table", "cfg", "--table", "g"])
+        .expect(0);
+    assert_eq!(server.query(&both, "SELECT m FROM g"), "11");
+}

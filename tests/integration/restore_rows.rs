@@ -384,3 +384,19 @@ fn k3_a_thousand_small_tables_are_put_back_in_seconds() {
         "5|v|5"
     );
 }
+
+#[test]
+fn k3_a_publication_with_a_filter_does_not_stop_other_tables() {
+    let kept = Kept::new(
+        "filtered",
+        "CREATE TABLE filt (i int PRIMARY KEY, t text); INSERT INTO filt VALUES (1, 'a'), (2, 'b'); \
+         CREATE TABLE list (i int PRIMARY KEY, j int); INSERT INTO list VALUES (1, 1); CREATE TABLE free (i int); \
+         INSERT INTO free VALUES (1); CREATE PUBLICATION filtered FOR TABLE filt WHERE (t = 'a'), list (j)",
+    );
+    kept.query("DELETE FROM free; INSERT INTO free VALUES (7)");
+    kept.rows(&[]).expect(0);
+    assert_eq!(kept.query("SELECT i FROM free"), "1");
+    kept.query("INSERT INTO filt VALUES (9, 'b'); INSERT INTO list VALUES (9, 9)");
+    let refused = kept.rows(&[]).expect(10).says("publication does not let them").says("\"filt\": 1 rows");
+    refused.says("\"list\": 1 rows").says("ALTER PUBLICATION");
+}

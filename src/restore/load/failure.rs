@@ -51,29 +51,31 @@ pub(super) fn depends_on_order(words: &str) -> bool {
         return true;
     }
     let begins = ["syntax error at ", "could not access file ", "could not load library ", "could not extend file "];
+    // Written as the server writes them: an application that raises something like it does so without quotes.
     let objects = [
-        "relation ",
-        "type ",
-        "function ",
-        "operator ",
-        "role ",
-        "schema ",
+        "relation \"",
+        "type \"",
+        "role \"",
+        "schema \"",
         "column ",
-        "language ",
-        "collation ",
-        "tablespace ",
-        "extension ",
-        "access method ",
-        "operator class ",
+        "language \"",
+        "collation \"",
+        "tablespace \"",
+        "extension \"",
+        "access method \"",
+        "operator class \"",
         "text search ",
-        "procedure ",
-        "server ",
+        "server \"",
+        "operator ",
     ];
-    let is_missing = error.contains(" does not exist") || error.starts_with("operator does not exist");
+    let is_routine =
+        ["function ", "procedure "].iter().any(|kind| error.starts_with(kind)) && error.ends_with(") does not exist");
+    let is_missing =
+        error.contains(" does not exist") && (is_routine || objects.iter().any(|object| error.starts_with(object)));
     let is_hopeless = lacks_rights(words)
         || words.contains("No space left on device")
         || begins.iter().any(|begin| error.starts_with(begin))
-        || (is_missing && objects.iter().any(|object| error.starts_with(object)));
+        || is_missing;
     !is_hopeless
 }
 
@@ -129,6 +131,8 @@ mod tests {
             "new row for relation \"b\" violates check constraint \"c\"",
             "car 7 does not exist",
             "deadlock detected",
+            "type 2 does not exist",
+            "function of car 7 does not exist",
             "materialized view \"a\" has not been populated",
             "out of shared memory",
         ] {
