@@ -61,8 +61,8 @@ pub struct Copied {
 ///
 /// # Errors
 /// [`Kind::Refused`] if both are the same repository, or one of `ids` is not a published backup; [`Kind::Verify`] if
-/// one is missing or not whole in the source, or not what it was in the target: it is not published there then, and the
-/// others are copied; [`Kind::Store`] if reading or writing fails. What was copied before stays.
+/// one is missing or not whole in the source, or not what it was in the target: it is not published there then. Those
+/// after one that is not whole in the source are copied. [`Kind::Store`] if reading or writing fails. What was copied before stays.
 pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter: &Meter) -> Result<Copied> {
     if source.id() == target.id() {
         return Err(Error::new(Kind::Refused, format!("the repository {} cannot be copied into itself", source.id()))
@@ -75,7 +75,7 @@ pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter
     let mut library = None;
     let mut lacking =
         Lacking { source, target, indexes: None, is_asked: looked.is_odd || !source.vault.store.is_remote() };
-    // One that is not whole is no reason to leave the others uncopied.
+    // One that is not whole in the source is no reason to leave the others uncopied.
     let mut failed: Option<Error> = None;
     for id in ids {
         let file = match source.vault.snapshot(*id) {
@@ -100,13 +100,16 @@ pub fn copy(source: &Handle, target: &Handle, ids: &[Id], looked: &Looked, meter
             None => library.insert(indexed(source)?),
         };
         let one = One { source, target, reader, id: *id, original, present };
-        let copied = match one.copy(file, meter, &mut done) {
+        let contents = match one.whole() {
             Err(error) if error.kind() == Kind::Verify => {
                 failed.get_or_insert(error.with("backup", id));
                 continue;
             }
-            copied => copied.map_err(|error| stopped(error.with("backup", id), &done, ids))?,
+            contents => contents.map_err(|error| stopped(error.with("backup", id), &done, ids))?,
         };
+        let copied = one
+            .copy(&contents, file, meter, &mut done)
+            .map_err(|error| stopped(error.with("backup", id), &done, ids))?;
         known.insert((original, Id::from(&*tree)), copied);
         let pair = Pair { source: *id, target: copied };
         if present.is_some() { done.mended.push(pair) } else { done.copied.push(pair) }
@@ -176,9 +179,14 @@ struct One<'a> {
 }
 
 impl One<'_> {
-    fn copy(&self, mut file: SnapshotFile, meter: &Meter, done: &mut Copied) -> Result<Id> {
+    /// The backup in the source, if all of it is in an index there.
+    fn whole(&self) -> Result<read::Contents> {
         let contents = read::open(self.source, self.id)?;
         contents.blobs_present()?;
+        Ok(contents)
+    }
+
+    fn copy(&self, contents: &read::Contents, mut file: SnapshotFile, meter: &Meter, done: &mut Copied) -> Result<Id> {
         file.tags = snapshots::tagged(&file, PENDING)?;
         file.original = Some(SnapshotId::from(self.original.rustic()));
         let journal = Arc::<Journal>::default();
@@ -188,8 +196,8 @@ impl One<'_> {
         let written = journal.written();
         let proved = match (journal.take_failure(), saved, written.snapshots.as_slice()) {
             (Some(error), ..) => Err(error),
-            (None, Err(error), _) => Err(self.blame(&contents, error)),
-            (None, Ok(()), [pending]) => self.prove(*pending, &contents, &written.packs, meter).map(|()| *pending),
+            (None, Err(error), _) => Err(self.blame(contents, error)),
+            (None, Ok(()), [pending]) => self.prove(*pending, contents, &written.packs, meter).map(|()| *pending),
             (None, Ok(()), _) => Err(Error::new(Kind::Store, "copying saved no snapshot")),
         };
         let published = proved.and_then(|pending| {

@@ -174,7 +174,8 @@ fn again(source: &Handle, target: &Handle, ids: &[Id]) -> crate::error::Result<(
     let looked = mend::look(source, target, &all, &Meter::default())?;
     let done = copy(source, target, ids, &looked, &Meter::default())?;
     mend::remove_dropped(target, &looked)?;
-    Ok((looked, done.mended.len()))
+    let mended = looked.concerned.max(done.mended.len());
+    Ok((looked, mended))
 }
 
 type Damage = fn(&Path);
