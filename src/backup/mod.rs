@@ -115,7 +115,7 @@ pub struct Taken {
     pub missing: Vec<Noted>,
     /// Why the backup before this one could not be used, if it could not although it should.
     pub parent_fault: Option<Error>,
-    /// What was repaired in the repository before.
+    /// Repairs of the repository before it.
     pub mended: Mended,
 }
 

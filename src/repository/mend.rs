@@ -129,7 +129,7 @@ pub fn remove_unreadable_snapshots(target: &Handle, copied_again: usize) -> Resu
 /// Blobs of a damaged pack that can be had: encrypted for the copy, each with its new place.
 type Rescued = Vec<(Place, Vec<u8>)>;
 
-/// What a damaged pack of a copy held and no other pack of it has: from what is left of it, else from the source. Also gives the blobs that
+/// Rescues the content of a damaged pack of a copy that no other pack of it has: from what is left of it, else from the source. Also gives the blobs that
 /// neither has.
 fn rescue(
     source: (&Handle, &Index),

@@ -1,6 +1,6 @@
 //! Repairs the index where files of the repository were lost, so that the next backup stores anew what is missing.
 //!
-//! What is stored is compared with the index: whatever that names is not stored again. So a pack that is missing or
+//! Content is compared with the index before it is stored: whatever that names is not stored again. So a pack that is missing or
 //! cut must not be named there any more, or every later backup would lack the same content. Three things are done, each
 //! in an order that may be killed anywhere:
 //!

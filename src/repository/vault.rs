@@ -167,7 +167,7 @@ impl Vault {
         }
     }
 
-    /// What is encrypted in these bytes; nothing if it was altered.
+    /// Decrypts these bytes; nothing if they were altered.
     pub(super) fn decrypt(&self, raw: &[u8]) -> Option<Vec<u8>> {
         decrypt(&self.key, raw)
     }

@@ -212,7 +212,7 @@ pub fn encoding(contents: &Contents, target: &str, is_ours: bool) -> Result<()> 
         ))
 }
 
-/// What would stop the rename is found before the service is stopped. A subscription does not, if this role may end its
+/// Finds beforehand, while the service runs, reasons that would stop the rename. A subscription does not, if this role may end its
 /// worker and disable it.
 ///
 /// # Errors
