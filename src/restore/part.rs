@@ -86,10 +86,13 @@ impl Part {
         let is_wanted = |table: &TableName| policy.tables.iter().any(|words| table.is_called(words));
         let mut definitions: BTreeMap<u32, &TableName> = BTreeMap::new();
         let mut chosen = BTreeSet::new();
+        let mut known = BTreeSet::new();
         for (id, entry) in &entries {
             let defined = ["TABLE", "FOREIGN TABLE"].iter().find_map(|kind| entry.table(kind, &tables));
             definitions.extend(defined.map(|table| (*id, table)));
             let found = defined.or_else(|| entry.table("TABLE DATA", &tables));
+            // A table that an extension makes has rows alone.
+            known.extend(found);
             if found.is_some_and(is_wanted) {
                 chosen.insert(*id);
             }
@@ -137,9 +140,8 @@ impl Part {
         part.extensions = extensions.filter(|name| made(name)).collect();
         let needed = definitions.iter().filter(|(id, table)| chosen.contains(id) && !is_wanted(table));
         part.needed = needed.map(|(_, table)| (*table).clone()).collect();
-        let defined: BTreeSet<&TableName> = definitions.values().copied().collect();
         let wanted_tables = contents.tables().filter(|table| is_wanted(table));
-        part.unknown = wanted_tables.filter(|table| !defined.contains(table)).cloned().collect();
+        part.unknown = wanted_tables.filter(|table| !known.contains(table)).cloned().collect();
         for entry in chosen.iter().map(|id| &entries[id]) {
             let read = entry.needs.iter().find_map(|need| definitions.get(need).filter(|table| !is_wanted(table)));
             if let (Some(function), Some(table)) = (entry.after("FUNCTION"), read) {
