@@ -182,7 +182,7 @@ fn logins_are_not_counted(server: &TreeServer) {
          CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.logins VALUES (now()); END';
          CREATE EVENT TRIGGER note_logins ON login EXECUTE FUNCTION note();
          ALTER EVENT TRIGGER note_logins ENABLE ALWAYS;
-         ALTER ROLE teslamate SET transaction_timeout = '1ms'; ALTER ROLE teslamate SET statement_timeout = '1ms';
+         ALTER ROLE teslamate SET transaction_timeout = '20ms'; ALTER ROLE teslamate SET statement_timeout = '1ms';
          ALTER ROLE teslamate SET xmloption = document; ALTER ROLE teslamate SET event_triggers = on",
     );
     let tools = server.tools();
