@@ -20,7 +20,7 @@ use crate::text;
 /// Tells a worker that a terminal shows its standard error, and how many columns it has.
 const COLUMNS: &str = "GLOVEBOX_TERMINAL";
 
-/// How long what was written last may take to be shown.
+/// How long a question waits for what was written before it, and the end for a pipe that is silent.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether a person reads standard error on a terminal, this process's own or that of the process above.
@@ -81,10 +81,11 @@ impl Relays {
         }
     }
 
-    /// Waits for the end of the pipes, which comes with that of the worker and its children.
+    /// Waits for the end of the pipes, which comes with that of the worker and its children: as long as a slow terminal
+    /// takes, but not for a child that keeps a pipe open and writes nothing.
     pub fn end(self) {
         for relay in self.0 {
-            let _ = relay.ended.recv_timeout(PATIENCE);
+            while relay.ended.recv_timeout(PATIENCE).is_err() && !relay.is_empty() {}
         }
     }
 }
