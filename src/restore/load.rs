@@ -1,25 +1,28 @@
 //! Loads an inspected dump into the staging database.
 //!
-//! SQL text is fed to psql, statement by statement, in a single transaction that stops at the first error, under
-//! `\restrict`; statements that concern the database itself are left out (`dump/rules.rs`). Line numbers in psql's
-//! messages are those of the file, since what is left out leaves empty lines behind. An archive goes through
-//! `pg_restore`, with parallel jobs in each of its three sections.
+//! Whatever the dump is, it becomes one stream of statements and rows (`load/stream.rs`): plain text as it is, an archive
+//! as `pg_restore` unpacks it. Our own sessions execute that stream, one statement per message (`load/executor.rs`);
+//! statements that concern the database itself are left out (`dump/rules.rs`).
 
+mod access;
+mod executor;
 mod failure;
-mod feeder;
 pub mod list;
+mod raw;
+mod session;
+mod stream;
 
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::Write;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr};
+use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use self::failure::load_failed;
-use self::feeder::{Fed, Feeder, supports_restrict};
+use self::executor::{Executor, Target};
+use self::stream::{Item, Reader, Trust};
 use super::Policy;
 use super::left_out::LeftOut;
 use super::part::Part;
@@ -27,13 +30,12 @@ use super::stored::Stored;
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Connector, ident};
-use crate::dump::judge::Judgement;
+use crate::dump::Contents;
+use crate::dump::judge::{Judgement, explain_pg_restore};
 use crate::dump::source::{Body, Source};
-use crate::dump::{Contents, Format, PIECE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
 use crate::progress::{Meter, Reporter};
-use crate::tables::locks;
 
 /// Loader of a dump: connections, programs and options.
 pub struct Loader<'a> {
@@ -58,15 +60,11 @@ pub struct Loader<'a> {
 /// Whether one job may load what several could not: a function that reads another table finds other rows then.
 #[must_use]
 pub fn may_load_in_order(error: &Error, jobs: u32) -> bool {
-    let words = error.detail("pg_restore").or(error.detail("cause")).unwrap_or_default();
     jobs > 1
         && error.kind() == Kind::Verify
         && error.detail("section").is_some_and(|section| section != "pre-data")
-        && failure::depends_on_order(words)
+        && failure::depends_on_order(error.detail("code"), error.detail("cause").unwrap_or_default())
 }
-
-/// More locks than a table needs with its indexes, its sequence and what is stored outside its rows.
-const LOCKS_FOR_A_TABLE: usize = 10;
 
 impl Loader<'_> {
     /// Loads it into `database`, which is new and empty; with `stored`, rows come from there.
@@ -83,62 +81,18 @@ impl Loader<'_> {
         }
     }
 
-    /// Settings for the loading sessions: those of every session, and faster ones, which are no weaker in the result, since
-    /// the commit that puts it in its place waits for the disk.
-    async fn options(&self, database: &str, jobs: u32) -> Result<String> {
-        let common = self.connector.tool_options(database).await?;
-        let memory = maintenance_work_mem(self.client, self.connector.is_local(), jobs).await?;
-        Ok(format!("{common} -c synchronous_commit=off -c maintenance_work_mem={memory}kB -c row_security=off"))
-    }
-
     async fn plain(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
         let Body::Plain { file, compression } = &source.body else { return Ok(()) };
-        let mut arguments = vec!["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"];
-        // One transaction holds a lock on each table, index and sequence that it makes. What fails is dropped either way.
-        if locks::room_for(self.client, judgement.contents.created.len()).await? >= LOCKS_FOR_A_TABLE {
-            arguments.push("--single-transaction");
-        }
-        let mut child = self
-            .tools
-            .command("psql", self.connector, database)
-            .args(arguments)
-            .env("PGOPTIONS", self.options(database, 1).await?)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context(Kind::Refused, "cannot run psql")?;
-        let stdin = child.stdin.take().map(tokio::process::ChildStdin::into_owned_fd).transpose().ok().flatten();
-        let pipe = std::fs::File::from(stdin.ok_or_else(|| Error::new(Kind::Refused, "cannot run psql"))?);
         let meter = Meter::new("loading");
         meter.total.store(file.metadata().map_or(0, |metadata| metadata.len()), Ordering::Relaxed);
-        let feeder = Feeder {
-            out: BufWriter::with_capacity(PIECE, pipe),
-            line: 1,
-            restricted: supports_restrict(self.tools.version),
-            left_out: self.left_out.clone(),
-            skipping_rows: false,
-            broken: None,
-            meter: meter.clone(),
-        };
-        let (file, compression, wanted) = (
-            file.try_clone().context(Kind::Refused, "cannot share a descriptor")?,
-            *compression,
-            judgement.sha256.clone(),
-        );
-        let feeding = on_thread(move || feeder.feed(file, compression, wanted.as_deref()));
-        let work = async { tokio::join!(feeding, collect(child.stderr.take(), None)) };
-        let (outcome, words) = self.reporter.show(&meter, work).await;
-        let outcome = outcome?;
-        if let Err(Fed::Changed(error)) = outcome {
-            // psql still waits for more; it is killed with the command, and the new database is dropped.
-            return Err(error);
-        }
-        let status = child.wait().await.context(Kind::Refused, "cannot wait for psql")?;
-        if !status.success() || matches!(outcome, Err(Fed::Pipe(_))) {
-            return Err(load_failed("psql", &words.join("\n"), source));
-        }
-        Ok(())
+        let file = file.try_clone().context(Kind::Refused, "cannot share a descriptor")?;
+        let (compression, wanted) = (*compression, judgement.sha256.clone());
+        let reader = self.reader(false, &meter);
+        let (items, executor) = self.executor(source, database, None).await?;
+        let reading = on_thread(move || reader.plain(file, compression, wanted.as_deref(), items.0));
+        let work = async { tokio::join!(reading, executor.run(items.1)) };
+        let (read, executed) = self.reporter.show(&meter, Box::pin(work)).await;
+        first_cause(read?, executed)
     }
 
     async fn archive(
@@ -148,8 +102,6 @@ impl Loader<'_> {
         contents: &Contents,
         database: &str,
     ) -> Result<()> {
-        let jobs = if source.format == Format::Tar { 1 } else { self.jobs };
-        let options = self.options(database, jobs).await?;
         let list = self.list(source).await?;
         if contents.makes_public
             && !self.policy.no_owner
@@ -161,33 +113,7 @@ impl Loader<'_> {
             if self.policy.schema_only && section == "data" {
                 continue;
             }
-            let (stdin, path) = source.for_pg_restore()?;
-            let mut command = self.tools.command("pg_restore", self.connector, database);
-            command
-                .args(["--exit-on-error", "--no-password", "--verbose"])
-                .arg(format!("--section={section}"))
-                .arg(format!("--dbname={}", conninfo(database)));
-            if jobs > 1 {
-                command.arg(format!("--jobs={jobs}"));
-            }
-            command.args(self.left_out.options());
-            if let Some(list) = &list {
-                command.arg(format!("--use-list={}", list.path().display()));
-            }
-            let mut child = command
-                .arg(path)
-                .env("PGOPTIONS", &options)
-                .stdin(stdin)
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .context(Kind::Refused, "cannot run pg_restore")?;
-            let meter = Meter::new(&format!("loading {section}"));
-            let work = self.watch(&mut child, &meter, database);
-            let (status, words) = self.reporter.show(&meter, work).await;
-            if !status?.success() {
-                return Err(load_failed("pg_restore", &words.join("\n"), source).with("section", section));
-            }
+            self.section(source, list.as_ref(), section, stored.is_some(), database).await?;
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
                 let loading = stored.load(self.connector, database, self.policy, self.jobs, &meter);
@@ -195,6 +121,59 @@ impl Loader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Lets `pg_restore` unpack a section of an archive to text, and executes that.
+    async fn section(
+        &self,
+        source: &Source,
+        list: Option<&tempfile::NamedTempFile>,
+        section: &'static str,
+        is_ours: bool,
+        database: &str,
+    ) -> Result<()> {
+        let (stdin, path) = source.for_pg_restore()?;
+        let mut command = crate::process::command(&self.tools.path("pg_restore"));
+        command.arg("--file=-").arg(format!("--section={section}")).args(self.left_out.options());
+        if let Some(list) = list {
+            command.arg(format!("--use-list={}", list.path().display()));
+        }
+        command.arg(path).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context(Kind::Refused, "cannot run pg_restore")?;
+        let pipe = child.stdout.take().map(tokio::process::ChildStdout::into_owned_fd).transpose();
+        let pipe = File::from(pipe.ok().flatten().ok_or_else(|| Error::new(Kind::Refused, "cannot run pg_restore"))?);
+        let meter = Meter::new(&format!("loading {section}"));
+        let reader = self.reader(is_ours, &meter);
+        let (items, executor) = self.executor(source, database, Some(section)).await?;
+        let reading = on_thread(move || reader.unpacked(pipe, items.0));
+        let work = async { tokio::join!(reading, executor.run(items.1), child.wait_with_output()) };
+        let (read, executed, output) = self.reporter.show(&meter, Box::pin(work)).await;
+        let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
+        // It also fails where nobody reads any more, because of a statement that failed.
+        let is_cut = !output.status.success() && executed.as_ref().err().is_none_or(executor::is_out_of_step);
+        if is_cut {
+            return Err(explain_pg_restore(&String::from_utf8_lossy(&output.stderr), self.tools));
+        }
+        first_cause(read?, executed)
+    }
+
+    fn reader(&self, is_ours: bool, meter: &Arc<Meter>) -> Reader {
+        let foreign = self.policy.trust_dump;
+        let trust = Trust { foreign, as_server: foreign || is_ours };
+        Reader { left_out: self.left_out.clone(), trust, meter: meter.clone() }
+    }
+
+    /// A channel for what is read, and what executes it.
+    async fn executor<'a>(
+        &'a self,
+        source: &'a Source,
+        database: &'a str,
+        section: Option<&'static str>,
+    ) -> Result<((mpsc::Sender<Item>, mpsc::Receiver<Item>), Executor<'a>)> {
+        let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
+        let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
+        let target = Target { connector: self.connector, database, source, memory, jobs, section };
+        Ok((stream::channel(), Executor::new(target).await?))
     }
 
     /// The archive's list of contents without what is left out, in a file; `None` if all of it stays.
@@ -216,32 +195,14 @@ impl Loader<'_> {
         let sql = format!("ALTER SCHEMA public OWNER TO {}", ident(owner));
         client.batch_execute(&sql).await.query_context("cannot give the schema public to its owner")
     }
+}
 
-    /// Waits for `pg_restore`; the size of the database tells how far it is.
-    async fn watch(
-        &self,
-        child: &mut Child,
-        meter: &Meter,
-        database: &str,
-    ) -> (Result<std::process::ExitStatus>, Vec<String>) {
-        let growth = async {
-            loop {
-                let size = self.client.query_one("SELECT pg_database_size($1::name)", &[&database]).await;
-                if let Ok(row) = size {
-                    meter.bytes.store(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0), Ordering::Relaxed);
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let stderr = child.stderr.take();
-        let ended = async {
-            let words = collect(stderr, Some(meter)).await;
-            (child.wait().await.context(Kind::Refused, "cannot wait for pg_restore"), words)
-        };
-        tokio::select! {
-            ended = ended => ended,
-            () = growth => (Err(Error::new(Kind::Attention, "the load was given up")), Vec::new()),
-        }
+/// Of two failures the one that led to the other: a statement that failed ends the reading, and a reading that failed
+/// cuts the stream.
+fn first_cause(read: Result<()>, executed: Result<()>) -> Result<()> {
+    match executed {
+        Err(error) if !executor::is_out_of_step(&error) => Err(error),
+        executed => read.and(executed),
     }
 }
 
@@ -265,27 +226,4 @@ async fn maintenance_work_mem(client: &Client, local: bool, jobs: u32) -> Result
         u64::try_from(row.get::<_, i64>(0)).unwrap_or(0) / 2
     };
     Ok((kilobytes / u64::from(jobs.max(1))).clamp(64 * 1024, 2 * 1024 * 1024))
-}
-
-/// A database name as libpq's connection string: `pg_restore --dbname` would take `a=b` for one.
-fn conninfo(database: &str) -> String {
-    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-/// Reads a child's words: which table it is at, and everything from the first error on.
-async fn collect(stderr: Option<ChildStderr>, meter: Option<&Meter>) -> Vec<String> {
-    let Some(stderr) = stderr else { return Vec::new() };
-    let mut lines = BufReader::new(stderr).split(b'\n');
-    let mut words: Vec<String> = Vec::new();
-    while let Ok(Some(line)) = lines.next_segment().await {
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-        if let (Some(meter), Some(table)) = (meter, line.split("processing data for table ").nth(1)) {
-            meter.now(table.trim_matches('"'));
-        }
-        let is_error = line.contains("error: ") || line.contains("ERROR: ") || line.contains("FATAL: ");
-        if (is_error || !words.is_empty()) && words.len() < 20 {
-            words.push(line);
-        }
-    }
-    words
 }

@@ -1,0 +1,359 @@
+//! Executes the statements of a dump and loads its rows, on several sessions.
+//!
+//! Statements are executed in their order, one after the other, but for those that build indexes and check constraints:
+//! these run beside each other as far as they lock different tables. Rows of a COPY go to any session that is free; those
+//! of a big table to all of them. With one job, everything has the order of the dump.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{Id, JoinSet};
+
+use super::access::Access;
+use super::failure::Failed;
+use super::session::{Rows, Session, Settings};
+use super::stream::{Item, Piece, Statement};
+use crate::database::Connector;
+use crate::dump::source::Source;
+use crate::error::{Context, Error, Kind, Result};
+
+/// From this many bytes on, a table is loaded by every session that is free. A smaller one keeps the order of its rows.
+const BIG: usize = 16 << 20;
+
+/// Statements that wait for a session or a table.
+const WAITING: usize = 512;
+
+/// Statements that are sent without waiting for their results, and their bytes.
+const BATCH: (usize, usize) = (256, 1 << 20);
+
+/// Statements in one transaction: each table that is written to takes a lock.
+const TRANSACTION: usize = 4096;
+
+/// Where to load, and how.
+pub(super) struct Target<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) database: &'a str,
+    pub(super) source: &'a Source,
+    /// Memory for building indexes, in kB, for each session.
+    pub(super) memory: u64,
+    /// Sessions beside the first one.
+    pub(super) jobs: usize,
+    /// The section of the archive; `None` if the text holds all of them.
+    pub(super) section: Option<&'static str>,
+}
+
+/// Executes what comes out of a stream.
+pub(super) struct Executor<'a> {
+    target: Target<'a>,
+    /// Executes what is not shared out.
+    main: Session,
+    /// The others that are free.
+    idle: Vec<Session>,
+    opened: usize,
+    running: JoinSet<std::result::Result<Session, Failed>>,
+    /// Tables that running statements lock; rows that are being loaded have none here.
+    locked: HashMap<Id, Access>,
+    waiting: VecDeque<(Statement, Access, Arc<Settings>)>,
+    settings: Arc<Settings>,
+    batch: Vec<Statement>,
+    batch_bytes: usize,
+    /// Statements in the open transaction; `None` if there is none.
+    transaction: Option<usize>,
+    /// A large object is open, which ends with the transaction.
+    is_object_open: bool,
+    section: &'static str,
+}
+
+impl<'a> Executor<'a> {
+    pub(super) async fn new(target: Target<'a>) -> Result<Self> {
+        let main = Session::open(target.connector, target.database, target.memory).await?;
+        Ok(Self {
+            main,
+            idle: Vec::new(),
+            opened: 0,
+            running: JoinSet::new(),
+            locked: HashMap::new(),
+            waiting: VecDeque::new(),
+            settings: Arc::default(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            transaction: None,
+            is_object_open: false,
+            section: target.section.unwrap_or("pre-data"),
+            target,
+        })
+    }
+
+    /// Executes everything, to the end of the stream.
+    pub(super) async fn run(mut self, mut items: mpsc::Receiver<Item>) -> Result<()> {
+        while let Some(item) = items.recv().await {
+            match item {
+                Item::Statement(statement) => self.statement(statement).await?,
+                Item::Copy(statement) => self.copy(statement, &mut items).await?,
+                Item::Piece(_) | Item::EndOfRows => return Err(out_of_step()),
+            }
+        }
+        self.end_transaction().await?;
+        self.drain().await
+    }
+
+    async fn statement(&mut self, statement: Statement) -> Result<()> {
+        if let Some(key) = Settings::key(&statement) {
+            return self.set(key, statement).await;
+        }
+        self.enter_section(&statement);
+        if is_row(&statement) {
+            return self.add_to_batch(statement).await;
+        }
+        self.end_transaction().await?;
+        let Some(access) = Access::of(&statement) else {
+            self.drain().await?;
+            return self.main.execute(&statement, &self.settings).await.map_err(|failed| self.explain(failed));
+        };
+        if self.locked.len() < self.running.len() {
+            // Rows are still being loaded.
+            self.drain().await?;
+        }
+        self.waiting.push_back((statement, access, self.settings.clone()));
+        self.dispatch().await?;
+        while self.waiting.len() >= WAITING {
+            self.join().await?;
+            self.dispatch().await?;
+        }
+        Ok(())
+    }
+
+    /// Plain text tells its sections by what is in them.
+    fn enter_section(&mut self, statement: &Statement) {
+        if self.target.section.is_some() {
+            return;
+        }
+        let first = statement.words.first().map_or("", String::as_str);
+        self.section = match (self.section, first) {
+            ("pre-data", "SELECT" | "INSERT" | "COPY") => "data",
+            ("data", "CREATE") => "post-data",
+            ("data", "ALTER") if Access::of(statement).is_some() => "post-data",
+            (section, _) => section,
+        };
+    }
+
+    async fn set(&mut self, key: String, statement: Statement) -> Result<()> {
+        self.flush().await?;
+        let settings = Arc::make_mut(&mut self.settings);
+        if key == "CLIENT_ENCODING" {
+            let text = String::from_utf8_lossy(&statement.text).into_owned();
+            settings.declare(text.split('\'').nth(1).unwrap_or("UTF8"));
+            return Ok(());
+        }
+        settings.add(key, statement);
+        self.main.adopt(&self.settings).await.map_err(|failed| self.explain(failed))
+    }
+
+    async fn add_to_batch(&mut self, statement: Statement) -> Result<()> {
+        self.drain().await?;
+        self.batch_bytes += statement.text.len();
+        self.batch.push(statement);
+        if self.batch.len() >= BATCH.0 || self.batch_bytes >= BATCH.1 {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the statements that were kept back, in a transaction.
+    async fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.transaction.is_none() {
+            self.main.command("BEGIN").await?;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        self.main.execute_all(&batch, &self.settings).await.map_err(|failed| self.explain(failed))?;
+        for statement in &batch {
+            let is =
+                |word: &str| statement.begins(&["SELECT", "PG_CATALOG", word]) || statement.begins(&["SELECT", word]);
+            self.is_object_open = is("LO_OPEN") || (self.is_object_open && !is("LO_CLOSE"));
+        }
+        let count = self.transaction.unwrap_or(0) + batch.len();
+        self.transaction = Some(count);
+        if count >= TRANSACTION && !self.is_object_open {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn end_transaction(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.commit().await
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        if self.transaction.take().is_some() {
+            self.is_object_open = false;
+            self.main.command("COMMIT").await?;
+        }
+        Ok(())
+    }
+
+    /// Loads the rows of a COPY. The last of them may still be on their way when it returns.
+    async fn copy(&mut self, statement: Statement, items: &mut mpsc::Receiver<Item>) -> Result<()> {
+        self.enter_section(&statement);
+        self.end_transaction().await?;
+        if !self.locked.is_empty() || !self.waiting.is_empty() {
+            self.drain().await?;
+        }
+        let statement = Arc::new(statement);
+        let (sender, receiver) = mpsc::channel(1);
+        let rows: Rows = Arc::new(Mutex::new(receiver));
+        let session = self.next_session().await?;
+        self.spawn_copy(session, &statement, rows.clone());
+        let mut bytes = 0;
+        while let Some(item) = items.recv().await {
+            let piece = match item {
+                Item::Piece(piece) => piece,
+                Item::EndOfRows => return Ok(()),
+                Item::Statement(_) | Item::Copy(_) => return Err(out_of_step()),
+            };
+            self.reap()?;
+            bytes += piece.bytes.len();
+            self.hand_over(piece, &sender, bytes >= BIG, &statement, &rows).await?;
+        }
+        // The reader says why there are no more.
+        Err(out_of_step())
+    }
+
+    async fn hand_over(
+        &mut self,
+        piece: Piece,
+        sender: &mpsc::Sender<Piece>,
+        is_big: bool,
+        statement: &Arc<Statement>,
+        rows: &Rows,
+    ) -> Result<()> {
+        let piece = match sender.try_send(piece) {
+            Ok(()) => return Ok(()),
+            Err(error) => error.into_inner(),
+        };
+        if is_big && let Some(session) = self.free_session().await? {
+            self.spawn_copy(session, statement, rows.clone());
+        }
+        loop {
+            tokio::select! {
+                permit = sender.reserve() => {
+                    permit.map_err(|_| out_of_step())?.send(piece);
+                    return Ok(());
+                }
+                joined = self.running.join_next_with_id() => self.joined(joined)?,
+            }
+        }
+    }
+
+    fn spawn_copy(&mut self, mut session: Session, statement: &Arc<Statement>, rows: Rows) {
+        let (statement, settings) = (statement.clone(), self.settings.clone());
+        self.running.spawn(async move {
+            session.copy(&statement, &rows, &settings).await?;
+            Ok(session)
+        });
+    }
+
+    /// Begins every waiting statement that has a session and whose tables are free.
+    async fn dispatch(&mut self) -> Result<()> {
+        self.reap()?;
+        while let Some(at) = self.next_statement() {
+            let Some(mut session) = self.free_session().await? else { return Ok(()) };
+            let Some((statement, access, settings)) = self.waiting.remove(at) else { return Ok(()) };
+            let task = self.running.spawn(async move {
+                session.adopt(&settings).await?;
+                session.execute(&statement, &settings).await?;
+                Ok(session)
+            });
+            self.locked.insert(task.id(), access);
+        }
+        Ok(())
+    }
+
+    /// The first waiting statement that no running one, and no earlier waiting one, keeps from its tables.
+    fn next_statement(&self) -> Option<usize> {
+        let accesses = || self.waiting.iter().map(|(_, access, _)| access);
+        accesses().enumerate().position(|(at, access)| {
+            !self.locked.values().chain(accesses().take(at)).any(|other| access.conflicts(other))
+        })
+    }
+
+    /// A session that has nothing to do, or a new one if there may be more.
+    async fn free_session(&mut self) -> Result<Option<Session>> {
+        if let Some(session) = self.idle.pop() {
+            return Ok(Some(session));
+        }
+        if self.opened >= self.target.jobs {
+            return Ok(None);
+        }
+        let Target { connector, database, memory, .. } = self.target;
+        let session = Session::open(connector, database, memory).await?;
+        self.opened += 1;
+        Ok(Some(session))
+    }
+
+    async fn next_session(&mut self) -> Result<Session> {
+        loop {
+            if let Some(session) = self.free_session().await? {
+                return Ok(session);
+            }
+            self.join().await?;
+        }
+    }
+
+    /// Waits until everything that was begun, or waits, is done.
+    async fn drain(&mut self) -> Result<()> {
+        self.dispatch().await?;
+        while !self.running.is_empty() {
+            self.join().await?;
+            self.dispatch().await?;
+        }
+        Ok(())
+    }
+
+    async fn join(&mut self) -> Result<()> {
+        let joined = self.running.join_next_with_id().await;
+        self.joined(joined)
+    }
+
+    fn reap(&mut self) -> Result<()> {
+        while let Some(joined) = self.running.try_join_next_with_id() {
+            self.joined(Some(joined))?;
+        }
+        Ok(())
+    }
+
+    fn joined(&mut self, joined: Option<std::result::Result<(Id, Done), tokio::task::JoinError>>) -> Result<()> {
+        let Some(joined) = joined else { return Ok(()) };
+        let (id, done) = joined.context(Kind::Attention, "a task of this program failed")?;
+        self.locked.remove(&id);
+        self.idle.push(done.map_err(|failed| self.explain(failed))?);
+        Ok(())
+    }
+
+    fn explain(&self, failed: Failed) -> Error {
+        failed.into_error(self.target.source, self.section)
+    }
+}
+
+type Done = std::result::Result<Session, Failed>;
+
+/// Whether a statement writes rows or parts of a large object: there may be very many of these.
+fn is_row(statement: &Statement) -> bool {
+    statement.begins(&["INSERT"]) || statement.begins(&["SELECT"])
+}
+
+const OUT_OF_STEP: &str = "the statements of a dump came out of step";
+
+fn out_of_step() -> Error {
+    Error::new(Kind::Attention, OUT_OF_STEP)
+}
+
+/// Whether an executor only says that its stream was cut.
+pub(super) fn is_out_of_step(error: &Error) -> bool {
+    error.message() == OUT_OF_STEP
+}

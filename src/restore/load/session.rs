@@ -1,0 +1,203 @@
+//! Sessions that execute a dump's statements: one statement per message of the extended protocol, so that the server
+//! itself refuses a second one in it, whatever the scanner took for its end.
+//!
+//! Source: PostgreSQL documentation, "Message Flow", "Extended Query": a query string that holds more than one statement
+//! is refused by Parse.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use futures_util::future::maybe_done;
+use tokio::sync::{Mutex, mpsc};
+use tokio_postgres::Client;
+
+use super::failure::Failed;
+use super::raw;
+use super::stream::{Piece, Statement};
+use crate::database::connect::QueryContext;
+use crate::database::{Connector, literal};
+use crate::error::Result;
+
+/// Settings that the text has made so far, each by its last statement.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    statements: BTreeMap<String, (u64, Arc<Statement>)>,
+    /// How many there were.
+    count: u64,
+    /// The encoding that the text declares.
+    encoding: Option<Arc<str>>,
+}
+
+impl Settings {
+    /// The setting that a statement changes.
+    pub(super) fn key(statement: &Statement) -> Option<String> {
+        let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["SET" | "RESET", "SESSION", "AUTHORIZATION", ..] => Some("SESSION AUTHORIZATION".to_owned()),
+            ["SET", name, ..] => Some((*name).to_owned()),
+            ["SELECT", "PG_CATALOG", "SET_CONFIG", ..] => Some("SEARCH_PATH".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Remembers a statement for the sessions that come to need it.
+    pub(super) fn add(&mut self, key: String, statement: Statement) {
+        self.count += 1;
+        self.statements.insert(key, (self.count, Arc::new(statement)));
+    }
+
+    /// The encoding of the rows and statements from here on.
+    pub(super) fn declare(&mut self, encoding: &str) {
+        self.encoding = Some(encoding.into());
+    }
+
+    fn is_utf8(&self) -> bool {
+        self.encoding.as_deref().is_none_or(|encoding| matches!(encoding, "UTF8" | "UTF-8" | "UNICODE"))
+    }
+}
+
+/// Rows of one COPY, shared by all sessions that load them.
+pub(super) type Rows = Arc<Mutex<mpsc::Receiver<Piece>>>;
+
+/// A session in the staging database.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Client,
+    /// How many of the settings it has.
+    settings: u64,
+}
+
+impl Session {
+    /// Connects; nothing in a load waits for the disk, since the swap does. `memory` is for building indexes, in kB.
+    pub(super) async fn open(connector: &Connector, database: &str, memory: u64) -> Result<Self> {
+        let client = connector.connect_with_default_path(database).await?;
+        let sql =
+            format!("SET synchronous_commit = off; SET maintenance_work_mem = '{memory}kB'; SET row_security = off");
+        client.batch_execute(&sql).await.query_context("cannot prepare a session to load into")?;
+        Ok(Self { client, settings: 0 })
+    }
+
+    /// Executes a statement of our own.
+    pub(super) async fn command(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.query_context("cannot load")
+    }
+
+    /// Makes the settings that it does not have yet.
+    pub(super) async fn adopt(&mut self, settings: &Settings) -> std::result::Result<(), Failed> {
+        let mut missing: Vec<_> =
+            settings.statements.values().filter(|(number, _)| *number > self.settings).cloned().collect();
+        missing.sort_by_key(|(number, _)| *number);
+        for (_, statement) in missing {
+            self.execute(&statement, settings).await?;
+        }
+        self.settings = settings.count;
+        Ok(())
+    }
+
+    /// Executes a statement of the dump.
+    pub(super) async fn execute(&self, statement: &Statement, settings: &Settings) -> std::result::Result<(), Failed> {
+        let text = self.text(statement, settings).await?;
+        let done = match &text {
+            Some(text) => self.client.execute_typed(text, &[]).await.map(drop),
+            None => raw::execute(&self.client, &statement.text).await,
+        };
+        done.map_err(|cause| Failed::at(statement, cause))
+    }
+
+    /// Executes statements of the dump one after the other, without waiting for one before the next is sent.
+    pub(super) async fn execute_all(
+        &self,
+        statements: &[Statement],
+        settings: &Settings,
+    ) -> std::result::Result<(), Failed> {
+        let mut texts = Vec::with_capacity(statements.len());
+        for statement in statements {
+            texts.push(self.text(statement, settings).await?);
+        }
+        if texts.iter().any(Option::is_none) {
+            for statement in statements {
+                self.execute(statement, settings).await?;
+            }
+            return Ok(());
+        }
+        let mut sent: Vec<_> =
+            texts.iter().flatten().map(|text| Box::pin(maybe_done(self.client.execute_typed(text, &[])))).collect();
+        // A statement is sent when its future is first polled.
+        for one in &mut sent {
+            let _ = futures_util::poll!(one.as_mut());
+        }
+        let mut done = Vec::with_capacity(sent.len());
+        for mut one in sent {
+            one.as_mut().await;
+            done.extend(one.as_mut().take_output());
+        }
+        match done.into_iter().zip(statements).find_map(|(done, statement)| Some((done.err()?, statement))) {
+            Some((cause, statement)) => Err(Failed::at(statement, cause)),
+            None => Ok(()),
+        }
+    }
+
+    /// A statement in UTF-8, or `None` if its encoding is not known and it is not UTF-8.
+    async fn text(&self, statement: &Statement, settings: &Settings) -> std::result::Result<Option<String>, Failed> {
+        let encoding = settings.encoding.as_deref().unwrap_or("UTF8");
+        if settings.is_utf8() || encoding == "SQL_ASCII" || statement.text.is_ascii() {
+            return Ok(String::from_utf8(statement.text.clone()).ok());
+        }
+        let sql = "SELECT pg_catalog.convert($1, $2::text::name, 'UTF8')";
+        let row = self.client.query_one(sql, &[&statement.text, &encoding]).await;
+        let bytes: Vec<u8> = row.map_err(|cause| Failed::at(statement, cause))?.get(0);
+        Ok(String::from_utf8(bytes).ok())
+    }
+
+    /// Loads rows of a COPY, as long as there are any.
+    pub(super) async fn copy(
+        &mut self,
+        statement: &Statement,
+        rows: &Rows,
+        settings: &Settings,
+    ) -> std::result::Result<(), Failed> {
+        self.adopt(settings).await?;
+        let text = self.text(statement, settings).await?;
+        let failed = |cause| Failed::at(statement, cause);
+        if text.is_none() {
+            raw::begin_copy(&self.client, &statement.text).await.map_err(failed)?;
+        }
+        let encoding = if settings.is_utf8() { None } else { settings.encoding.as_deref() };
+        if let Some(encoding) = encoding {
+            self.encode(encoding).await.map_err(failed)?;
+        }
+        self.copy_rows(statement, text.as_deref().unwrap_or(raw::COPY), rows).await?;
+        if encoding.is_some() {
+            self.encode("UTF8").await.map_err(failed)?;
+        }
+        if text.is_none() {
+            raw::end_copy(&self.client, &statement.text).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn encode(&self, encoding: &str) -> std::result::Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(&format!("SET client_encoding = {}", literal(encoding))).await
+    }
+
+    async fn copy_rows(&self, statement: &Statement, target: &str, rows: &Rows) -> std::result::Result<(), Failed> {
+        let mut begins = Vec::new();
+        let mut sent = 0;
+        let copying = async {
+            let mut sink = Box::pin(self.client.copy_in::<_, Bytes>(target).await?);
+            loop {
+                let piece = rows.lock().await.recv().await;
+                let Some(Piece { bytes, line }) = piece else { return sink.as_mut().finish().await };
+                begins.push((sent, line));
+                sent += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+                sink.send(bytes).await?;
+            }
+        };
+        match copying.await {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(Failed::in_rows(statement, &begins, cause)),
+        }
+    }
+}
