@@ -4,7 +4,7 @@
 //! every other one is refused (`--trust-dump` lets it pass). What concerns the database itself, or makes room first, is
 //! left out: a restore always loads into a new, empty database and carries the properties over from the live one.
 
-use super::scan::Statement;
+use super::scan::{STRING, Statement};
 
 /// What is done with a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +35,39 @@ pub enum Skipped {
     BuiltIn,
 }
 
-/// Decides on a statement.
+/// Decides on the statements of a dump, one after the other.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// Something was made: what made room for it is over.
+    has_begun: bool,
+}
+
+impl Rules {
+    /// For text in which nothing makes room for anything, as `pg_restore` unpacks an archive.
+    #[must_use]
+    pub fn without_clean() -> Self {
+        Self { has_begun: true }
+    }
+
+    /// Decides on the next statement.
+    ///
+    /// Where `--clean` cannot drop a view because others need it, it makes an empty one of it; in a new database there is
+    /// nothing to replace.
+    pub fn disposition(&mut self, statement: &Statement<'_>) -> Disposition {
+        let is_empty_view = statement.begins(&["CREATE", "OR", "REPLACE", "VIEW"])
+            && memchr::memmem::find(statement.text, b" AS\nSELECT\n    NULL::").is_some();
+        if !self.has_begun && is_empty_view {
+            return Disposition::Skip(Skipped::Clean);
+        }
+        let decided = disposition(statement);
+        self.has_begun |= statement.begins(&["CREATE"]) && decided == Disposition::Keep;
+        decided
+    }
+}
+
 #[must_use]
 #[allow(clippy::match_same_arms, reason = "one arm for each reason, in the order in which they are tried")]
-pub fn disposition(statement: &Statement<'_>) -> Disposition {
+fn disposition(statement: &Statement<'_>) -> Disposition {
     use Disposition::{Distrust, Keep, Refuse, Skip};
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
     let foreign = |what: &str| Refuse(format!("{what}, which pg_dump never writes"));
@@ -56,27 +85,24 @@ pub fn disposition(statement: &Statement<'_>) -> Disposition {
         ["COMMENT", "ON", "EXTENSION", "PLPGSQL", ..] => Skip(Skipped::BuiltIn),
         ["COMMENT", "ON", "SCHEMA", "PUBLIC", ..] if is_default_comment(statement) => Skip(Skipped::BuiltIn),
         ["COPY", ..] if !statement.is_copy() => foreign("copies from or to a file or a program"),
-        [
-            "SELECT",
-            "PG_CATALOG",
-            "LO_FROM_BYTEA" | "SET_CONFIG" | "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE",
-            ..,
-        ]
-        | [
-            "SELECT",
-            "FROM",
-            "PG_CATALOG",
-            "PG_RESTORE_RELATION_STATS" | "PG_RESTORE_ATTRIBUTE_STATS" | "PG_RESTORE_EXTENDED_STATS",
-            ..,
-        ] => Keep,
-        ["SELECT", "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE", ..] => Keep,
+        ["COPY", ..] if !statement.is_plain_copy() => foreign("copies with options"),
+        ["SELECT", ..] if calls_for_a_load(statement, &words) => Keep,
+        ["INSERT", ..] if !inserts_literals(statement, &words) => foreign("inserts something else than literals"),
+        ["SET", "SESSION", "AUTHORIZATION", ..] => Keep,
+        ["SET", name, ..] if !is_of_preamble(name, &words) => foreign(&format!("sets {}", name.to_lowercase())),
         ["CREATE" | "ALTER", "USER" | "ROLE" | "GROUP", second, ..] if *second != "MAPPING" => {
             foreign("changes a role")
         }
         ["CREATE" | "ALTER", "TABLESPACE", ..] => foreign("makes or changes a tablespace"),
         ["ALTER", "SYSTEM", ..] => foreign("changes the server's settings"),
-        ["CREATE", "SUBSCRIPTION", ..] if !words.windows(2).any(|pair| pair == ["CONNECT", "FALSE"]) => {
+        ["CREATE", "SUBSCRIPTION", ..] if !words.windows(3).any(|three| three == ["WITH", "CONNECT", "FALSE"]) => {
             foreign("makes a subscription that connects at once")
+        }
+        ["CREATE" | "ALTER", kind, ..] if !KINDS.contains(kind) => {
+            foreign(&format!("holds a {} {kind} statement", words[0]))
+        }
+        ["GRANT" | "REVOKE" | "COMMENT" | "SECURITY", ..] if is_about_cluster(&words) => {
+            foreign("concerns the whole cluster")
         }
         // After a GRANT of somebody who is not the owner.
         ["RESET", "SESSION", "AUTHORIZATION"] => Keep,
@@ -94,6 +120,114 @@ pub fn disposition(statement: &Statement<'_>) -> Disposition {
     }
 }
 
+/// Kinds of objects that `pg_dump` makes or changes, by the first word of their names in SQL.
+const KINDS: [&str; 41] = [
+    "ACCESS",
+    "AGGREGATE",
+    "CAST",
+    "COLLATION",
+    "CONSTRAINT",
+    "CONVERSION",
+    "DEFAULT",
+    "DOMAIN",
+    "EVENT",
+    "EXTENSION",
+    "FOREIGN",
+    "FUNCTION",
+    "INDEX",
+    "LANGUAGE",
+    "LARGE",
+    "MATERIALIZED",
+    "OPERATOR",
+    "OR",
+    "POLICY",
+    "PROCEDURAL",
+    "PROCEDURE",
+    "PROPERTY",
+    "PUBLICATION",
+    "RECURSIVE",
+    "ROUTINE",
+    "RULE",
+    "SCHEMA",
+    "SEQUENCE",
+    "SERVER",
+    "STATISTICS",
+    "SUBSCRIPTION",
+    "TABLE",
+    "TEXT",
+    "TRANSFORM",
+    "TRIGGER",
+    "TRUSTED",
+    "TYPE",
+    "UNIQUE",
+    "UNLOGGED",
+    "USER",
+    "VIEW",
+];
+
+/// Settings that `pg_dump`, `pg_restore` and `pg_dumpall` make.
+const PREAMBLE: [&str; 16] = [
+    "STATEMENT_TIMEOUT",
+    "LOCK_TIMEOUT",
+    "IDLE_IN_TRANSACTION_SESSION_TIMEOUT",
+    "TRANSACTION_TIMEOUT",
+    "CLIENT_ENCODING",
+    "STANDARD_CONFORMING_STRINGS",
+    "CHECK_FUNCTION_BODIES",
+    "XMLOPTION",
+    "CLIENT_MIN_MESSAGES",
+    "ESCAPE_STRING_WARNING",
+    "ROW_SECURITY",
+    "SEARCH_PATH",
+    "DEFAULT_TABLESPACE",
+    "DEFAULT_TABLE_ACCESS_METHOD",
+    "DEFAULT_WITH_OIDS",
+    "DEFAULT_TRANSACTION_READ_ONLY",
+];
+
+/// Whether `pg_dump` makes this setting. How strings are read must be said in its own words, since the text is read so.
+fn is_of_preamble(name: &str, words: &[&str]) -> bool {
+    match name {
+        "STANDARD_CONFORMING_STRINGS" => matches!(words[2..], ["ON" | "OFF"]),
+        "ROLE" => words.len() == 3,
+        _ => PREAMBLE.contains(&name),
+    }
+}
+
+/// Whether a SELECT is one of those calls, with literals alone, that are a part of a dump.
+fn calls_for_a_load(statement: &Statement<'_>, words: &[&str]) -> bool {
+    let is_known = match words {
+        ["SELECT", "PG_CATALOG", "SET_CONFIG", ..] => {
+            statement.text.starts_with(b"SELECT pg_catalog.set_config('search_path', ")
+        }
+        ["SELECT", "PG_CATALOG", function, ..] | ["SELECT", function, ..] => {
+            matches!(*function, "SETVAL" | "LO_CREATE" | "LO_OPEN" | "LO_CLOSE" | "LOWRITE" | "LO_FROM_BYTEA" | "FROM")
+        }
+        _ => false,
+    };
+    let is_statistics = match words {
+        ["SELECT", "FROM", "PG_CATALOG", function, ..] => matches!(
+            *function,
+            "PG_RESTORE_RELATION_STATS" | "PG_RESTORE_ATTRIBUTE_STATS" | "PG_RESTORE_EXTENDED_STATS"
+        ),
+        ["SELECT", "FROM", ..] => false,
+        _ => true,
+    };
+    is_known && is_statistics && statement.opened == 1
+}
+
+/// `INSERT INTO t (columns) VALUES (literals)`, without a call, a query or anything that follows.
+fn inserts_literals(statement: &Statement<'_>, words: &[&str]) -> bool {
+    let Some(at) = words.iter().position(|word| *word == "VALUES") else { return false };
+    let queries = ["SELECT", "WITH", "TABLE", "FROM"];
+    statement.deepest <= 1 && statement.no_literal.is_none() && !words[..at].iter().any(|word| queries.contains(word))
+}
+
+/// Whether it concerns an object that does not belong to one database.
+fn is_about_cluster(words: &[&str]) -> bool {
+    words.windows(2).any(|pair| matches!(pair, ["ON", "ROLE" | "TABLESPACE" | "PARAMETER"]))
+}
+
 fn is_about_database(words: &[&str]) -> bool {
     words.windows(2).any(|pair| pair == ["ON", "DATABASE"])
 }
@@ -104,14 +238,20 @@ fn drops_constraint(words: &[&str]) -> bool {
     words.windows(2).any(|pair| pair == ["DROP", "CONSTRAINT"])
 }
 
-/// Functions in C or internal ones run as the server's account. Those of extensions come with the extension.
+/// Functions in C or internal ones run as the server's account. Those of extensions come with the extension. A language
+/// that is written as a string could be any, and `pg_dump` writes a name.
 fn untrusted_language(words: &[&str]) -> Option<String> {
     let is_routine = words.iter().take(4).any(|word| matches!(*word, "FUNCTION" | "PROCEDURE"));
     if !is_routine {
         return None;
     }
-    let language = words.windows(2).find(|pair| pair[0] == "LANGUAGE").map(|pair| pair[1].trim_matches('"'))?;
-    matches!(language.to_ascii_lowercase().as_str(), "c" | "internal").then(|| language.to_lowercase())
+    let language = words.windows(2).find(|pair| pair[0] == "LANGUAGE").map(|pair| pair[1])?;
+    match &*name_of(language).to_lowercase() {
+        "c" | "internal" => Some(name_of(language).to_lowercase()),
+        "e" | "u" | "n" => Some("of a string".to_owned()),
+        _ if language == STRING => Some("of a string".to_owned()),
+        _ => None,
+    }
 }
 
 /// Whether a statement says what the database consists of, not what is in it.
@@ -188,7 +328,10 @@ pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
         }
         _ => return Vec::new(),
     };
-    named.retain(|word| !matches!(*word, "PUBLIC" | "DEFAULT" | "CURRENT_USER" | "SESSION_USER" | "CURRENT_ROLE"));
+    // Also with quotes, as `--quote-all-identifiers` writes it: no role can be called so (`RoleSpec` in `gram.y`).
+    named.retain(|word| {
+        !matches!(*word, "PUBLIC" | "\"public\"" | "DEFAULT" | "CURRENT_USER" | "SESSION_USER" | "CURRENT_ROLE")
+    });
     let mut used: Vec<(RoleUse, String)> = named.into_iter().map(|word| (reason, name_of(word))).collect();
     if let ["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE" | "USER", role, ..] = words.as_slice() {
         used.push((Defaults, name_of(role)));
@@ -260,6 +403,10 @@ mod tests {
             "CREATE USER MAPPING FOR teslamate SERVER other;",
             "GRANT SELECT ON TABLE public.a TO grafana;",
             "INSERT INTO public.a VALUES (1);",
+            "INSERT INTO public.a (b, \"from\") OVERRIDING SYSTEM VALUE VALUES (-1.5e-10, NULL), (true, E'\\\\') ON CONFLICT DO NOTHING;",
+            "INSERT INTO public.a DEFAULT VALUES;",
+            "SET default_with_oids = false;",
+            "SET ROLE boss;",
             "REFRESH MATERIALIZED VIEW public.m;",
             "SELECT * FROM pg_catalog.pg_restore_relation_stats('version', '180000'::integer, 'relname', 'a');",
             "SELECT * FROM pg_catalog.pg_restore_attribute_stats('version', '180000'::integer, 'attname', 'b');",
@@ -297,6 +444,24 @@ mod tests {
             "COPY public.a FROM PROGRAM 'id';",
             "COPY public.a TO '/tmp/x';",
             "ALTER SYSTEM SET archive_command = 'x';",
+            "CREATE TEMPORARY TABLE a (b integer);",
+            "ALTER GROUP a ADD USER b;",
+            "COMMENT ON ROLE postgres IS 'x';",
+            "COMMENT ON TABLESPACE pg_default IS 'x';",
+            "GRANT SET ON PARAMETER work_mem TO PUBLIC;",
+            "SET session_preload_libraries = 'x';",
+            "SET role_ = 'x';",
+            "SET standard_conforming_strings TO 'off';",
+            "SELECT pg_catalog.set_config('role', 'postgres', false);",
+            "SELECT pg_catalog.setval('a', pg_catalog.pg_sleep(1)::int);",
+            "INSERT INTO public.a SELECT 1;",
+            "INSERT INTO public.a VALUES ((SELECT 1));",
+            "INSERT INTO public.a VALUES (pg_sleep(1));",
+            "INSERT INTO public.a VALUES (current_user);",
+            "INSERT INTO public.a VALUES (1) RETURNING *;",
+            "COPY (SELECT id FROM stdin) TO stdout;",
+            "COPY public.a FROM stdin WITH (FORMAT csv);",
+            "CREATE SUBSCRIPTION s CONNECTION 'host=x' PUBLICATION \"connect = false\" WITH (connect = true);",
             "CREATE ROLE root SUPERUSER;",
             "GRANT postgres TO teslamate;",
             "DO $$BEGIN END$$;",
@@ -309,6 +474,10 @@ mod tests {
         for text in [
             "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'libc', 'system';",
             "CREATE OR REPLACE FUNCTION f() RETURNS int AS 'libc', 'system' LANGUAGE \"c\";",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE 'internal' AS 'x';",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE $$c$$ AS 'x';",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE E'\\x63' AS 'x';",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE U&\"\\0063\" AS 'x';",
         ] {
             assert!(matches!(decide(text).0.as_slice(), [Disposition::Distrust(_)]), "{text}");
         }

@@ -11,12 +11,19 @@ use memchr::memchr;
 
 use super::text::{Cleaner, Flaw};
 
+mod aside;
+mod characters;
 mod statement;
+mod words;
 
-pub use statement::{Statement, Visitor};
+use characters::Embedding;
+pub use statement::{STRING, Statement, Visitor};
 
 /// A statement larger than this cannot be held, by the server neither.
 const STATEMENT_LIMIT: usize = 1 << 30;
+
+/// A comment is kept up to this many bytes; a meta-command or the tag of a dollar quote that is longer is none that a dump has.
+const ASIDE_LIMIT: usize = 64 * 1024;
 
 /// How many words of a statement are kept: enough for every question that is asked about one. A function's language
 /// stands after its arguments, so they count.
@@ -70,6 +77,11 @@ pub struct Scanner {
     words: Vec<String>,
     word: Vec<u8>,
     parentheses: u32,
+    /// Parentheses that were opened in the statement, and how deep they were at most.
+    opened: u64,
+    deepest: u32,
+    /// The first word among the values of an INSERT that is no literal.
+    no_literal: Option<String>,
     /// How deep in `BEGIN ATOMIC … END`.
     atomic: u32,
     groups: u64,
@@ -80,6 +92,10 @@ pub struct Scanner {
     at_line_start: bool,
     /// The begin of a line of COPY data that may become [`END_OF_DATA`] with the next piece.
     line_head: Vec<u8>,
+    /// The text is in an encoding in which a character may end with bytes of ASCII.
+    embedding: Option<Embedding>,
+    /// The bytes of the character at hand, in such an encoding: how many were seen, and how many there are.
+    character: (usize, usize),
 }
 
 impl Default for Scanner {
@@ -96,6 +112,9 @@ impl Default for Scanner {
             words: Vec::new(),
             word: Vec::new(),
             parentheses: 0,
+            opened: 0,
+            deepest: 0,
+            no_literal: None,
             atomic: 0,
             groups: 0,
             in_values: false,
@@ -103,6 +122,8 @@ impl Default for Scanner {
             rows: 0,
             at_line_start: true,
             line_head: Vec::new(),
+            embedding: None,
+            character: (0, 0),
         }
     }
 }
@@ -198,7 +219,11 @@ impl Scanner {
         let mut at = 0;
         while at < bytes.len() {
             let byte = bytes[at];
-            if self.step(byte, visitor)? {
+            if self.is_rest_of_character(byte) {
+                self.take_verbatim(byte)?;
+                self.line += u64::from(byte == b'\n');
+                at += 1;
+            } else if self.step(byte, visitor)? {
                 if byte == b'\n' {
                     self.line += 1;
                 }
@@ -259,6 +284,9 @@ impl Scanner {
                     delimiter.push(byte);
                     self.state = State::Dollar(delimiter);
                 } else if is_word(byte) && !(starts && byte.is_ascii_digit()) {
+                    if tag.len() >= ASIDE_LIMIT {
+                        return Err(Flaw::foreign(self.line, "holds a dollar quote with an endless tag"));
+                    }
                     tag.push(byte);
                 } else {
                     self.state = State::Plain;
@@ -276,42 +304,7 @@ impl Scanner {
                 }
                 self.hold(byte)?;
             }
-            State::LineComment { between } => {
-                if byte == b'\n' {
-                    let between = *between;
-                    self.state = State::Plain;
-                    let text = String::from_utf8_lossy(&std::mem::take(&mut self.aside)).into_owned();
-                    if between {
-                        visitor.comment(text.trim(), self.aside_line)?;
-                    } else {
-                        self.hold(b'\n')?;
-                    }
-                } else {
-                    self.aside.push(byte);
-                }
-            }
-            State::BlockComment(depth) => {
-                self.aside.push(byte);
-                if self.aside.ends_with(b"*/") {
-                    *depth -= 1;
-                    self.aside.clear();
-                } else if self.aside.ends_with(b"/*") {
-                    *depth += 1;
-                    self.aside.clear();
-                }
-                if *depth == 0 {
-                    self.state = State::Plain;
-                }
-            }
-            State::Meta => {
-                if byte == b'\n' {
-                    self.state = State::Plain;
-                    let text = String::from_utf8_lossy(&std::mem::take(&mut self.aside)).into_owned();
-                    visitor.meta(text.trim_end(), self.aside_line)?;
-                } else {
-                    self.aside.push(byte);
-                }
-            }
+            State::LineComment { .. } | State::BlockComment(_) | State::Meta => self.aside(byte, visitor)?,
             State::CopyHead => {
                 if byte == b'\n' {
                     self.state = State::Copy;
@@ -338,6 +331,7 @@ impl Scanner {
         match byte {
             b'\'' => {
                 self.begin();
+                self.note_string();
                 self.state = State::Quote { escapes: string_escapes, after_backslash: false };
             }
             b'"' => {
@@ -347,6 +341,7 @@ impl Scanner {
             }
             b'$' => {
                 self.begin();
+                self.note_string();
                 self.state = State::DollarTag(vec![b'$']);
             }
             b'-' if last == Some(b'-') => {
@@ -373,7 +368,9 @@ impl Scanner {
                 if self.parentheses == 0 && self.in_values {
                     self.groups += 1;
                 }
-                self.parentheses += 1;
+                self.parentheses = self.parentheses.saturating_add(1);
+                self.opened += 1;
+                self.deepest = self.deepest.max(self.parentheses);
             }
             b')' => self.parentheses = self.parentheses.saturating_sub(1),
             b':' => self.refuse_message()?,
@@ -412,45 +409,24 @@ impl Scanner {
         Err(Flaw::foreign(self.held_line, format!("is not SQL: it is a message of {program}")))
     }
 
-    /// Ends the word before a byte that is not part of one.
-    fn push_word(&mut self, keyword: bool) {
-        if self.word.is_empty() {
-            return;
-        }
-        let mut word = String::from_utf8_lossy(&std::mem::take(&mut self.word)).into_owned();
-        if keyword {
-            word.make_ascii_uppercase();
-            match word.as_str() {
-                "VALUES" if self.parentheses == 0 => self.in_values = true,
-                // As psql counts them: only in the body of a function or procedure.
-                "BEGIN" if self.is_routine() => self.atomic += 1,
-                "CASE" if self.atomic > 0 => self.atomic += 1,
-                "END" => self.atomic = self.atomic.saturating_sub(1),
-                _ => {}
-            }
-        }
-        if self.words.len() < WORDS {
-            self.words.push(word);
-        }
-    }
-
-    fn is_routine(&self) -> bool {
-        let words: Vec<&str> = self.words.iter().take(4).map(String::as_str).collect();
-        matches!(
-            words.as_slice(),
-            ["CREATE", "FUNCTION" | "PROCEDURE", ..] | ["CREATE", "OR", "REPLACE", "FUNCTION" | "PROCEDURE"]
-        )
-    }
-
     fn end_statement(&mut self, visitor: &mut impl Visitor) -> Result<(), Flaw> {
         let text = std::mem::take(&mut self.held);
         let words = std::mem::take(&mut self.words);
-        let statement = Statement { text: &text, line: self.held_line, words: &words, groups: self.groups };
+        let statement = Statement {
+            text: &text,
+            line: self.held_line,
+            words: &words,
+            groups: self.groups,
+            opened: std::mem::take(&mut self.opened),
+            deepest: std::mem::take(&mut self.deepest),
+            no_literal: self.no_literal.take(),
+        };
         if statement.begins(&["SET", "STANDARD_CONFORMING_STRINGS"]) {
             self.escapes = words.last().is_some_and(|value| value == "OFF");
         }
         if let Some(encoding) = statement.encoding() {
             self.declared = true;
+            self.embedding = Embedding::of(&encoding);
             match &*encoding {
                 "UTF8" => {}
                 "SQL_ASCII" => self.cleaner.accept_unknown_encoding(),

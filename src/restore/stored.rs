@@ -417,6 +417,7 @@ fn load_failed(table: &str, path: &str, cause: &tokio_postgres::Error) -> Error 
         None => (Kind::Source, "the server ended the connection while it loaded"),
     };
     let code = cause.code().map_or("", SqlState::code);
-    let error = Error::new(kind, format!("{what} {table}")).with("file", path).with("cause", chain(cause)).with("code", code);
+    let error =
+        Error::new(kind, format!("{what} {table}")).with("file", path).with("cause", chain(cause)).with("code", code);
     if kind == Kind::Verify { error.with("section", "data") } else { error }
 }

@@ -33,6 +33,7 @@ mod delete;
 mod docs;
 mod export;
 mod host;
+mod hostile;
 #[cfg(feature = "network")]
 mod identities;
 mod maintenance_cli;

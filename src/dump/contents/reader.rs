@@ -9,7 +9,7 @@ use super::needs::{made, needed};
 use super::{Contents, Extension, Partition, TableName};
 use crate::database::tools::parse_version;
 use crate::dump::database;
-use crate::dump::rules::{self, Disposition, Skipped};
+use crate::dump::rules::{self, Disposition, Rules, Skipped};
 use crate::dump::scan::{Scanner, Statement, Visitor};
 use crate::dump::text::Flaw;
 
@@ -64,6 +64,7 @@ impl Reader {
 #[derive(Debug, Default)]
 struct Judge {
     contents: Contents,
+    rules: Rules,
     is_dump: bool,
     is_complete: bool,
     restricted: Option<String>,
@@ -81,6 +82,9 @@ struct Judge {
 /// Versions are times of 14 digits. TeslaMate once had one of 15, which would be newer than all others for ever.
 const MIGRATION_LIMIT: i64 = 100_000_000_000_000;
 
+/// Flaws that are remembered of each kind.
+const FLAWS: usize = 100;
+
 /// More migrations than any application has.
 const CAPTURE_LIMIT: usize = 4 << 20;
 
@@ -93,7 +97,7 @@ impl Visitor for Judge {
         if self.is_complete {
             return Err(Flaw::foreign(statement.line, "comes after the end of the dump"));
         }
-        match rules::disposition(statement) {
+        match self.rules.disposition(statement) {
             Disposition::Keep => {
                 if rules::defines(statement) {
                     self.definitions.update(statement.text);
@@ -113,13 +117,13 @@ impl Visitor for Judge {
             }
             Disposition::Skip(_) => Ok(()),
             Disposition::Distrust(what) => {
-                self.contents.as_server.push(Flaw::foreign(statement.line, what));
+                note(&mut self.contents.as_server, statement.line, what);
                 self.definitions.update(statement.text);
                 self.learn(statement);
                 Ok(())
             }
             Disposition::Refuse(what) => {
-                self.contents.untrusted.push(Flaw::foreign(statement.line, what));
+                note(&mut self.contents.untrusted, statement.line, what);
                 Ok(())
             }
         }
@@ -156,7 +160,7 @@ impl Visitor for Judge {
             "\\encoding" if self.may_connect && argument == "SQL_ASCII" => {}
             _ => {
                 let what = format!("holds the meta-command {command}, which a dump of one database does not have");
-                self.contents.untrusted.push(Flaw::foreign(line, what));
+                note(&mut self.contents.untrusted, line, what);
             }
         }
         Ok(())
@@ -197,6 +201,13 @@ impl Visitor for Judge {
             self.contents.newest_migration = self.contents.newest_migration.max(newest);
         }
         Ok(())
+    }
+}
+
+/// Notes what has no place in a dump. More than a few tell nobody more.
+fn note(flaws: &mut Vec<Flaw>, line: u64, what: String) {
+    if flaws.len() < FLAWS {
+        flaws.push(Flaw::foreign(line, what));
     }
 }
 

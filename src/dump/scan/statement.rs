@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use super::Flaw;
 
+/// Stands among the words for a string that follows LANGUAGE.
+pub const STRING: &str = "'";
+
 /// What a scanner finds. A [`Flaw`] ends the scan.
 pub trait Visitor {
     /// A statement with its semicolon, without the comments before it. The line is where it begins.
@@ -29,6 +32,12 @@ pub struct Statement<'a> {
     pub words: &'a [String],
     /// The rows of `INSERT … VALUES (…), (…)`.
     pub groups: u64,
+    /// The parentheses that are opened in it, outside of quotes.
+    pub opened: u64,
+    /// How deep they are within each other.
+    pub deepest: u32,
+    /// The first word after VALUES that is no literal: the values are not what `pg_dump` writes.
+    pub no_literal: Option<String>,
 }
 
 impl Statement<'_> {
@@ -42,7 +51,15 @@ impl Statement<'_> {
     #[must_use]
     pub fn is_copy(&self) -> bool {
         let Some(from) = self.words.iter().position(|word| word == "FROM") else { return false };
-        self.begins(&["COPY"]) && self.words.get(from + 1).is_some_and(|word| word == "STDIN")
+        let is_query = self.text.get(4..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"("));
+        self.begins(&["COPY"]) && !is_query && self.words.get(from + 1).is_some_and(|word| word == "STDIN")
+    }
+
+    /// Whether it is a COPY from standard input with nothing but a table and its columns, as `pg_dump` writes it.
+    #[must_use]
+    pub fn is_plain_copy(&self) -> bool {
+        let ends = self.words.iter().rev().map(String::as_str).take(2).eq(["STDIN", "FROM"]);
+        self.is_copy() && ends && self.opened <= 1 && self.text.ends_with(b" FROM stdin;")
     }
 
     /// The encoding that the text has from the next line on, if this declares one.

@@ -75,6 +75,55 @@ fn the_body_of_a_function_is_one_statement_whatever_is_in_it() {
 }
 
 #[test]
+fn k18_words_that_begin_and_end_bodies_may_be_names() {
+    for head in [
+        "CREATE FUNCTION public.f(begin integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';",
+        "CREATE FUNCTION public.begin() RETURNS integer LANGUAGE sql AS 'SELECT 1';",
+        "CREATE FUNCTION public.f() RETURNS TABLE(begin integer, atomic integer) LANGUAGE sql AS 'SELECT 1, 2';",
+        "CREATE FUNCTION f(atomic integer) RETURNS int BEGIN ATOMIC SELECT begin, CASE a WHEN 1 THEN 2 END FROM t; END;",
+        "CREATE TABLE t (begin integer, \"end\" integer, \"case\" integer, atomic integer);",
+    ] {
+        assert_scan(&format!("{head}\nDROP TABLE x;\nEND;\n"), &[&format!("1: {head}"), "2: DROP TABLE x;", "3: END;"]);
+    }
+}
+
+#[test]
+fn k18_characters_that_end_with_a_byte_of_ascii_hide_nothing() {
+    for (encoding, character) in
+        [("SJIS", &b"\x95\\"[..]), ("BIG5", b"\xa5\\"), ("GBK", b"\x81\\"), ("GB18030", b"\x81\x30\x81\x30")]
+    {
+        let begin = format!("SET client_encoding = '{encoding}';\nSET a = E'");
+        let text =
+            [begin.as_bytes(), character, b"';\nSET b = \"", character, b"\";\n-- ", character, b"\nSET c = 1;\n"]
+                .concat();
+        let statements = scan(text).unwrap();
+        assert_eq!(statements.len(), 5, "{encoding}: {statements:?}");
+    }
+    // A kana of one byte is followed by what it seems.
+    assert_eq!(scan(b"SET client_encoding = 'SJIS';\nSET a = E'\xb1\\'';\n").unwrap().len(), 2);
+}
+
+#[test]
+fn k18_a_comment_parts_words() {
+    assert_scan("SET/* x */a = 1;\nSET a--b\n= 1;\n", &["1: SET a = 1;", "2: SET a\n= 1;"]);
+}
+
+#[test]
+fn k18_what_has_no_end_has_a_limit() {
+    let long = "x".repeat(1 << 20);
+    assert!(scan_once(&format!("\\{long}\n")).unwrap_err().what.contains("meta-command"));
+    assert!(scan_once(&format!("SET a = ${long}$;\n")).unwrap_err().what.contains("endless tag"));
+    assert_eq!(scan_once(&format!("-- {long}\nSET a = 1;\n")).unwrap().len(), 2);
+}
+
+fn scan_once(text: &str) -> Result<Vec<String>, Flaw> {
+    let (mut scanner, mut log) = (Scanner::default(), Log::default());
+    scanner.feed(text.as_bytes(), &mut log)?;
+    scanner.finish(&mut log)?;
+    Ok(log.lines)
+}
+
+#[test]
 fn a_nested_comment_is_no_statement() {
     assert_scan("/* a /* b; */ c; */ SELECT 1;\n", &["1: SELECT 1;"]);
 }

@@ -164,22 +164,17 @@ impl Session {
         if text.is_none() {
             raw::begin_copy(&self.client, &statement.text).await.map_err(failed)?;
         }
-        let encoding = if settings.is_utf8() { None } else { settings.encoding.as_deref() };
-        if let Some(encoding) = encoding {
-            self.encode(encoding).await.map_err(failed)?;
-        }
-        self.copy_rows(statement, text.as_deref().unwrap_or(raw::COPY), rows).await?;
-        if encoding.is_some() {
-            self.encode("UTF8").await.map_err(failed)?;
-        }
+        let target = text.as_deref().unwrap_or(raw::COPY);
+        let target = match settings.encoding.as_deref().filter(|_| !settings.is_utf8()) {
+            // The statement is in UTF-8, the rows are as they were in the dump.
+            Some(encoding) => format!("{} WITH (ENCODING {})", target.trim_end_matches(';'), literal(encoding)),
+            None => target.to_owned(),
+        };
+        self.copy_rows(statement, &target, rows).await?;
         if text.is_none() {
             raw::end_copy(&self.client, &statement.text).await.map_err(failed)?;
         }
         Ok(())
-    }
-
-    async fn encode(&self, encoding: &str) -> std::result::Result<(), tokio_postgres::Error> {
-        self.client.batch_execute(&format!("SET client_encoding = {}", literal(encoding))).await
     }
 
     async fn copy_rows(&self, statement: &Statement, target: &str, rows: &Rows) -> std::result::Result<(), Failed> {

@@ -15,7 +15,7 @@ use super::LeftOut;
 use crate::dump::PIECE;
 use crate::dump::format::{Compression, decompress};
 use crate::dump::judge::HashingReader;
-use crate::dump::rules::{self, Disposition};
+use crate::dump::rules::{Disposition, Rules};
 use crate::dump::scan::{Scanner, Statement as Scanned, Visitor};
 use crate::dump::text::Flaw;
 use crate::error::{Error, Kind, Result};
@@ -97,7 +97,7 @@ impl Reader {
         let meter = self.meter.clone();
         let mut hashing = HashingReader::new(file, Some(&meter));
         let text = decompress(compression, &mut hashing).map_err(|cause| changed(&cause))?;
-        if !self.read(text, items)? {
+        if !self.read(text, Rules::default(), items)? {
             return Ok(());
         }
         let hash = hashing.finish().map_err(|cause| changed(&cause))?;
@@ -110,14 +110,14 @@ impl Reader {
     /// Reads what `pg_restore` unpacks.
     pub(super) fn unpacked(self, pipe: File, items: mpsc::Sender<Item>) -> Result<()> {
         let meter = self.meter.clone();
-        self.read(Counting { pipe, meter: &meter }, items).map(drop)
+        self.read(Counting { pipe, meter: &meter }, Rules::without_clean(), items).map(drop)
     }
 
     /// Reads to the end, or until nobody listens any more (`false`).
-    fn read(self, mut text: impl Read, items: mpsc::Sender<Item>) -> Result<bool> {
+    fn read(self, mut text: impl Read, rules: Rules, items: mpsc::Sender<Item>) -> Result<bool> {
         let mut scanner = Scanner::default();
         let mut sender =
-            Sender { reader: self, items, skipping_rows: false, rows: Vec::new(), line: 0, is_over: false };
+            Sender { reader: self, rules, items, skipping_rows: false, rows: Vec::new(), line: 0, is_over: false };
         let mut piece = vec![0; PIECE];
         loop {
             let length = match text.read(&mut piece) {
@@ -163,6 +163,7 @@ impl Read for Counting<'_> {
 /// Hands over what the scanner finds.
 struct Sender {
     reader: Reader,
+    rules: Rules,
     items: mpsc::Sender<Item>,
     skipping_rows: bool,
     /// Rows that are not handed over yet.
@@ -194,7 +195,7 @@ impl Sender {
 impl Visitor for Sender {
     fn statement(&mut self, statement: &Scanned<'_>) -> std::result::Result<(), Flaw> {
         let Trust { foreign, as_server } = self.reader.trust;
-        let skipped = match rules::disposition(statement) {
+        let skipped = match self.rules.disposition(statement) {
             Disposition::Skip(_) => true,
             Disposition::Distrust(what) if !as_server => return Err(Flaw::foreign(statement.line, what)),
             Disposition::Refuse(what) if !foreign => return Err(Flaw::foreign(statement.line, what)),
