@@ -51,13 +51,11 @@ impl Tools {
                      \"${{config.services.postgresql.package}}/bin\")."
             ))
         })?;
-        for program in ["pg_restore", "psql"] {
-            if !process::is_executable(&tools.dir.join(program)) {
-                return Err(Error::new(Kind::Refused, format!("there is no {program} beside pg_dump"))
-                    .with("directory", tools.dir.display())
-                    .with("state", state)
-                    .hint("Set `database.tools` to a directory that holds pg_dump, pg_restore and psql."));
-            }
+        if !process::is_executable(&tools.dir.join("pg_restore")) {
+            return Err(Error::new(Kind::Refused, "there is no pg_restore beside pg_dump")
+                .with("directory", tools.dir.display())
+                .with("state", state)
+                .hint("Set `database.tools` to a directory that holds pg_dump and pg_restore."));
         }
         Ok(tools.clone())
     }

@@ -1,4 +1,4 @@
-//! Splits the text of a plain dump into statements, comments, meta-commands and COPY data, as psql does.
+//! Splits the text of a dump into statements, comments, meta-commands and COPY data.
 //!
 //! A scanner only tells the pieces apart; what they mean is its [`Visitor`]'s business. COPY data streams through,
 //! whatever its size; a statement is held whole. Strings, quoted identifiers, dollar quotes, nested comments and the

@@ -245,29 +245,3 @@ pub async fn nothing_in_the_way(client: &Client, live: &str) -> Result<()> {
              ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …; a superuser's restore keeps it.",
         ))
 }
-
-/// More large objects than this in one transaction, and the server's lock table may not hold them.
-pub async fn large_objects(client: &Client, contents: &Contents) -> Result<()> {
-    if contents.large_objects == 0 {
-        return Ok(());
-    }
-    let row = client
-        .query_one(
-            "SELECT current_setting('max_locks_per_transaction')::bigint * \
-             (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)",
-            &[],
-        )
-        .await
-        .query_context("cannot ask for the size of the lock table")?;
-    let room = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-    if contents.large_objects < room {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Refused,
-        format!("the dump holds {} large objects, too many for one transaction", contents.large_objects),
-    )
-    .with("room", format!("{room} locks (max_locks_per_transaction × connections)"))
-    .with("state", UNTOUCHED)
-    .hint("Raise max_locks_per_transaction, or restore from a .dump file, which is loaded in parts."))
-}

@@ -1,6 +1,6 @@
 //! Entries that a restore leaves out of a dump, because of its options or its destination.
 //!
-//! One decision in two forms: about a statement of SQL text, which is fed to psql, and about an entry of an
+//! One decision in two forms: about a statement of SQL text, which is executed, and about an entry of an
 //! archive's list of contents, which `pg_restore` reads.
 
 use std::collections::BTreeSet;

@@ -77,7 +77,7 @@ pub struct Database {
     pub ssl: Ssl,
     /// The account that does the work when a binary is started as root; see `privilege.rs` for the default.
     pub os_user: Option<String>,
-    /// The directory of `pg_dump`, `pg_restore` and `psql`, where `PATH` is not to be searched.
+    /// The directory of `pg_dump` and `pg_restore`, where `PATH` is not to be searched.
     pub tools: Option<PathBuf>,
 }
 

@@ -226,8 +226,8 @@ fn programs_that_cannot_be_used_are_refused_before_anything_is_read() {
     let case = Case::new(server, &database);
     case.fake_pg_dump(server, "exit 1");
     let dir = case.site.path("tools");
-    fs::remove_file(dir.join("psql")).unwrap();
-    case.fails(case.backup("a.sql"), 10, &["there is no psql beside pg_dump", "database.tools"]);
+    fs::remove_file(dir.join("pg_restore")).unwrap();
+    case.fails(case.backup("a.sql"), 10, &["there is no pg_restore beside pg_dump", "database.tools"]);
     fs::write(dir.join("pg_dump"), "#!/bin/sh\necho not a version\n").unwrap();
     case.fails(case.backup("a.sql"), 10, &["does not tell its version", "not a version"]);
     fs::remove_file(dir.join("pg_dump")).unwrap();

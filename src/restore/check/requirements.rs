@@ -37,8 +37,8 @@ impl Lacks {
 }
 
 /// Whether the role may do all that is needed, and the server has all that the dump names. Everything that is lacking is
-/// in one message.
-pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<()> {
+/// in one message. Returns whether the role is a superuser.
+pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<bool> {
     let row = client
         .query_one(
             "SELECT r.rolsuper, r.rolcreatedb, \
@@ -60,7 +60,8 @@ pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, po
     extensions(client, contents, policy, superuser, &user, &mut lacks).await?;
     roles(client, contents, policy, &user, &mut lacks).await?;
     tablespaces(client, contents, policy, &user, &mut lacks).await?;
-    lacks.into_result()
+    lacks.into_result()?;
+    Ok(superuser)
 }
 
 /// `extension "a"`, `extensions "a", "b"`

@@ -157,7 +157,7 @@ pub fn tools(parent: &Path, script: &str) -> PathBuf {
     let bin = bin.display();
     let pg_dump = format!("#!/bin/sh\nREAL={bin}/pg_dump\n[ \"$1\" = --version ] && exec $REAL --version\n{script}\n");
     let plain = |name: &str| format!("#!/bin/sh\nexec {bin}/{name} \"$@\"\n");
-    for (name, text) in [("pg_dump", pg_dump), ("pg_restore", plain("pg_restore")), ("psql", plain("psql"))] {
+    for (name, text) in [("pg_dump", pg_dump), ("pg_restore", plain("pg_restore"))] {
         // Renamed when whole: a script that is being written cannot be executed.
         let new = dir.join(format!(".{name}"));
         fs::write(&new, text).expect("a script");
