@@ -251,6 +251,8 @@ impl Backup<'_> {
         let snapshot = Snapshot::export(self.connector, self.lock_wait).await?;
         let seen = Seen::read(&snapshot).await?;
         let mut facts = Facts { written, ..Facts::read(&snapshot).await? };
+        // A restore asks the live database, if there is one, for what could not be read now.
+        facts.application = self.connector.application_settings().await.unwrap_or_default();
         facts.database["datname"] = self.connector.known_as().into();
         let mut catalog = Catalog::read(&snapshot).await?;
         seen.compare(self.connector, Scope::Definitions, is_last).await?;

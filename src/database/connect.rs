@@ -130,6 +130,12 @@ impl Connector {
         Ok((client, both))
     }
 
+    /// A connection to the configured database as the application has it, but for the time limits.
+    pub(super) async fn connect_for_application(&self) -> Result<Client> {
+        let name = &self.database.name;
+        self.attempt(name, Mode::Application).await?.map_err(|cause| self.explain(&cause, name))
+    }
+
     /// A connection whose `search_path` is by default the one that a program has that sets none, for scripts of extensions
     /// that build theirs from it.
     pub async fn connect_with_default_path(&self, name: &str) -> Result<Client> {

@@ -1,5 +1,6 @@
 //! PostgreSQL: connecting, quoting, locks, client tools. Knows nothing of files, repositories or services.
 
+pub mod application_settings;
 pub mod connect;
 pub mod lock;
 pub mod properties;
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 
 pub use connect::Connector;
 pub use properties::Properties;
+pub use session_settings::Setting;
 
 /// The oldest server that Glovebox works with, as `server_version_num` gives it.
 pub const OLDEST_SERVER: u32 = 140_000;

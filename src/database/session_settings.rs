@@ -56,7 +56,7 @@ const LEFT_ALONE: &str = "^(log_|track_|debug_print_|debug_pretty_print$|transac
      |max_stack_depth$|dynamic_library_path$|extension_control_path$)";
 
 /// A setting and its value.
-pub(super) type Setting = (String, String);
+pub type Setting = (String, String);
 
 /// Facts about the server and its databases, shared by all clones of a connector.
 #[derive(Clone, Debug, Default)]
@@ -242,7 +242,7 @@ fn options(settings: &[Setting]) -> String {
 }
 
 /// Sets them for the session, and returns those that it could set.
-async fn apply(client: &Client, settings: &[Setting]) -> Result<Vec<Setting>, tokio_postgres::Error> {
+pub(super) async fn apply(client: &Client, settings: &[Setting]) -> Result<Vec<Setting>, tokio_postgres::Error> {
     if settings.is_empty() {
         return Ok(Vec::new());
     }

@@ -165,8 +165,8 @@ const KINDS: [&str; 41] = [
     "VIEW",
 ];
 
-/// Settings that `pg_dump`, `pg_restore` and `pg_dumpall` make.
-const PREAMBLE: [&str; 16] = [
+/// Settings that `pg_dump`, `pg_restore`, `pg_dumpall` and our own exports make.
+const PREAMBLE: [&str; 20] = [
     "STATEMENT_TIMEOUT",
     "LOCK_TIMEOUT",
     "IDLE_IN_TRANSACTION_SESSION_TIMEOUT",
@@ -183,6 +183,10 @@ const PREAMBLE: [&str; 16] = [
     "DEFAULT_TABLE_ACCESS_METHOD",
     "DEFAULT_WITH_OIDS",
     "DEFAULT_TRANSACTION_READ_ONLY",
+    "DATESTYLE",
+    "INTERVALSTYLE",
+    "TIMEZONE",
+    "LC_MONETARY",
 ];
 
 /// Whether `pg_dump` makes this setting. How strings are read must be said in its own words, since the text is read so.

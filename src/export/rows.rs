@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use super::Backup;
 use super::sink::Sink;
+use crate::database::application_settings::is_seen;
+use crate::database::literal;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Meter;
 use crate::repository::read::FileReader;
 use crate::tables::decode::decode;
+use crate::tables::facts::Facts;
 use crate::tables::manifest::{ChunkEntry, TableEntry};
 use crate::tables::rows::RowCounter;
 use crate::tables::{CopyFormat, Table};
@@ -24,14 +27,21 @@ const SETTINGS: [(&str, &str); 5] = [
     ("lc_monetary", "C"),
 ];
 
+/// The value of a setting. Times are read the same under any time zone and style, since they have their offset and ISO's
+/// order, so checks and computed columns may see the application's.
+fn value<'a>(facts: &'a Facts, name: &str, usual: &'a str) -> &'a str {
+    let of_application = facts.application.iter().find(|(known, _)| is_seen(name) && known.eq_ignore_ascii_case(name));
+    of_application.map_or(usual, |(_, value)| value)
+}
+
 /// Writes the rows of every table. What follows sets the encoding itself.
 pub(super) fn write(backup: &Backup, mut sink: Sink) -> Result<Sink> {
     let manifest = &backup.manifest;
     let time = manifest.started.format("%Y-%m-%d %H:%M:%S UTC");
     let id = backup.contents.snapshot().id;
     let mut text = format!("--\n-- Rows of the backup {id}, read at {time}\n--\n\n");
-    for (name, value) in SETTINGS {
-        let _ = writeln!(text, "SET {name} = '{value}';");
+    for (name, usual) in SETTINGS {
+        let _ = writeln!(text, "SET {name} = {};", literal(value(&manifest.facts, name, usual)));
     }
     text.push('\n');
     sink.write(text.as_bytes())?;

@@ -47,6 +47,7 @@ fn manifest() -> Manifest {
             system_identifier: "1".into(),
             timeline: 1,
             database: serde_json::json!({"encoding": "UTF8"}),
+            application: Vec::new(),
             settings: Vec::new(),
             size: None,
             written: None,

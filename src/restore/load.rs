@@ -29,7 +29,7 @@ use super::part::Part;
 use super::stored::Stored;
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
-use crate::database::{Connector, ident};
+use crate::database::{Connector, Setting, ident};
 use crate::dump::Contents;
 use crate::dump::judge::{Judgement, explain_pg_restore};
 use crate::dump::source::{Body, Source};
@@ -53,6 +53,8 @@ pub struct Loader<'a> {
     pub left_out: &'a LeftOut,
     /// The entries of an archive that are wanted; `None` if all of them are.
     pub part: Option<&'a Part>,
+    /// Settings of the application that expressions see.
+    pub application: &'a [Setting],
     /// Parallel jobs; with one, everything is loaded in the order of the dump.
     pub jobs: u32,
 }
@@ -116,7 +118,7 @@ impl Loader<'_> {
             self.section(source, list.as_ref(), section, stored.is_some(), database).await?;
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
-                let loading = stored.load(self.connector, database, self.policy, self.jobs, &meter);
+                let loading = stored.load(self.connector, database, self.application, self.policy, self.jobs, &meter);
                 self.reporter.show(&meter, Box::pin(loading)).await?;
             }
         }
@@ -172,7 +174,8 @@ impl Loader<'_> {
     ) -> Result<((mpsc::Sender<Item>, mpsc::Receiver<Item>), Executor<'a>)> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
         let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
-        let target = Target { connector: self.connector, database, source, memory, jobs, section };
+        let (connector, application) = (self.connector, self.application);
+        let target = Target { connector, database, source, application, memory, jobs, section };
         Ok((stream::channel(), Executor::new(target).await?))
     }
 

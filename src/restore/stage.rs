@@ -11,8 +11,8 @@ use super::stored::Stored;
 use super::verify::{self, Verified};
 use super::{Destination, Policy, Session, extensions, staging};
 use crate::database::connect::QueryContext;
-use crate::database::ident;
 use crate::database::tools::Tools;
+use crate::database::{Setting, application_settings, ident};
 use crate::dump::contents::Extension;
 use crate::dump::judge::Judgement;
 use crate::dump::source::Source;
@@ -69,7 +69,8 @@ impl Session<'_> {
         }
         extensions::add(&env.connector, name, &made.added).await?;
         let wanted = Wanted { left_out: &left_out, part: part.as_ref(), added: &made.added };
-        self.load(material, policy, &wanted, &origin.properties, name).await?;
+        let application = self.application_settings(material, &origin, live).await?;
+        self.load(material, policy, &wanted, &origin.properties, &application, name).await?;
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
@@ -131,6 +132,31 @@ impl Session<'_> {
         Ok(Some(part))
     }
 
+    /// Settings under which the application wrote the rows: of the backup, as far as it says so, else those of the live
+    /// database and those that the dump says of its own.
+    async fn application_settings(
+        &self,
+        material: &Material<'_>,
+        origin: &Origin,
+        live: Option<&Live>,
+    ) -> Result<Vec<Setting>> {
+        let user = &self.env.settings.database.user;
+        let facts = material.stored.map(|stored| &stored.manifest.facts);
+        if let Some(facts) = facts.filter(|facts| !facts.application.is_empty()) {
+            return Ok(facts.application.clone());
+        }
+        // It may be closed to this role; then what is set for it is all that is known.
+        let present = if live.is_some() { self.env.connector.application_settings().await.ok() } else { None };
+        let said = match facts {
+            Some(facts) => Some(facts.properties().settings),
+            None => material.judgement.contents.database.as_ref().map(|database| database.settings.clone()),
+        };
+        let said = said.unwrap_or_else(|| origin.properties.settings.clone());
+        let mut settings = present.unwrap_or_default();
+        settings.extend(application_settings::of_database(self.client(), &said, user).await?);
+        Ok(settings)
+    }
+
     /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
     /// function that reads another table.
     async fn load(
@@ -139,6 +165,7 @@ impl Session<'_> {
         policy: &Policy,
         wanted: &Wanted<'_>,
         properties: &crate::database::Properties,
+        application: &[Setting],
         name: &str,
     ) -> Result<()> {
         let env = self.env;
@@ -151,6 +178,7 @@ impl Session<'_> {
             policy,
             left_out: wanted.left_out,
             part: wanted.part,
+            application,
             jobs,
         };
         let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };

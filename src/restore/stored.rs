@@ -18,8 +18,8 @@ use tokio_postgres::error::SqlState;
 
 use super::{Destination, Policy};
 use crate::backup::{session, surroundings};
-use crate::database::Connector;
 use crate::database::connect::{QueryContext, chain};
+use crate::database::{Connector, Setting};
 use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::dump::source::Source;
@@ -42,9 +42,9 @@ pub fn called(noted: &Snapshot) -> String {
 const FORMATS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC'; \
      SET LOCAL lc_monetary = 'C'";
 
-/// The same for a whole session; and nothing in it waits for the disk, since the swap does.
-const SETTINGS: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
-     SET lc_monetary = 'C'; SET row_security = off; SET search_path = ''; \
+/// For a whole session; nothing in it waits for the disk, since the swap does. Times are written with their offset and in
+/// ISO's order, which are read the same under any time zone and style: these are the application's, since expressions see them.
+const SETTINGS: &str = "SET lc_monetary = 'C'; SET row_security = off; SET search_path = ''; \
      SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0;";
 
@@ -189,6 +189,7 @@ impl Stored {
         &self,
         connector: &Connector,
         database: &str,
+        application: &[Setting],
         policy: &Policy,
         jobs: u32,
         meter: &Arc<Meter>,
@@ -202,7 +203,7 @@ impl Stored {
         let tasks = self.tasks(meter, &into);
         let mut clients = Vec::new();
         for _ in 0..jobs.max(1) {
-            let client = connector.connect_to(database).await?;
+            let client = connector.connect_to_load(database, application).await?;
             let settings = format!("{SETTINGS} SET client_encoding = '{}'", self.encoding());
             client.batch_execute(&settings).await.query_context("cannot prepare a session to load rows")?;
             clients.push(client);

@@ -22,6 +22,9 @@ pub struct Facts {
     pub database: Value,
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     pub settings: Vec<Setting>,
+    /// Settings of the application's sessions that expressions see, as `(name, value)`; older backups do not say so.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub application: Vec<(String, String)>,
     /// How much room it took; backups of the first releases do not say so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub size: Option<Size>,
@@ -148,6 +151,7 @@ impl Facts {
             timeline: u32::try_from(row.get::<_, i64>(1)).unwrap_or(0),
             database: row.get(2),
             settings: settings.iter().map(|row| Setting { role: row.get(0), values: row.get(1) }).collect(),
+            application: Vec::new(),
             size: size(client).await?,
             written: None,
             migrations: migrations(client).await?,

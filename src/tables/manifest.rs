@@ -238,6 +238,7 @@ mod tests {
             system_identifier: u64::MAX.to_string(),
             timeline: 1,
             database: serde_json::json!({"datname": "teslamate"}),
+            application: Vec::new(),
             settings: Vec::new(),
             size: None,
             written: None,

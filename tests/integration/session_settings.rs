@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::support::probe::eventually;
 use super::support::server::Options;
 use super::support::tree_server::TreeServer;
 use super::support::{Server, Site};
@@ -198,4 +199,74 @@ fn logins_are_not_counted(server: &TreeServer) {
     site.run("teslamate-restore", &["--drill", "latest"]).expect(0);
     site.run("teslamate-restore", &["latest", "--yes"]).expect(0);
     site.run("teslamate-delete-drive", &["2"]).expect(0);
+}
+
+/// Generated columns, checks, materialized views and indexes whose values depend on what is set for the application.
+const DEPENDENT: &str = "
+    CREATE FUNCTION day(timestamptz) RETURNS date IMMUTABLE LANGUAGE sql AS 'SELECT $1::date';
+    CREATE FUNCTION shown(date) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1::text';
+    CREATE TABLE trips (id integer PRIMARY KEY, at timestamptz, day date GENERATED ALWAYS AS (day(at)) STORED, checked date CHECK (checked = at::date),
+                        shown text GENERATED ALWAYS AS (shown(DATE '2024-03-04')) STORED, tenant text CHECK (tenant = current_setting('app.tenant')));
+    CREATE INDEX trips_day ON trips (day(at));
+    CREATE MATERIALIZED VIEW per_day AS SELECT at::date AS day, count(*) FROM trips GROUP BY 1;";
+
+#[test]
+fn k4_what_a_restore_computes_is_what_the_application_computed() {
+    let server = Server::start(Options::default());
+    for (number, (where_set, set, reset)) in [
+        ("server", "ALTER SYSTEM SET timezone = 'Asia/Tokyo'", "ALTER SYSTEM RESET timezone"),
+        ("database", "ALTER DATABASE depends SET timezone = 'Asia/Tokyo'", "SELECT 1"),
+        ("role", "ALTER ROLE postgres SET timezone = 'Asia/Tokyo'; ALTER ROLE teslamate SET timezone = 'Asia/Tokyo'",
+            "ALTER ROLE postgres RESET timezone; ALTER ROLE teslamate RESET timezone"),
+        ("role in the database",
+            "ALTER ROLE postgres IN DATABASE depends SET timezone = 'Asia/Tokyo'; ALTER ROLE teslamate IN DATABASE depends SET timezone = 'Asia/Tokyo'",
+            "SELECT 1",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let database = &format!("depends_{number}");
+        let set = set.replace("DATABASE depends", &format!("DATABASE {database}"));
+        server.create_teslamate(database, 500);
+        server.query(
+            database,
+            &format!(
+                "ALTER DATABASE {database} SET app.tenant = 'seven'; ALTER DATABASE {database} SET datestyle = 'German'"
+            ),
+        );
+        server.query("postgres", &set);
+        server.query("postgres", "SELECT pg_reload_conf()");
+        eventually(10, "the setting holds", || server.query(database, "SHOW timezone") == "Asia/Tokyo");
+        server.query(database, DEPENDENT);
+        server.query(
+            database,
+            "INSERT INTO trips (id, at, checked, tenant) VALUES (1, '2024-01-01 20:00Z', '2024-01-02', 'seven'), (2, '2024-01-01 02:00Z', '2024-01-01', 'seven'); \
+             REFRESH MATERIALIZED VIEW per_day",
+        );
+        let question = "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET enable_seqscan = off; \
+             SELECT (SELECT string_agg(t::text, ' ' ORDER BY id) FROM trips t), (SELECT string_agg(p::text, ' ' ORDER BY day) FROM per_day p)";
+        let before = server.query(database, question);
+        assert!(before.contains("2024-01-02,2024-01-02,04.03.2024"), "{where_set}: {before}");
+        let found = "SELECT count(*) FROM trips WHERE day(at) = '2024-01-02'";
+        let site = Site::with_repository(&server, database);
+        site.run("teslamate-backup", &[]).expect(0);
+        for name in ["a.sql", "a.dump"] {
+            site.run("teslamate-backup", &[name]).expect(0);
+        }
+        site.run("teslamate-backup", &["export", "latest", "b.sql"]).expect(0);
+        for source in ["latest", "a.sql", "a.dump", "b.sql"] {
+            site.run("teslamate-restore", &["--yes", source]).expect(0);
+            assert_eq!(server.query(database, question), before, "{where_set}, {source}");
+            assert_eq!(
+                server.query(database, &format!("SET enable_seqscan = off; {found}")),
+                "1",
+                "{where_set}, {source}"
+            );
+        }
+        server.query(database, "DELETE FROM trips WHERE id = 1");
+        site.run("teslamate-restore", &["latest", "--data-only", "--table", "trips", "--yes"]).expect(0);
+        assert_eq!(server.query(database, question), before, "{where_set}, rows alone");
+        server.query("postgres", reset);
+    }
 }

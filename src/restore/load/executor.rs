@@ -14,7 +14,8 @@ use super::access::Access;
 use super::failure::Failed;
 use super::session::{Rows, Session, Settings};
 use super::stream::{Item, Piece, Statement};
-use crate::database::Connector;
+use crate::database::application_settings::is_seen;
+use crate::database::{Connector, Setting};
 use crate::dump::source::Source;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -35,6 +36,8 @@ pub(super) struct Target<'a> {
     pub(super) connector: &'a Connector,
     pub(super) database: &'a str,
     pub(super) source: &'a Source,
+    /// Settings of the application that expressions see.
+    pub(super) application: &'a [Setting],
     /// Memory for building indexes, in kB, for each session.
     pub(super) memory: u64,
     /// Sessions beside the first one.
@@ -67,7 +70,7 @@ pub(super) struct Executor<'a> {
 
 impl<'a> Executor<'a> {
     pub(super) async fn new(target: Target<'a>) -> Result<Self> {
-        let main = Session::open(target.connector, target.database, target.memory).await?;
+        let main = Session::open(target.connector, target.database, target.application, target.memory).await?;
         Ok(Self {
             main,
             idle: Vec::new(),
@@ -139,6 +142,10 @@ impl<'a> Executor<'a> {
     }
 
     async fn set(&mut self, key: String, statement: Statement) -> Result<()> {
+        if is_seen(&key) {
+            // The session has the application's.
+            return Ok(());
+        }
         self.flush().await?;
         let settings = Arc::make_mut(&mut self.settings);
         if key == "CLIENT_ENCODING" {
@@ -290,8 +297,8 @@ impl<'a> Executor<'a> {
         if self.opened >= self.target.jobs {
             return Ok(None);
         }
-        let Target { connector, database, memory, .. } = self.target;
-        let session = Session::open(connector, database, memory).await?;
+        let Target { connector, database, application, memory, .. } = self.target;
+        let session = Session::open(connector, database, application, memory).await?;
         self.opened += 1;
         Ok(Some(session))
     }

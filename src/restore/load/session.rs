@@ -17,7 +17,7 @@ use super::failure::Failed;
 use super::raw;
 use super::stream::{Piece, Statement};
 use crate::database::connect::QueryContext;
-use crate::database::{Connector, literal};
+use crate::database::{Connector, Setting, literal};
 use crate::error::Result;
 
 /// Settings that the text has made so far, each by its last statement.
@@ -71,8 +71,13 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects; nothing in a load waits for the disk, since the swap does. `memory` is for building indexes, in kB.
-    pub(super) async fn open(connector: &Connector, database: &str, memory: u64) -> Result<Self> {
-        let client = connector.connect_with_default_path(database).await?;
+    pub(super) async fn open(
+        connector: &Connector,
+        database: &str,
+        application: &[Setting],
+        memory: u64,
+    ) -> Result<Self> {
+        let client = connector.connect_to_load(database, application).await?;
         let sql =
             format!("SET synchronous_commit = off; SET maintenance_work_mem = '{memory}kB'; SET row_security = off");
         client.batch_execute(&sql).await.query_context("cannot prepare a session to load into")?;

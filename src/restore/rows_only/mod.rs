@@ -24,6 +24,7 @@ use super::previous::{self, RowsReplaced};
 use super::room::Room;
 use super::stored::Stored;
 use super::{Destination, Policy, Session};
+use crate::database::Setting;
 use crate::database::connect::{QueryContext, chain};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -79,6 +80,8 @@ pub struct Loaded<'a> {
     pid: i32,
     /// The `search_path` that the application has.
     search_path: String,
+    /// Its settings that expressions see.
+    application: Vec<Setting>,
     entries: Vec<&'a TableEntry>,
     staged: Vec<Incoming>,
     started: Instant,
@@ -101,6 +104,7 @@ impl<'a> Loaded<'a> {
         let room = Room::look(&client, &env.connector, "", 0).await?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.query_context("cannot begin")?.get(0);
         let search_path = application_path(env).await?;
+        let application = env.connector.application_settings().await?;
         let work = async {
             begin(&client).await?;
             let entries = wanted(&client, env, stored, policy).await?;
@@ -129,7 +133,7 @@ impl<'a> Loaded<'a> {
             end_process(&other, pid).await;
         }
         let (entries, staged, before) = loaded?;
-        Ok(Self { client, pid, search_path, entries, staged, started, before })
+        Ok(Self { client, pid, search_path, application, entries, staged, started, before })
     }
 
     /// Which tables, as people name them on the command line.
@@ -355,9 +359,13 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     let removed = removed.map(|(table, surplus)| (table.name.clone(), surplus)).collect();
     incoming::remove(client, staged).await?;
     // Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
-    let path = "SELECT set_config('search_path', $1, true)";
-    client.query(path, &[&loaded.search_path]).await.query_context("cannot set the search path")?;
+    let own = current(client, &loaded.application).await?;
+    set(client, &loaded.application).await?;
+    set_path(client, &loaded.search_path).await?;
     incoming::insert(client, staged, meter).await?;
+    set(client, &own).await?;
+    // Names of the catalogue are the server's here, whatever the application calls its own.
+    set_path(client, &format!("pg_catalog, {}", loaded.search_path)).await?;
     meter.now("checking constraints");
     for key in &keys {
         key.check(client).await?;
@@ -369,6 +377,31 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     incoming::same_again(client, &loaded.entries, staged).await?;
     after::advance_sequences(client, &oids).await?;
     Ok((keys.len(), removed))
+}
+
+async fn set_path(client: &Client, path: &str) -> Result<()> {
+    let sql = "SELECT pg_catalog.set_config('search_path', $1, true)";
+    client.query(sql, &[&path]).await.query_context("cannot set the search path").map(drop)
+}
+
+/// Sets them for the transaction.
+async fn set(client: &Client, settings: &[Setting]) -> Result<()> {
+    for (name, value) in settings {
+        let sql = "SELECT pg_catalog.set_config($1, $2, true)";
+        client.query(sql, &[name, value]).await.query_context(format!("cannot set {name} as the application does"))?;
+    }
+    Ok(())
+}
+
+/// The values that these settings have now.
+async fn current(client: &Client, settings: &[Setting]) -> Result<Vec<Setting>> {
+    let mut values = Vec::new();
+    for (name, _) in settings {
+        let sql = "SELECT coalesce(pg_catalog.current_setting($1, true), '')";
+        let row = client.query_one(sql, &[name]).await.query_context(format!("cannot read the setting {name}"))?;
+        values.push((name.clone(), row.get(0)));
+    }
+    Ok(values)
 }
 
 /// A trigger or rule that fires all the same would write other rows than those of the backup.

@@ -40,6 +40,7 @@ fn facts() -> Facts {
         timeline: 1,
         database: json!({"oid": "5", "dattablespace": "1663"}),
         settings: Vec::new(),
+        application: Vec::new(),
         size: None,
         written: None,
         migrations: None,
