@@ -24,7 +24,7 @@ pub mod rows_only;
 mod stage;
 pub mod staging;
 pub mod stored;
-mod subscriptions;
+pub mod subscriptions;
 pub mod swap;
 pub mod undo;
 pub mod verify;
@@ -115,6 +115,7 @@ impl<'a> Session<'a> {
         for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
             env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
         }
+        subscriptions::disable_left_over(env, session.client()).await;
         Ok(session)
     }
 
