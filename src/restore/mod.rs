@@ -9,6 +9,7 @@ pub mod back;
 pub mod check;
 pub mod extensions;
 pub mod forward;
+pub mod generated;
 mod last_state;
 mod left_out;
 mod live;

@@ -9,7 +9,7 @@ use super::origin::{Origin, Witness};
 use super::part::Part;
 use super::stored::Stored;
 use super::verify::{self, Verified};
-use super::{Destination, Policy, Session, extensions, staging};
+use super::{Destination, Policy, Session, extensions, generated, staging};
 use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::database::tools::Tools;
@@ -70,6 +70,9 @@ impl Session<'_> {
         extensions::add(&env.connector, name, &made.added).await?;
         let wanted = Wanted { left_out: &left_out, part: part.as_ref(), added: &made.added };
         self.load(material, policy, &wanted, &origin.properties, name).await?;
+        if !policy.partial {
+            generated::compute_again(&env.connector, name, &env.reporter).await?;
+        }
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
