@@ -255,7 +255,7 @@ impl Backup<'_> {
         facts.application = self.connector.application_settings().await.unwrap_or_default();
         facts.database["datname"] = self.connector.known_as().into();
         let mut catalog = Catalog::read(&snapshot).await?;
-        seen.compare(self.connector, Scope::Definitions, is_last).await?;
+        seen.compare(&snapshot, self.connector, Scope::Definitions, is_last).await?;
         let mut warnings = catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
         warnings.extend(missing_on_standby(snapshot.client()).await?);
         let (plan, others) = catalog.plan(self.chunk_blocks);
@@ -272,7 +272,7 @@ impl Backup<'_> {
                 .with("state", "no backup was made; those before it are as they were"),
             _ => error,
         })?;
-        seen.compare(self.connector, Scope::Definitions, is_last).await?;
+        seen.compare(&snapshot, self.connector, Scope::Definitions, is_last).await?;
         // Not before pg_dump has ended: its locks take the same room.
         let readers = readers::join(self.connector, &snapshot, &plan, self.jobs, self.lock_wait).await;
         let readers = readers.map_err(in_between)?;

@@ -61,7 +61,8 @@ impl Backup<'_> {
         let handle = repository.clone();
         // The snapshot's session must live until the last reader has joined and read.
         let archived = self.interrupt.on_thread(meter, move || archive(&handle, feed, &request)).await?;
-        let unchanged = self.interrupt.guard(Box::pin(seen.compare(self.connector, Scope::Rows, false))).await;
+        let unchanged =
+            self.interrupt.guard(Box::pin(seen.compare(&snapshot, self.connector, Scope::Rows, false))).await;
         drop(snapshot);
         match unchanged {
             Ok(()) => Ok((archived, written)),

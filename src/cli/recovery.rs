@@ -7,6 +7,7 @@ use crate::database::lock::{Lock, Purpose};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::host::Recovered;
+use crate::restore::subscriptions;
 
 /// Before the work of any command: starts the service and takes the hold file away, where no restore is at work. What
 /// does not succeed is a warning, as the command may be what helps. What did not start after a restore is tried again by
@@ -51,6 +52,8 @@ async fn recover(env: &Env, not_started: bool) -> Result<Recovered> {
     }
     // A restore has it for itself until its swap is done, also one whose process was killed while the server was at it.
     let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Maintenance)).await?;
+    // Before the service is started: until then they take changes away from the live database.
+    subscriptions::disable_left_over(env, lock.client()).await;
     let recovered = env.host.recover_service(not_started).await;
     lock.release().await?;
     recovered

@@ -40,6 +40,8 @@ pub struct Contents {
     pub not_utf8: Option<u64>,
     /// The tables whose definition it holds.
     pub created: BTreeSet<TableName>,
+    /// The views that it makes, materialized ones too.
+    pub views: BTreeSet<TableName>,
     /// The partitions that it attaches, in its order.
     pub partitions: Vec<Partition>,
     /// Tables that inherit, each with the first table that it inherits from.

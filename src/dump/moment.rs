@@ -60,7 +60,7 @@ impl Moment {
             let seen = Seen::read(&snapshot).await?;
             let locked = if is_partial { Ok(false) } else { lock(&snapshot).await };
             let compared = match locked {
-                Ok(true) => seen.compare(connector, Scope::Definitions, attempt == ATTEMPTS).await,
+                Ok(true) => seen.compare(&snapshot, connector, Scope::Definitions, attempt == ATTEMPTS).await,
                 Ok(false) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -96,7 +96,7 @@ impl Moment {
         if has_read.await.is_err() || self.is_partial {
             return Ok(());
         }
-        let compared = self.seen.compare(connector, Scope::Definitions, self.is_last).await;
+        let compared = self.seen.compare(&self.snapshot, connector, Scope::Definitions, self.is_last).await;
         self.compared.store(true, Ordering::Relaxed);
         if compared.is_err() {
             let _ = pg_dump.start_kill();
@@ -107,7 +107,7 @@ impl Moment {
     /// Compares what the rows depend on, after the last one. `is_final`: the dump cannot be taken back any more.
     pub async fn end(&self, connector: &Connector, contents: &Contents, is_final: bool) -> Result<()> {
         let scope = if self.compared.load(Ordering::Relaxed) { Scope::Rows } else { Scope::Definitions };
-        let changes = self.seen.changes(connector, scope, self.is_last || is_final).await?;
+        let changes = self.seen.changes(&self.snapshot, connector, scope, self.is_last || is_final).await?;
         let matters = |change: &Change| !self.is_partial || concerns(change, contents);
         unchanged::altered(&changes.into_iter().filter(matters).collect::<Vec<_>>())
     }

@@ -24,6 +24,8 @@ pub struct LeftOut {
     unknown: BTreeSet<String>,
     /// Objects of the skipped extensions.
     absent: BTreeSet<TableName>,
+    /// Tables that stay: an archive's list tells the end of a name from its owner by a space alone.
+    kept: BTreeSet<TableName>,
     /// The archive makes the schema that is there already.
     public: bool,
 }
@@ -36,7 +38,9 @@ impl LeftOut {
         let (extensions, unknown): (BTreeSet<&String>, BTreeSet<&String>) =
             policy.skip_extensions.iter().partition(is_made);
         let extensions: BTreeSet<String> = extensions.into_iter().cloned().collect();
+        let kept = contents.tables().filter(|table| !absent.contains(table)).cloned();
         Self {
+            kept: if extensions.is_empty() { BTreeSet::new() } else { kept.collect() },
             owner: policy.no_owner,
             privileges: policy.no_privileges,
             tablespaces: policy.no_tablespaces,
@@ -129,6 +133,7 @@ impl LeftOut {
     }
 
     fn leaves_entry(&self, entry: &str) -> bool {
+        let ends = |rest: &str| rest.starts_with([' ', '(', '.']);
         let is_extension = |name: &str| {
             let quoted = crate::database::ident(name);
             ["EXTENSION - ", "COMMENT - EXTENSION ", "SECURITY LABEL - EXTENSION "].iter().any(|kind| {
@@ -136,18 +141,21 @@ impl LeftOut {
                 rest == Some(name) || rest == Some(&quoted)
             })
         };
-        let is_of = |name: &TableName| {
-            let TableName { schema, name } = name;
+        // The longest known name is meant.
+        let is_kept = |TableName { schema, name }: &TableName, rest: &str| {
+            let longer = self.kept.iter().filter(|kept| kept.schema == *schema && kept.name.len() > name.len());
+            longer.map(|kept| &kept.name).any(|kept| rest.strip_prefix(kept.as_str()).is_some_and(ends))
+        };
+        let is_of = |object: &TableName| {
+            let TableName { schema, name } = object;
             if name.is_empty() {
                 return entry.starts_with(&format!("ACL - SCHEMA {schema} "));
             }
-            let ends = |rest: &str| rest.starts_with([' ', '(', '.']);
-            ["TABLE DATA", "SEQUENCE SET"].iter().any(|kind| entry.starts_with(&format!("{kind} {schema} {name} ")))
-                || entry
-                    .strip_prefix(&format!("ACL {schema} "))
-                    .and_then(|rest| rest.split_once(' '))
-                    .and_then(|(_, tag)| tag.strip_prefix(name.as_str()))
-                    .is_some_and(ends)
+            let mut data = ["TABLE DATA", "SEQUENCE SET"].iter();
+            let data = data.find_map(|kind| entry.strip_prefix(&format!("{kind} {schema} ")));
+            let rights = || Some(entry.strip_prefix(&format!("ACL {schema} "))?.split_once(' ')?.1);
+            let rest = data.or_else(rights);
+            rest.is_some_and(|rest| rest.strip_prefix(name.as_str()).is_some_and(ends) && !is_kept(object, rest))
         };
         entry.starts_with("COMMENT - EXTENSION plpgsql ")
             || (self.public && entry.starts_with("SCHEMA - public "))
@@ -190,16 +198,18 @@ mod tests {
         let left_out = LeftOut {
             extensions: ["pg_cron".to_owned()].into(),
             absent: [name("cron", "job"), name("cron", "jobid_seq"), name("cron", "")].into(),
+            kept: [name("cron", "job run"), name("other", "job b")].into(),
             public: true,
             ..LeftOut::default()
         };
         let list = "; Archive created\n5; 2615 2200 SCHEMA - public pg_database_owner\n2; 3079 16385 EXTENSION - pg_cron \n\
                     3370; 0 0 COMMENT - EXTENSION pg_cron \n3; 3079 16385 EXTENSION - pg_cron2 \n\
+                    20; 0 17 TABLE DATA cron job run postgres\n21; 0 0 ACL cron TABLE job run postgres\n22; 0 0 ACL cron TABLE job b\n\
                     9; 0 17 TABLE DATA cron job postgres\n10; 0 17 TABLE DATA cron job_details postgres\n\
                     11; 0 0 SEQUENCE SET cron jobid_seq postgres\n12; 0 0 ACL cron TABLE job postgres\n\
                     13; 0 0 ACL - SCHEMA cron postgres\n14; 0 0 ACL cron FUNCTION job(text) postgres\n";
-        let expected =
-            "; Archive created\n3; 3079 16385 EXTENSION - pg_cron2 \n10; 0 17 TABLE DATA cron job_details postgres\n";
+        let expected = "; Archive created\n3; 3079 16385 EXTENSION - pg_cron2 \n20; 0 17 TABLE DATA cron job run postgres\n\
+                        21; 0 0 ACL cron TABLE job run postgres\n10; 0 17 TABLE DATA cron job_details postgres\n";
         assert_eq!(left_out.shortened(list).as_deref(), Some(expected));
         assert_eq!(left_out.shortened("3; 3079 16385 EXTENSION - cube \n"), None);
     }

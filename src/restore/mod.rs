@@ -9,6 +9,7 @@ pub mod back;
 pub mod check;
 pub mod extensions;
 pub mod forward;
+pub mod generated;
 mod last_state;
 mod left_out;
 mod live;
@@ -24,7 +25,7 @@ pub mod rows_only;
 mod stage;
 pub mod staging;
 pub mod stored;
-mod subscriptions;
+pub mod subscriptions;
 pub mod swap;
 pub mod undo;
 pub mod verify;
@@ -115,6 +116,7 @@ impl<'a> Session<'a> {
         for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
             env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
         }
+        subscriptions::disable_left_over(env, session.client()).await;
         Ok(session)
     }
 

@@ -10,7 +10,7 @@ use crate::dump::Contents;
 use crate::dump::contents::TableName;
 
 /// Entries that a function may use without the archive knowing, since its body is a string.
-const HELPERS: [&str; 15] = [
+const HELPERS: [&str; 16] = [
     "SCHEMA",
     "EXTENSION",
     "PROCEDURAL LANGUAGE",
@@ -22,6 +22,8 @@ const HELPERS: [&str; 15] = [
     "AGGREGATE",
     "OPERATOR",
     "CAST",
+    // One that belongs to no table; its value comes with it.
+    "SEQUENCE",
     "TEXT SEARCH PARSER",
     "TEXT SEARCH TEMPLATE",
     "TEXT SEARCH DICTIONARY",

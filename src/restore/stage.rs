@@ -2,6 +2,8 @@
 //!
 //! The live database is only read here. A failed stage leaves the staging database behind: the caller drops it.
 
+use std::collections::BTreeSet;
+
 use super::check::Live;
 use super::left_out::LeftOut;
 use super::load::{self, Loader};
@@ -9,11 +11,12 @@ use super::origin::{Origin, Witness};
 use super::part::Part;
 use super::stored::Stored;
 use super::verify::{self, Verified};
-use super::{Destination, Policy, Session, extensions, staging};
+use super::{Destination, Policy, Session, extensions, generated, staging};
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Setting, application_settings, ident};
-use crate::dump::contents::Extension;
+use crate::dump::Contents;
+use crate::dump::contents::{Extension, TableName};
 use crate::dump::judge::Judgement;
 use crate::dump::source::Source;
 use crate::error::{Error, Kind, Result};
@@ -71,6 +74,9 @@ impl Session<'_> {
         let wanted = Wanted { left_out: &left_out, part: part.as_ref(), added: &made.added };
         let application = self.application_settings(material, &origin, live).await?;
         self.load(material, policy, &wanted, &origin.properties, &application, name).await?;
+        if !policy.partial {
+            generated::compute_again(&env.connector, name, &application, &env.reporter).await?;
+        }
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
@@ -183,7 +189,7 @@ impl Session<'_> {
         };
         let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
         if !load::may_load_in_order(&error, policy.jobs) {
-            return Err(error);
+            return Err(with_missing_table(error, &judgement.contents, policy));
         }
         let what =
             format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
@@ -191,7 +197,8 @@ impl Session<'_> {
         staging::drop_database(self.client(), &env.connector, name).await?;
         staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
         extensions::add(&env.connector, name, wanted.added).await?;
-        loader(1).load(source, stored, judgement, name).await
+        let again = loader(1).load(source, stored, judgement, name).await;
+        again.map_err(|error| with_missing_table(error, &judgement.contents, policy))
     }
 
     /// Settings and privileges of the live database that this role may not give to another one: a drill and a copy go
@@ -235,4 +242,21 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// A function whose body is a string may read a table of the dump that nobody knew the part to need: names it.
+fn with_missing_table(error: Error, contents: &Contents, policy: &Policy) -> Error {
+    if policy.tables.is_empty() {
+        return error;
+    }
+    let words = ["pg_restore", "cause"].iter().filter_map(|name| error.detail(name)).collect::<Vec<_>>().join("\n");
+    let missing = |table: &&TableName| {
+        let is_named = |name: &str| words.contains(&format!("relation \"{name}\" does not exist"));
+        !policy.tables.iter().any(|wanted| table.is_called(wanted))
+            && (is_named(&table.to_string()) || is_named(&table.name))
+    };
+    let tables: BTreeSet<&TableName> = contents.tables().filter(missing).collect();
+    tables.into_iter().fold(error, |error, table| {
+        error.hint(format!("A function that the part calls reads {table}, which is not in it: add --table {table}"))
+    })
 }

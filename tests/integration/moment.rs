@@ -67,12 +67,15 @@ fn alter_while_it_reads(server: &Server, database: &str, reader: u32, alter: &st
         signal(reader, Signal::SIGCONT);
         assert!(Instant::now() < give_up, "the copy was always over too soon");
     }
-    server.query(database, alter);
+    // Each in a transaction of its own.
+    for statement in alter.split("; ") {
+        server.query(database, statement);
+    }
     signal(reader, Signal::SIGCONT);
 }
 
 /// Statements that may alter something while tables are locked.
-const ALTERATIONS: [(&str, &str); 4] = [
+const ALTERATIONS: [(&str, &str); 5] = [
     (
         "labels",
         "ALTER TYPE mood RENAME VALUE 'good' TO 'x'; ALTER TYPE mood RENAME VALUE 'bad' TO 'good'; ALTER TYPE mood RENAME VALUE 'x' TO 'bad'",
@@ -84,7 +87,29 @@ const ALTERATIONS: [(&str, &str); 4] = [
         "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two; \
          ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two",
     ),
+    (
+        "schemas_and_back_behind_a_grant",
+        "ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two; \
+         GRANT USAGE ON SCHEMA one, two TO PUBLIC; \
+         ALTER SCHEMA one RENAME TO x; ALTER SCHEMA two RENAME TO one; ALTER SCHEMA x RENAME TO two",
+    ),
 ];
+
+#[test]
+fn k1_grants_on_schemas_while_a_backup_reads() {
+    let server = Server::shared();
+    let once = "GRANT USAGE ON SCHEMA one, two TO PUBLIC";
+    for (grant, begins_again) in
+        [(once, false), ("GRANT USAGE ON SCHEMA one TO PUBLIC; GRANT CREATE ON SCHEMA one TO PUBLIC", true)]
+    {
+        let site = Site::with_repository(server, &database(server, "granted"));
+        let child = site.command("teslamate-backup").spawn();
+        alter_while_it_reads(server, &site.database, child.id(), grant);
+        let outcome = outcome(child).expect(0);
+        assert_eq!(outcome.stderr.contains("once more, from the start"), begins_again, "{grant}: {}", outcome.stderr);
+        assert_eq!(site.backups().len(), 1);
+    }
+}
 
 #[test]
 fn k1_labels_and_schemas_altered_while_a_repository_backup_reads() {
@@ -217,6 +242,9 @@ fn k1_what_is_altered_before_pg_dump_reads_it_begins_the_backup_again() {
         "ALTER STATISTICS st RENAME TO w",
         "DROP STATISTICS st",
         "ALTER OPERATOR CLASS oc USING btree RENAME TO w",
+        "ALTER TYPE mood RENAME TO w; GRANT USAGE ON TYPE w TO PUBLIC; ALTER TYPE w RENAME TO mood",
+        "ALTER SCHEMA one RENAME TO w; GRANT USAGE ON SCHEMA w TO PUBLIC; ALTER SCHEMA w RENAME TO one",
+        "ALTER SEQUENCE s RENAME TO w; GRANT USAGE ON SEQUENCE w TO PUBLIC; ALTER SEQUENCE w RENAME TO s",
     ];
     for (number, alter) in alterations.into_iter().enumerate() {
         let objects = "CREATE FUNCTION f(n int) RETURNS int LANGUAGE sql AS 'SELECT n'; CREATE TYPE unused AS ENUM ('a'); CREATE SEQUENCE s; \
@@ -234,10 +262,12 @@ fn k1_what_is_altered_before_pg_dump_reads_it_begins_the_backup_again() {
             fs::create_dir(site.path("out")).unwrap();
             let count = site.path("attempts");
             let psql = format!(
-                "'{}/psql' -h '{}' -p {} -U postgres -Xqc \"{alter}\" {database}",
+                "'{}/psql' -h '{}' -p {} -U postgres -Xqc \"{}\" {database}",
                 crate::support::server::bin_dir().display(),
                 server.dir().display(),
-                server.port()
+                server.port(),
+                // Each in a transaction of its own.
+                alter.replace("; ", "\" -c \"")
             );
             let script = format!("[ -e '{0}' ] || {psql} || exit 9\necho >> '{0}'\nexec $REAL \"$@\"", count.display());
             let tools = probe::tools(&site.path(""), &script);
@@ -262,8 +292,10 @@ fn k1_a_busy_application_does_not_keep_a_backup_from_being_made() {
     let script = site.path("busy.sql");
     let text: String = (0..20_000)
         .map(|n| {
+            // Once within a backup, not in each of its attempts again and again.
+            let grant = if n % 200 == 0 { "GRANT USAGE ON SCHEMA one TO PUBLIC;\n" } else { "" };
             format!(
-                "GRANT SELECT ON a TO PUBLIC;\nGRANT USAGE ON SCHEMA one TO PUBLIC;\nALTER TYPE mood ADD VALUE 'm{n}';\n\
+                "GRANT SELECT ON a TO PUBLIC;\n{grant}ALTER TYPE mood ADD VALUE 'm{n}';\n\
                  CREATE TEMPORARY TABLE t (i serial);\nDROP TABLE t;\nREFRESH MATERIALIZED VIEW CONCURRENTLY mv;\nREFRESH MATERIALIZED VIEW mv;\n\
                  CREATE TABLE new_{n} (i serial PRIMARY KEY);\nANALYZE a;\nVACUUM a;\nCREATE INDEX CONCURRENTLY i_{n} ON a (id);\n\
                  DROP INDEX CONCURRENTLY i_{n};\nDROP TABLE new_{n};\nCREATE OR REPLACE VIEW v AS SELECT id FROM a;\n\
@@ -321,7 +353,9 @@ fn k1_a_grant_does_not_hide_a_name_that_was_changed_and_changed_back() {
         server.query(&database, "CREATE SEQUENCE s; CREATE INDEX named ON a (id)");
         let site = Site::with_repository(server, &database);
         fs::create_dir(site.path("out")).unwrap();
-        let count = altering_pg_dump(server, &site, &format!("-c \"{alter}\""));
+        // Each in a transaction of its own.
+        let statements = alter.replace("; ", "\" -c \"");
+        let count = altering_pg_dump(server, &site, &format!("-c \"{statements}\""));
         let name = ["", "out/a.sql", "-"][number % 3];
         let arguments: Vec<&str> = if name.is_empty() { vec![] } else { vec![name] };
         site.run("teslamate-backup", &arguments).expect(0);

@@ -87,7 +87,26 @@ fn k5_a_live_subscription_is_disabled_by_restore_and_undo() {
     assert!(outcome.stderr.contains("was disabled"), "{}", outcome.stderr);
     assert_eq!(enabled(), "f f, t f");
     server.query("publisher", "INSERT INTO news VALUES (3)");
-    // Back, and on from where the slot is: nobody took the third row.
+    // As after a restore that was killed behind its swap: any restore command disables it, and the slot stays where it is.
+    let before = server.query("postgres", "SELECT datname FROM pg_database WHERE datname LIKE 'subscriber_before_%'");
+    let foreign = "subscriber_before_20200101_000000";
+    server.query("postgres", &format!("CREATE DATABASE {foreign}"));
+    server.query(foreign, &SUBSCRIPTION.replace("s1_slot", "foreign_slot").replace("s1 ", "s9 "));
+    server.query(foreign, "ALTER SUBSCRIPTION s9 ENABLE");
+    server.query(&before, "ALTER SUBSCRIPTION s1 ENABLE");
+    let sql = "SELECT string_agg(subname || ' ' || subenabled, ', ' ORDER BY subname, subenabled) FROM pg_subscription";
+    assert_eq!(server.query("postgres", sql), "s1 false, s1 true, s9 true");
+    site.run("teslamate-restore", &["--drill", "latest"])
+        .expect(0)
+        .says(&format!("\"s1\" of \"{before}\" was disabled"));
+    // A database that only has such a name is somebody's.
+    assert_eq!(server.query("postgres", sql), "s1 false, s1 false, s9 true");
+    server.query(
+        foreign,
+        "ALTER SUBSCRIPTION s9 DISABLE; ALTER SUBSCRIPTION s9 SET (slot_name = NONE); DROP SUBSCRIPTION s9",
+    );
+    server.query("postgres", &format!("DROP DATABASE {foreign}"));
+    // Back, and on from where the slot is.
     site.run("teslamate-restore", &["--yes", "--undo"]).expect(0).says("ALTER SUBSCRIPTION \"s1\" ENABLE");
     assert_eq!(enabled(), "f f, t f");
     server.query("subscriber", "ALTER SUBSCRIPTION s1 ENABLE");

@@ -167,3 +167,66 @@ fn k5_functions_that_see_tables_without_rows_are_named() {
         .expect(0);
     assert_eq!(server.query(&both, "SELECT m FROM g"), "11");
 }
+
+/// A table whose CHECK calls a function with a string body, and one that takes numbers from a sequence by such a function.
+const STRINGS: &str = "
+    CREATE TABLE cfg (v int); INSERT INTO cfg VALUES (1);
+    CREATE FUNCTION known(int) RETURNS boolean LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM public.cfg WHERE v = $1)';
+    CREATE TABLE g (i int CHECK (known(i))); INSERT INTO g VALUES (1);
+    CREATE SEQUENCE counter; SELECT setval('counter', 41);
+    CREATE FUNCTION next_one() RETURNS bigint LANGUAGE sql AS 'SELECT nextval(''public.counter'')';
+    CREATE TABLE numbered (i bigint DEFAULT next_one()); INSERT INTO numbered VALUES (1);
+    CREATE SCHEMA pub; CREATE TABLE pub.lic AS SELECT 1 AS i; CREATE TABLE \"pub.lic\" AS SELECT 2 AS i;
+    CREATE VIEW seen AS SELECT v FROM cfg; CREATE MATERIALIZED VIEW stored AS SELECT v FROM cfg;";
+
+#[test]
+fn k5_tables_and_sequences_of_string_bodies() {
+    let server = Server::shared();
+    let database = server.fresh_name("strings");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(&database, STRINGS);
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    for source in ["latest", "a.dump"] {
+        let refused = site.run("teslamate-restore", &[source, "--drill", "--table", "g"]).expect(14);
+        refused.says("reads public.cfg, which is not in it: add --table public.cfg");
+        let both = ["--drill", "--jobs", "1", "--table", "g", "--table", "public.cfg"];
+        site.run("teslamate-restore", &[&[source][..], &both].concat()).expect(0);
+        let copy = server.fresh_name("strings_copy");
+        site.run("teslamate-restore", &[source, "--into", &copy, "--table", "numbered"]).expect(0);
+        assert_eq!(server.query(&copy, "INSERT INTO numbered DEFAULT VALUES RETURNING i").lines().next(), Some("42"));
+    }
+}
+
+#[test]
+fn k5_names_that_mean_two_tables_and_views_are_refused() {
+    let server = Server::shared();
+    let database = server.fresh_name("meant");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(&database, STRINGS);
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc"]);
+    for source in ["latest", "a.dump"] {
+        let run = |table: &str| {
+            let copy = server.fresh_name("meant_copy");
+            (site.run("teslamate-restore", &[source, "--into", &copy, "--table", table]), copy)
+        };
+        let refused = run("pub.lic").0.expect(10).says("\"pub.lic\" means more than one table");
+        refused.says("--table '\"pub\".\"lic\"'").says("--table '\"public\".\"pub.lic\"'");
+        for (table, name, value) in [
+            ("\"pub\".\"lic\"", "pub.lic", "1"),
+            ("\"public\".\"pub.lic\"", "\"pub.lic\"", "2"),
+            ("lic", "pub.lic", "1"),
+        ] {
+            let (done, copy) = run(table);
+            done.expect(0);
+            assert_eq!(server.query(&copy, &format!("SELECT i FROM {name}")), value, "{source} {table}");
+        }
+        for view in ["seen", "public.stored"] {
+            run(view).0.expect(10).says("is a view: it has no rows of its own");
+        }
+        run("nothing").0.expect(10).says("there is no table \"nothing\" in it");
+    }
+}

@@ -1,6 +1,7 @@
 //! Rights and contents that are looked at before anything is backed up or loaded.
 
 use crate::support::server::Options;
+use crate::support::tree_server::TreeServer;
 use crate::support::{Server, Site};
 
 #[test]
@@ -71,4 +72,52 @@ fn k10_a_closed_staging_database_is_found_before_the_safety_backup() {
     assert!(!refused.stderr.contains("nothing was read"), "{}", refused.stderr);
     let listed = site.run("teslamate-backup", &["list", "--json"]).expect(0);
     assert!(!listed.text().contains("before a restore"), "{}", listed.text());
+}
+
+#[test]
+fn k5_a_grant_that_helps_is_offered_and_never_that_of_a_superuser() {
+    for major in [15, 17] {
+        let tree = if major > 15 { TreeServer::of(major, &[]) } else { None };
+        if major > 15 && tree.is_none() {
+            continue;
+        }
+        let shared = Server::shared();
+        let query = |database: &str, sql: &str| match &tree {
+            Some(tree) => tree.query(database, sql),
+            None => shared.query(database, sql),
+        };
+        let database = shared.fresh_name("offered");
+        let (plain, other) = (format!("plain_{database}"), format!("other_{database}"));
+        query("postgres", &format!("CREATE ROLE {plain} LOGIN CREATEDB"));
+        query("postgres", &format!("CREATE ROLE {other}"));
+        query("postgres", &format!("CREATE DATABASE {database} OWNER {plain} TEMPLATE template0"));
+        query(
+            &database,
+            &format!(
+                "CREATE SCHEMA s AUTHORIZATION {other}; CREATE TABLE s.t (a int); ALTER TABLE s.t OWNER TO {other}"
+            ),
+        );
+        let site = match &tree {
+            Some(tree) => tree.site(Some(&tree.tools())),
+            None => Site::new(shared, &database),
+        };
+        let run = |program: &str, arguments: &[&str]| {
+            site.command(program).args(arguments).env("DATABASE_NAME", &database).outcome()
+        };
+        let as_plain = |arguments: &[&str]| {
+            let command = site.command("teslamate-restore").args(arguments).env("DATABASE_NAME", &database);
+            command.env("DATABASE_USER", &plain).outcome()
+        };
+        run("teslamate-backup", &["a.dump"]).expect(0);
+        let refused = as_plain(&["--drill", "a.dump"]).expect(10);
+        let options = if major >= 16 { " WITH INHERIT TRUE, SET TRUE" } else { "" };
+        let grant = format!("GRANT \"{other}\" TO \"{plain}\"{options};");
+        refused.says(&grant);
+        query("postgres", &grant);
+        as_plain(&["--drill", "a.dump"]).expect(0);
+        query(&database, "CREATE TABLE of_superuser (a int); ALTER TABLE of_superuser OWNER TO CURRENT_USER");
+        run("teslamate-backup", &["b.dump"]).expect(0);
+        let refused = as_plain(&["--drill", "b.dump"]).expect(10).says("Restore as a superuser").says("--no-owner");
+        assert!(!refused.stderr.contains("GRANT "), "{}", refused.stderr);
+    }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::database::ident;
 use crate::dump::scan::Statement;
 
 /// A table's name with its schema.
@@ -16,10 +17,16 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Whether somebody who says `name`, or `schema.name`, means this one.
+    /// Whether somebody who says `name`, `schema.name` or `"schema"."name"` means this one.
     #[must_use]
     pub fn is_called(&self, words: &str) -> bool {
-        words == self.name || words == self.to_string()
+        words == self.name || words == self.to_string() || words == self.quoted()
+    }
+
+    /// `"schema"."name"`: no other table is called so.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", ident(&self.schema), ident(&self.name))
     }
 }
 

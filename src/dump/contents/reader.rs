@@ -276,6 +276,8 @@ impl Judge {
             self.contents.public_owner = Some(word(5));
         } else if statement.begins(&["CREATE"]) {
             self.contents.objects.extend(made_object(text).map(|name| self.table_name(name)));
+            let view = ["CREATE VIEW ", "CREATE MATERIALIZED VIEW "].iter().find_map(|begin| text.strip_prefix(begin));
+            self.contents.views.extend(view.map(|name| self.table_name(name)));
             // A range makes a second type.
             let second = text.split_once("multirange_type_name = ").map(|(_, name)| self.table_name(name));
             self.contents.objects.extend(second);

@@ -118,8 +118,16 @@ async fn extensions(
     Ok(())
 }
 
+/// How a role gets the rights of others.
+struct Membership {
+    /// Says what a grant gives: since PostgreSQL 16 the role's own default decides otherwise.
+    options: &'static str,
+    /// Roles that nobody should become a member of.
+    superusers: BTreeSet<String>,
+}
+
 /// Names the roles that this one may not give objects to, or set default privileges of.
-fn not_for_others(owners: &[&(RoleUse, String)], user: &str, lacks: &mut Lacks) {
+fn not_for_others(owners: &[&(RoleUse, String)], user: &str, membership: &Membership, lacks: &mut Lacks) {
     for (reason, what, option) in [
         (RoleUse::Owner, "may not give objects to their", "--no-owner"),
         (RoleUse::Defaults, "may not set the default privileges of the", "--no-privileges"),
@@ -129,17 +137,23 @@ fn not_for_others(owners: &[&(RoleUse, String)], user: &str, lacks: &mut Lacks) 
             continue;
         }
         let noun = if reason == RoleUse::Owner { "owner" } else { "role" };
-        let grants: Vec<String> =
-            names.iter().map(|name| format!("GRANT {} TO {};", ident(name), ident(user))).collect();
+        let may_be_given = names.iter().all(|name| !membership.superusers.contains(name));
+        let grants: Vec<String> = names
+            .iter()
+            .map(|name| format!("GRANT {} TO {}{};", ident(name), ident(user), membership.options))
+            .collect();
+        // Of a superuser's objects, only a superuser can give some.
+        let way = if may_be_given {
+            format!("Restore as a superuser; or type as one: {}", grants.join(" "))
+        } else {
+            "Restore as a superuser (DATABASE_USER).".to_owned()
+        };
         let otherwise = if reason == RoleUse::Owner {
             "everything then belongs to the role that restores"
         } else {
             "no privilege is then given"
         };
-        let hints = [
-            format!("Restore as a superuser; or type as one: {}", grants.join(" ")),
-            format!("Or repeat it with {option}: {otherwise}."),
-        ];
+        let hints = [way, format!("Or repeat it with {option}: {otherwise}.")];
         lacks.add(format!("role \"{user}\" {what} {}", listed(noun, &names)), hints);
     }
 }
@@ -153,7 +167,7 @@ async fn roles(client: &Client, contents: &Contents, policy: &Policy, user: &str
     let rows = client
         .query(
             "SELECT rolname::text, pg_has_role(current_user, oid, CASE WHEN is_new THEN 'SET' ELSE 'MEMBER' END), \
-                    pg_has_role(current_user, oid, CASE WHEN is_new THEN 'USAGE' ELSE 'MEMBER' END) \
+                    pg_has_role(current_user, oid, CASE WHEN is_new THEN 'USAGE' ELSE 'MEMBER' END), rolsuper, is_new \
              FROM pg_roles, (SELECT current_setting('server_version_num')::int >= 160000 AS is_new) v",
             &[],
         )
@@ -171,7 +185,9 @@ async fn roles(client: &Client, contents: &Contents, policy: &Policy, user: &str
         };
         let owners: Vec<&(RoleUse, String)> =
             contents.roles.iter().filter(|(reason, role)| is_wanted(*reason) && is_forbidden(*reason, role)).collect();
-        not_for_others(&owners, user, lacks);
+        let superusers = rows.iter().filter(|row| row.get(3)).map(|row| row.get(0)).collect();
+        let options = if rows.iter().any(|row| row.get(4)) { " WITH INHERIT TRUE, SET TRUE" } else { "" };
+        not_for_others(&owners, user, &Membership { options, superusers }, lacks);
     }
     let missing: BTreeSet<&String> = contents
         .roles
