@@ -253,7 +253,15 @@ impl Run<'_> {
         if !self.needs.is_step && !self.needs.recovers {
             recovery::before_work(&env, self.needs.restores).await;
         }
-        work(env).await
+        let connector = env.connector.clone();
+        let worked = work(env).await;
+        if connector.has_met_md5() {
+            self.reporter.debug(
+                "the server asked for the password as MD5: whoever listens on the way can try out passwords; \
+                 scram-sha-256 in pg_hba.conf is better",
+            );
+        }
+        worked
     }
 
     fn env(&self, settings: Settings, host: Host, opened: Opened, interrupt: Interrupt) -> Env {

@@ -168,6 +168,7 @@ impl Resolver {
             address,
             port: u16::try_from(port).unwrap_or(5432),
             ssl,
+            allow_cleartext_password: self.flag("database.allow_cleartext_password", false),
             os_user: self.text("database.os_user"),
             tools: self.path("database.tools"),
         }

@@ -28,6 +28,7 @@ mod changes;
 mod close_charge;
 mod close_drive;
 mod connections;
+mod connections_clear_text;
 mod database_gone;
 mod delete;
 mod docs;
