@@ -33,6 +33,7 @@ mod database_gone;
 mod delete;
 mod docs;
 mod export;
+mod forgetting;
 mod host;
 #[cfg(feature = "network")]
 mod identities;
