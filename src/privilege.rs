@@ -252,7 +252,7 @@ pub async fn supervise(
 }
 
 fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {
-    let setup = Setup {
+    let mut setup = Setup {
         inputs,
         output_path: opened.output_path.clone(),
         has_output: opened.output.is_some(),
@@ -265,7 +265,10 @@ fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {
     let members = opened.members.iter().map(|(_, file)| file.as_fd());
     let extra = opened.extra.iter().filter_map(|extra| extra.file.as_ref().ok()).map(AsFd::as_fd);
     let descriptors: Vec<BorrowedFd<'_>> = output.into_iter().chain(input).chain(members).chain(extra).collect();
-    link.send(&setup, &descriptors)
+    let sent = link.send(&setup, &descriptors);
+    // From here on, the worker alone needs them.
+    setup.inputs.wipe();
+    sent
 }
 
 /// Passes a signal on. A worker that somebody has stopped goes on, and hears it.

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 use tokio::process::Command;
 
 use crate::error::{Context, Kind, Result};
@@ -98,6 +99,33 @@ pub fn shown(program: &Path, arguments: &[impl AsRef<OsStr>]) -> String {
     text
 }
 
+/// The longest line of a child's words that is kept: the rest of it is read, and forgotten.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// The next line of what a child says, without its end; `None` at the end of it all.
+///
+/// # Errors
+/// Those of reading.
+pub async fn next_line(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut has_read = false;
+    loop {
+        let piece = stream.fill_buf().await?;
+        if piece.is_empty() {
+            return Ok(has_read.then_some(line));
+        }
+        has_read = true;
+        let end = memchr::memchr(b'\n', piece);
+        let text = &piece[..end.unwrap_or(piece.len())];
+        line.extend_from_slice(&text[..text.len().min(LONGEST_LINE.saturating_sub(line.len()))]);
+        let used = end.map_or(piece.len(), |end| end + 1);
+        stream.consume(used);
+        if end.is_some() {
+            return Ok(Some(line));
+        }
+    }
+}
+
 /// Runs work that blocks on a thread of its own.
 ///
 /// Unlike the runtime's own, such a thread keeps nobody from ending the process: a reader that is stuck on a pipe
@@ -106,4 +134,27 @@ pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || drop(sender.send(work())));
     receiver.await.context(Kind::Attention, "a thread of this program failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn k18_a_line_without_end_is_not_kept_whole() {
+        let long = "x".repeat(3 * LONGEST_LINE);
+        for (text, lines) in [
+            ("a\n\nb".to_owned(), vec![1, 0, 1]),
+            (format!("{long}\nb\n"), vec![LONGEST_LINE, 1]),
+            (long, vec![LONGEST_LINE]),
+            (String::new(), vec![]),
+        ] {
+            let mut stream = tokio::io::BufReader::new(text.as_bytes());
+            let mut lengths = Vec::new();
+            while let Some(line) = next_line(&mut stream).await.unwrap() {
+                lengths.push(line.len());
+            }
+            assert_eq!(lengths, lines);
+        }
+    }
 }

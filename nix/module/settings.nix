@@ -70,6 +70,7 @@ in
     "backup.chunk_blocks"
     "backup.compression"
     "backup.jobs"
+    "database.allow_cleartext_password"
     "database.ssl"
     "database.ssl_ca_cert_file"
     "migrations.wait"

@@ -161,7 +161,7 @@ impl Run<'_> {
         }
         if privilege::is_worker() {
             let (link, inputs, opened) = privilege::enter_worker()?;
-            return self.work_as_worker(link, &inputs, opened, work);
+            return self.work_as_worker(link, inputs, opened, work);
         }
         let mut command_line = BTreeMap::new();
         if let Some(name) = &self.common.dbname {
@@ -215,11 +215,14 @@ impl Run<'_> {
         notify::ready();
         match account {
             Account::Other(name) => runtime.block_on(async {
+                // The worker makes its own of what it is sent, and root needs no password.
+                drop(settings);
                 let result = privilege::supervise(&name, inputs, opened, &mut host, &interrupt).await;
                 let code = host.finish().await.and(result)?;
                 Ok(Ended::Worker(code))
             }),
             Account::Root | Account::Caller => {
+                inputs.wipe();
                 let host = Arc::new(Mutex::new(host));
                 if account == Account::Root {
                     self.reporter.info("working as root: `database.os_user` or the state directory's owner says so");
@@ -230,12 +233,13 @@ impl Run<'_> {
         }
     }
 
-    fn work_as_worker<W>(self, link: Link, inputs: &Inputs, opened: Opened, work: W) -> Result<Ended>
+    fn work_as_worker<W>(self, link: Link, mut inputs: Inputs, opened: Opened, work: W) -> Result<Ended>
     where
         W: AsyncFnOnce(Env) -> Result<Report>,
     {
         // The parent has shown the warnings.
-        let settings = Settings::resolve(inputs)?;
+        let settings = Settings::resolve(&inputs)?;
+        inputs.wipe();
         // Where the account itself may, root has not.
         make_dir(&settings.state_dir, true, &Account::Caller)?;
         let host = Host::Parent(Arc::new(Mutex::new(link)));
@@ -253,7 +257,15 @@ impl Run<'_> {
         if !self.needs.is_step && !self.needs.recovers {
             recovery::before_work(&env, self.needs.restores).await;
         }
-        work(env).await
+        let connector = env.connector.clone();
+        let worked = work(env).await;
+        if connector.has_met_md5() {
+            self.reporter.debug(
+                "the server asked for the password as MD5: whoever listens on the way can try out passwords; \
+                 scram-sha-256 in pg_hba.conf is better",
+            );
+        }
+        worked
     }
 
     fn env(&self, settings: Settings, host: Host, opened: Opened, interrupt: Interrupt) -> Env {

@@ -7,20 +7,26 @@
 
 mod cause;
 mod diagnose;
+mod guarded;
+mod opening;
+mod relay;
 mod tool_environment;
+mod transport;
 mod wait;
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 use self::cause::io_kind;
 use self::diagnose::is_by_hba;
+use self::guarded::Asked;
+use self::relay::Relay;
 use super::session_settings::{Both, Known};
-use super::tools::parse_version;
 use super::{OLDEST_SERVER, tls, version_text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::settings::{Address, Database, Ssl};
@@ -33,6 +39,9 @@ pub const STARTUP_WAIT: Duration = Duration::from_mins(1);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a server may take until a session is ready: as long as it gives its clients (`authentication_timeout`).
+const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// The code of `transaction_timeout`, and the first version that has that limit. Source: PostgreSQL documentation, "Error
 /// Codes", and release notes of version 17.
 const TRANSACTION_TIMEOUT: &str = "25P04";
@@ -44,6 +53,11 @@ pub struct Connector {
     database: Database,
     application_name: String,
     startup_wait: Duration,
+    login_wait: Duration,
+    /// What the server asked for instead of the password.
+    asked: Arc<Asked>,
+    /// The way of client programs to the server, where they need one.
+    relay: Arc<OnceLock<Option<Relay>>>,
     known: Known,
     /// The name under which the database is known, if it has another one.
     known_as: Option<String>,
@@ -68,7 +82,16 @@ impl Connector {
     pub fn new(database: &Database, program: &str) -> Self {
         let application_name = format!("{program} pid {}", std::process::id());
         let known = Known::default();
-        Self { database: database.clone(), application_name, startup_wait: STARTUP_WAIT, known, known_as: None }
+        Self {
+            database: database.clone(),
+            application_name,
+            startup_wait: STARTUP_WAIT,
+            login_wait: LOGIN_TIMEOUT,
+            asked: Arc::default(),
+            relay: Arc::default(),
+            known,
+            known_as: None,
+        }
     }
 
     /// The configured database's name.
@@ -268,27 +291,6 @@ impl Connector {
         self.known.learn_encryption(is_let_in);
     }
 
-    /// A session, and the server's version where it tells it at once.
-    async fn open_once(
-        &self,
-        config: &Config,
-    ) -> Result<std::result::Result<(Client, Option<u32>), tokio_postgres::Error>> {
-        // The connection's task ends with the client; what goes wrong in it reaches the client's next call.
-        Ok(if config.get_ssl_mode() == SslMode::Disable {
-            config.connect(NoTls).await.map(|(client, connection)| {
-                let version = connection.parameter("server_version").and_then(parse_version);
-                tokio::spawn(connection);
-                (client, version)
-            })
-        } else {
-            config.connect(tls::connector(&self.database.ssl)?).await.map(|(client, connection)| {
-                let version = connection.parameter("server_version").and_then(parse_version);
-                tokio::spawn(connection);
-                (client, version)
-            })
-        })
-    }
-
     fn config(&self, name: &str, mode: Mode) -> Config {
         let options = match mode {
             Mode::Own => self.known.options(name),
@@ -365,5 +367,7 @@ fn socket_path(dir: &Path, port: u16) -> String {
     dir.join(format!(".s.PGSQL.{port}")).display().to_string()
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

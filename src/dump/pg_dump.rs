@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::process::{Child, ChildStderr};
 use tokio::sync::oneshot;
 
@@ -14,6 +14,7 @@ use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Connector, connect};
 use crate::error::{Context, Error, Kind, Result};
+use crate::process;
 use crate::progress::Meter;
 
 /// What is true after a failure.
@@ -107,9 +108,9 @@ pub async fn collect(
     mut at_rows: Option<oneshot::Sender<()>>,
 ) -> Vec<String> {
     let Some(stderr) = stderr else { return Vec::new() };
-    let mut lines = BufReader::new(stderr).split(b'\n');
+    let mut stderr = BufReader::new(stderr);
     let mut words: Vec<String> = Vec::new();
-    while let Ok(Some(line)) = lines.next_segment().await {
+    while let Ok(Some(line)) = process::next_line(&mut stderr).await {
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         if let Some(table) = line.split("dumping contents of table ").nth(1) {
             meter.now(table.trim_matches('"'));

@@ -1,7 +1,7 @@
 //! The extra files of a backup, opened with the caller's own rights: what an administrator configured may be readable
 //! by root alone.
 //!
-//! A configured path may be a link, as everything in `/etc` is on NixOS. In a configured directory links are not
+//! A configured path may be a link of root, as everything in `/etc` is on NixOS. In a configured directory links are not
 //! followed: whoever may write there must not make root read another file for them.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+use super::path::{self, Closed};
 
 /// Directories in directories; deeper ones are more likely a mistake.
 const DEEPEST: usize = 16;
@@ -32,7 +34,11 @@ pub fn open_all(paths: &[PathBuf]) -> Vec<ExtraFile> {
     for path in paths {
         // A FIFO must not make anybody wait.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        add(&mut files, path, fs::open(path, flags, Mode::empty()), 0);
+        let opened = path::open(path, flags).map_err(|closed| match closed {
+            Closed::Link(..) => Errno::LOOP,
+            Closed::System(cause) => cause,
+        });
+        add(&mut files, path, opened, 0);
     }
     files.sort_by(|left, right| left.path.cmp(&right.path));
     files.dedup_by(|left, right| left.path == right.path);

@@ -13,6 +13,7 @@ use rustix::net::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use super::{Answer, HostState, Recovered, Request};
 use crate::error::{Context, Error, Kind, Result};
@@ -153,7 +154,9 @@ impl Link {
     /// Sends a message with descriptors.
     pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let failed = "cannot reach the other process of this run";
-        let bytes = serde_json::to_vec(message).context(Kind::Attention, failed)?;
+        // Of its whole size at once: growing would leave copies behind that are not wiped.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MESSAGE_LIMIT));
+        serde_json::to_writer(&mut *bytes, message).context(Kind::Attention, failed)?;
         if bytes.len() > MESSAGE_LIMIT {
             return Err(Error::new(Kind::Usage, "the settings files are too large")
                 .with("size", format!("{} bytes, at most {MESSAGE_LIMIT}", bytes.len())));
@@ -203,8 +206,8 @@ impl Link {
         Ok(())
     }
 
-    fn receive_packet(&self) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let mut bytes = vec![0; MESSAGE_LIMIT];
+    fn receive_packet(&self) -> Result<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)> {
+        let mut bytes = Zeroizing::new(vec![0; MESSAGE_LIMIT]);
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {

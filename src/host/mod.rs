@@ -12,6 +12,7 @@ pub mod identity;
 pub mod link;
 mod marks;
 pub mod output;
+mod path;
 pub mod terminal;
 
 use std::fs::File;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::path::{self, Closed};
 use crate::error::{Context, Error, Kind, Result};
 
 /// An output file that is not there yet.
@@ -45,11 +46,14 @@ impl OutputFile {
             _ => Path::new("."),
         };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let directory = fs::open(parent, flags, Mode::empty()).map_err(|cause| {
-            Error::new(Kind::Store, format!("cannot write into the directory {}", parent.display()))
-                .with("cause", cause)
-                .with("state", "nothing was read, nothing was written")
-                .hint("Name a file in an existing directory that you may write.")
+        let directory = path::open(parent, flags).map_err(|cause| match cause {
+            Closed::Link(link, uid) => of_another(&link, uid).with("state", "nothing was read, nothing was written"),
+            Closed::System(cause) => {
+                Error::new(Kind::Store, format!("cannot write into the directory {}", parent.display()))
+                    .with("cause", cause)
+                    .with("state", "nothing was read, nothing was written")
+                    .hint("Name a file in an existing directory that you may write.")
+            }
         })?;
         check_target(&directory, name, path, replace)?;
         sweep(&directory, name);
@@ -207,7 +211,13 @@ fn is_temporary_name(name: &[u8]) -> bool {
 /// Opens a file to read, or a directory, with the caller's own rights.
 pub fn open_input(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    fs::open(path, flags, Mode::empty()).map_err(|cause| {
+    path::open(path, flags).map_err(|cause| {
+        let cause = match cause {
+            Closed::Link(link, uid) => {
+                return of_another(&link, uid).with("state", "the live database was not touched");
+            }
+            Closed::System(cause) => cause,
+        };
         let error = Error::new(Kind::Refused, format!("cannot open {}", path.display()))
             .with("cause", cause)
             .with("state", "the live database was not touched");
@@ -216,6 +226,13 @@ pub fn open_input(path: &Path) -> Result<OwnedFd> {
             _ => error,
         }
     })
+}
+
+/// A link that root does not follow.
+fn of_another(link: &Path, uid: u32) -> Error {
+    Error::new(Kind::Refused, format!("{} is a link that another account made (uid {uid})", link.display()))
+        .with("cause", "root follows its own links only: this one could lead to a file that its maker may not use")
+        .hint("Name what it points to (`readlink -f` shows it), or run it as that account.")
 }
 
 /// Opens the files of an input that is a directory; for anything else there are none.

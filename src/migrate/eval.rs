@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncRead, BufReader};
 use tokio::process::Child;
 use tokio::sync::mpsc;
 
@@ -105,8 +105,8 @@ async fn listen(child: &mut Child, env: &Env, meter: &Arc<Meter>) -> Result<Ende
     for stream in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
         let sender = sender.clone();
         tokio::spawn(async move {
-            let mut lines = BufReader::new(stream).split(b'\n');
-            while let Ok(Some(line)) = lines.next_segment().await {
+            let mut stream = BufReader::new(stream);
+            while let Ok(Some(line)) = process::next_line(&mut stream).await {
                 if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).await.is_err() {
                     return;
                 }
@@ -159,17 +159,15 @@ fn seconds(rest: &str) -> Option<Duration> {
 
 /// Our own environment without what is meant for this process alone.
 fn inherited() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
-    let own = [
-        "NOTIFY_SOCKET",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-        "LISTEN_PID",
-        "LISTEN_FDS",
-        "LISTEN_FDNAMES",
-        "GLOVEBOX_WORKER",
-        "MAINPID",
-    ];
-    std::env::vars_os().filter(|(name, _)| !own.iter().any(|own| name == own)).collect()
+    std::env::vars_os().filter(|(name, _)| name.to_str().is_none_or(is_for_the_application)).collect()
+}
+
+/// Credentials of repositories are nothing for the application, and neither are our settings, which may name some.
+fn is_for_the_application(name: &str) -> bool {
+    let own =
+        ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "MAINPID"];
+    let prefixes = ["AWS_", "RESTIC_", "RCLONE_", "GLOVEBOX_"];
+    !own.contains(&name) && !prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The database and the key, under the application's own names.
@@ -237,6 +235,24 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn k18_the_application_is_not_given_the_credentials_of_repositories() {
+        for name in [
+            "AWS_SECRET_ACCESS_KEY",
+            "RESTIC_REST_PASSWORD",
+            "RESTIC_PASSWORD",
+            "RCLONE_CONFIG_NAS_PASS",
+            "GLOVEBOX_REPOSITORY_OPTIONS",
+            "GLOVEBOX_WORKER",
+            "NOTIFY_SOCKET",
+        ] {
+            assert!(!is_for_the_application(name), "{name}");
+        }
+        for name in ["DATABASE_PASS", "ENCRYPTION_KEY", "PATH", "MQTT_HOST", "RELEASE_NODE"] {
+            assert!(is_for_the_application(name), "{name}");
+        }
+    }
 
     #[test]
     fn what_ecto_logs_is_understood_with_and_without_a_loggers_prefix() {

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use super::Settings;
 use super::keys::{self, KEYS};
@@ -54,7 +55,23 @@ pub struct Inputs {
     pub state_directory: Option<String>,
 }
 
+impl Drop for Text {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
 impl Inputs {
+    /// Wipes everything that may be a secret, once the settings are made of it or it is handed over.
+    pub fn wipe(&mut self) {
+        (self.config, self.secrets) = (None, None);
+        self.environment_files.clear();
+        let maps = [&mut self.environment, &mut self.command_line, &mut self.storage];
+        for value in maps.into_iter().flat_map(BTreeMap::values_mut).chain(self.passwords.values_mut()) {
+            value.zeroize();
+        }
+    }
+
     /// Reads the files and picks the variables.
     ///
     /// `config` is the path given by `--config`; without it the default path is tried, and its absence is no error.
@@ -113,7 +130,8 @@ impl Inputs {
     pub fn read_passwords(&mut self, settings: &Settings) -> Result<()> {
         for repository in settings.repository.iter().chain(&settings.copies) {
             let path = &repository.password_file;
-            let text = String::from_utf8(read(path, "password file")?.bytes).map_err(|_| {
+            let mut read = read(path, "password file")?;
+            let text = String::from_utf8(std::mem::take(&mut read.bytes)).map_err(|_| {
                 Error::new(Kind::Usage, format!("the password file {} is not UTF-8 text", path.display()))
                     .with("state", "nothing was read, nothing was written")
             })?;

@@ -51,6 +51,7 @@ pub const KEYS: &[Key] = &[
     key("database.socket_dir", "DATABASE_SOCKET_DIR", Form::Text),
     key("database.ssl", "DATABASE_SSL", Form::Ssl),
     key("database.ssl_ca_cert_file", "DATABASE_SSL_CA_CERT_FILE", Form::Text),
+    key("database.allow_cleartext_password", "GLOVEBOX_DATABASE_ALLOW_CLEARTEXT_PASSWORD", Form::Flag),
     key("database.os_user", "GLOVEBOX_DATABASE_OS_USER", Form::Text),
     key("database.tools", "GLOVEBOX_DATABASE_TOOLS", Form::Text),
     key("secrets_file", "GLOVEBOX_SECRETS_FILE", Form::Text),

@@ -75,6 +75,8 @@ pub struct Database {
     pub port: u16,
     /// Whether TCP is encrypted.
     pub ssl: Ssl,
+    /// Whether the password may be sent in clear text to a server that TLS does not prove to be the right one.
+    pub allow_cleartext_password: bool,
     /// The account that does the work when a binary is started as root; see `privilege.rs` for the default.
     pub os_user: Option<String>,
     /// The directory of `pg_dump` and `pg_restore`, where `PATH` is not to be searched.

@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use toml::Value;
+use zeroize::Zeroize;
 
 use super::inputs::Text;
-use super::keys::{self, COPY_KEYS};
+use super::keys::{self, COPY_KEYS, Form};
 use super::{
     Address, Backup, Database, Inputs, Layer, Migrations, OnFailure, Repository, Retention, Secret, Service, Settings,
     Ssl,
@@ -168,6 +169,7 @@ impl Resolver {
             address,
             port: u16::try_from(port).unwrap_or(5432),
             ssl,
+            allow_cleartext_password: self.flag("database.allow_cleartext_password", false),
             os_user: self.text("database.os_user"),
             tools: self.path("database.tools"),
         }
@@ -294,7 +296,12 @@ impl Resolver {
         PathBuf::from(from_systemd.filter(|dir| dir.starts_with('/')).unwrap_or("/var/lib/glovebox"))
     }
 
-    fn finish(self, settings: Settings) -> Result<Settings> {
+    fn finish(mut self, settings: Settings) -> Result<Settings> {
+        for (path, (_, value)) in &mut self.values {
+            if let (Some(Form::Secret), Value::String(text)) = (keys::by_path(path).map(|key| key.form), value) {
+                text.zeroize();
+            }
+        }
         if self.mistakes.is_empty() {
             return Ok(Settings { warnings: self.warnings, ..settings });
         }

@@ -22,11 +22,12 @@ local   all all                                      peer
 host    all trusted,ghost              127.0.0.1/32  trust
 host    all by_md5                     127.0.0.1/32  md5
 host    all by_scram,canary            127.0.0.1/32  scram-sha-256
+host    all by_password                127.0.0.1/32  password
 hostssl all only_tls                   127.0.0.1/32  scram-sha-256
 ";
 
 /// The password of every role that has one.
-const PASSWORD: &str = "p' \"ä$\\x";
+pub const PASSWORD: &str = "p' \"ä$\\x";
 
 /// The server of this file, with a TeslaMate database `template_teslamate`.
 pub fn server() -> &'static Server {
@@ -41,6 +42,7 @@ pub fn server() -> &'static Server {
                 "CREATE ROLE \"{}\" LOGIN SUPERUSER; CREATE ROLE trusted LOGIN SUPERUSER;
                  SET password_encryption = 'md5'; CREATE ROLE by_md5 LOGIN SUPERUSER PASSWORD '{password}';
                  SET password_encryption = 'scram-sha-256';
+                 CREATE ROLE by_password LOGIN SUPERUSER PASSWORD '{password}';
                  CREATE ROLE by_scram LOGIN SUPERUSER PASSWORD '{password}';
                  CREATE ROLE only_tls LOGIN SUPERUSER PASSWORD '{password}'",
                 account()
@@ -92,7 +94,7 @@ fn certify(server: &Server, script: &str) {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-fn tls_file(server: &Server, name: &str) -> PathBuf {
+pub fn tls_file(server: &Server, name: &str) -> PathBuf {
     server.dir().join("tls").join(name)
 }
 
@@ -115,7 +117,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Over TCP as this role; `more` are further lines.
-fn tcp(server: &Server, role: &str, more: &str) -> Site {
+pub fn tcp(server: &Server, role: &str, more: &str) -> Site {
     let host = if more.contains("host =") { "" } else { "host = \"localhost\"" };
     site(server, &format!("user = {role:?}\nport = {}\n{host}\n{more}", server.port()))
 }
@@ -126,7 +128,7 @@ fn socket(server: &Server, role: &str, more: &str) -> Site {
 }
 
 /// The quickest run that connects with our own driver and with a client program.
-fn backup(site: &Site, password: Option<&str>) -> Outcome {
+pub fn backup(site: &Site, password: Option<&str>) -> Outcome {
     let run = site.command("teslamate-backup").args(&["--force", "--schema-only", "a.sql"]);
     match password {
         Some(password) => run.env("DATABASE_PASS", password).outcome(),
@@ -136,7 +138,7 @@ fn backup(site: &Site, password: Option<&str>) -> Outcome {
 
 /// A whole backup, and a drill of it: with every client program.
 #[track_caller]
-fn there_and_back(site: &Site, variables: &[(&str, &str)]) {
+pub fn there_and_back(site: &Site, variables: &[(&str, &str)]) {
     for (binary, arguments) in [
         ("teslamate-backup", &["a.dump"][..]),
         ("teslamate-backup", &["a.sql"]),

@@ -28,10 +28,12 @@ mod changes;
 mod close_charge;
 mod close_drive;
 mod connections;
+mod connections_clear_text;
 mod database_gone;
 mod delete;
 mod docs;
 mod export;
+mod forgetting;
 mod host;
 mod hostile;
 #[cfg(feature = "network")]

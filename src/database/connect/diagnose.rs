@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::guarded::Refusal;
 use super::{CONNECT_TIMEOUT, Connector, chain, io_kind, os_account};
 use crate::database::ident;
 use crate::error::{Error, Kind};
@@ -130,6 +131,14 @@ impl Connector {
 
     /// The server did not get as far as an answer in its own protocol.
     fn diagnose_transport(&self, cause: &tokio_postgres::Error) -> (Kind, String, Option<String>) {
+        match Refusal::of(cause) {
+            Some(Refusal::ClearText) => return self.clear_text(),
+            Some(refusal) => {
+                let message = format!("{} cannot be the server: {refusal}", self.server());
+                return (Kind::Source, message, Some("Check DATABASE_HOST and DATABASE_PORT.".into()));
+            }
+            None => {}
+        }
         let text = chain(cause);
         if text.contains("server does not support TLS") {
             let hint = "Set DATABASE_SSL to false if the way to the server is trusted, or switch TLS on in the server.";
@@ -159,11 +168,35 @@ impl Connector {
             Some(ErrorKind::PermissionDenied) => {
                 (Kind::Source, format!("OS user \"{}\" may not use the socket {}", os_account(), self.server()), None)
             }
+            Some(ErrorKind::TimedOut) if text.contains("says nothing") => {
+                let waited = self.login_wait.as_secs();
+                (
+                    Kind::Source,
+                    format!("{} takes connections, but no session begins in {waited} s", self.server()),
+                    None,
+                )
+            }
             Some(ErrorKind::TimedOut) => {
                 (Kind::Source, format!("no answer from {} within {} s", self.server(), CONNECT_TIMEOUT.as_secs()), None)
             }
             _ => (Kind::Source, format!("cannot connect to {}", self.server()), None),
         }
+    }
+
+    fn clear_text(&self) -> (Kind, String, Option<String>) {
+        let hint = match self.database.address {
+            Address::Tcp(_) => {
+                "Set DATABASE_SSL to true, or use scram-sha-256 instead of password, ldap, pam or radius in pg_hba.conf. \
+                 Where whoever answers there may have the password: `database.allow_cleartext_password = true`."
+            }
+            Address::Socket(_) => {
+                "Use peer or scram-sha-256 instead of password, ldap, pam or radius in pg_hba.conf. Where whoever answers \
+                 there may have the password: `database.allow_cleartext_password = true`."
+            }
+        };
+        let user = &self.database.user;
+        let message = format!("the server asks for the password of role \"{user}\" in clear text; it was not sent");
+        (Kind::Refused, message, Some(hint.into()))
     }
 
     fn no_socket(&self) -> (Kind, String, Option<String>) {

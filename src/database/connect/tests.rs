@@ -15,7 +15,7 @@ fn a_server_before_14_is_refused_by_its_version() {
     assert!(refuse_old(140_000, "x").is_ok());
 }
 
-fn connector(address: Address, port: u16, wait: Duration) -> Connector {
+pub(super) fn connector(address: Address, port: u16, wait: Duration) -> Connector {
     let database = Settings::resolve(&Inputs::default()).unwrap().database;
     let database = Database { address, port, ..database };
     Connector { startup_wait: wait, ..Connector::new(&database, "test") }

@@ -1,15 +1,18 @@
 //! Environment that makes PostgreSQL's client programs connect as the connector does.
 
 use std::ffi::OsString;
+use std::sync::atomic::Ordering;
 
-use super::{CONNECT_TIMEOUT, Connector};
+use super::{CONNECT_TIMEOUT, Connector, Relay};
 use crate::error::Result;
 use crate::settings::{Address, Ssl};
 
 impl Connector {
     /// The environment that makes a client program of PostgreSQL connect in the same way.
     ///
-    /// The password is in the environment of that one child, which no other account can read; never in argv.
+    /// The password is in the environment of that one child, which no other account can read; never in argv. Where the
+    /// server might ask for it in clear text, the program goes through a socket of ours (`relay.rs`); without one it gets no
+    /// password.
     #[must_use]
     pub fn tool_environment(&self, name: &str) -> Vec<(&'static str, OsString)> {
         let mut variables: Vec<(&'static str, OsString)> = vec![
@@ -21,6 +24,22 @@ impl Connector {
             ("PGCLIENTENCODING", "UTF8".into()),
             ("PGOPTIONS", self.known.tool_options(name).into()),
         ];
+        if let (Some(password), false) = (&self.database.password, self.may_send_clear_text()) {
+            // Newer programs refuse it by themselves too.
+            variables.push(("PGREQUIREAUTH", "!password".into()));
+            let is_bound = self.asked.binding.load(Ordering::Relaxed);
+            if is_bound && self.database.ssl == Ssl::NoVerify {
+                // Better than what the relay can do: it refuses everything else, and whoever stands in between. Known since libpq 13.
+                variables.push(("PGCHANNELBINDING", "require".into()));
+                variables.push(("PGPASSWORD", password.expose().into()));
+            } else if let Some(relay) = self.relay() {
+                variables.push(("PGHOST", relay.host.clone().into()));
+                variables.push(("PGPASSWORD", password.expose().into()));
+                return variables;
+            }
+        } else if let Some(password) = &self.database.password {
+            variables.push(("PGPASSWORD", password.expose().into()));
+        }
         match &self.database.address {
             Address::Socket(dir) => variables.push(("PGHOST", dir.clone().into())),
             Address::Tcp(host) => {
@@ -43,10 +62,12 @@ impl Connector {
                 }
             }
         }
-        if let Some(password) = &self.database.password {
-            variables.push(("PGPASSWORD", password.expose().into()));
-        }
         variables
+    }
+
+    /// Started when the first program needs it.
+    fn relay(&self) -> Option<&Relay> {
+        self.relay.get_or_init(|| Relay::start(&self.database, self.guard()).ok()).as_ref()
     }
 
     /// Options (`PGOPTIONS`) that make a client program's session in this database like one of ours.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
 use reqwest::header::LAST_MODIFIED;
 use reqwest::{Client, Response, StatusCode};
@@ -23,8 +24,9 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// How long the other side may not acknowledge what was sent: the connection is dead then, however much was to be sent.
 const UNACKNOWLEDGED: Duration = Duration::from_mins(1);
 
-/// As much of an answer as a message has room for, in characters.
+/// As much of an answer as a message has room for, in characters; and as much of it as is read for that, in bytes.
 const EXCERPT: usize = 300;
+const EXCERPT_BYTES: usize = 16 * 1024;
 
 /// A client that trusts the system's authorities, and those of the option `cacert`.
 ///
@@ -71,10 +73,37 @@ pub(super) async fn answered(response: Response) -> io::Result<Response> {
     if status.is_success() {
         return Ok(response);
     }
-    let text = response.text().await.unwrap_or_default();
+    let text = excerpt(response).await;
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect();
     let more = if text.is_empty() { String::new() } else { format!(": {text}") };
     Err(io::Error::new(kind_of(status), format!("the server answers {status}{more}")))
+}
+
+/// The beginning of an answer that is no good.
+async fn excerpt(mut response: Response) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < EXCERPT_BYTES
+        && let Ok(Some(piece)) = response.chunk().await
+    {
+        bytes.extend_from_slice(piece.get(..EXCERPT_BYTES - bytes.len()).unwrap_or(&piece));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What an answer holds, if it is not longer than `limit` bytes.
+pub(super) async fn body(mut response: Response, limit: u64) -> io::Result<Bytes> {
+    let too_long = || io::Error::new(ErrorKind::InvalidData, format!("the answer is longer than {limit} bytes"));
+    if response.content_length().is_some_and(|length| length > limit) {
+        return Err(too_long());
+    }
+    let mut whole = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        if (whole.len() + piece.len()) as u64 > limit {
+            return Err(too_long());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
 }
 
 fn kind_of(status: StatusCode) -> ErrorKind {

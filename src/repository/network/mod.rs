@@ -47,6 +47,14 @@ const SHORTEST: Duration = Duration::from_secs(2);
 /// What is transferred in one go on any line, in bytes: such an attempt is given up early, and made again.
 const SMALL: usize = 64 * 1024;
 
+/// The longest list of files that is taken from another side, in bytes: a million packs, and more.
+const LONGEST_LIST: u64 = 256 * 1024 * 1024;
+
+/// The longest file that is taken as a whole: a pack's size is a number of 32 bits, and everything else is smaller by far.
+fn longest(path: &str) -> u64 {
+    if path.starts_with("data/") { u64::from(u32::MAX) } else { 512 * 1024 * 1024 }
+}
+
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use reqwest::{Client, Url};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::process::Child;
 use tokio::sync::Mutex;
 
@@ -101,13 +101,14 @@ impl Rclone {
         command.args(["serve", "restic", "--addr", "127.0.0.1:0", "--b2-hard-delete", "--"]).arg(&self.target);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().ok_or_else(|| io::Error::other("rclone has no standard error"))?;
-        let mut lines = BufReader::new(stderr).lines();
+        let mut stderr = BufReader::new(stderr);
         let said = Arc::new(Plain::new(String::new()));
         let base = loop {
-            let Some(line) = lines.next_line().await? else {
+            let Some(line) = process::next_line(&mut stderr).await? else {
                 let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 return Err(io::Error::new(ErrorKind::InvalidInput, format!("rclone ended: {said}")));
             };
+            let line = String::from_utf8_lossy(&line);
             if let Some(base) = address(&line) {
                 break base;
             }
@@ -116,8 +117,8 @@ impl Rclone {
         // What it says is read for as long as it runs: it must not stop because nobody listens.
         let heard = Arc::clone(&said);
         tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                say(&heard, &line);
+            while let Ok(Some(line)) = process::next_line(&mut stderr).await {
+                say(&heard, &String::from_utf8_lossy(&line));
             }
         });
         let rest = Arc::new(Rest::at(self.client.clone(), base, Some((user, password))));

@@ -1,7 +1,9 @@
-//! `sftp:`: a directory of another machine, through the program ssh and its own configuration.
+//! `sftp:`: a directory of another machine, through the program ssh.
 //!
-//! ssh is a child process that speaks SFTP on its standard input and output, as restic has it. So keys, jump hosts and
-//! known hosts are where ssh has them, and what is wrong with them is said in ssh's words.
+//! ssh is a child process that speaks SFTP on its standard input and output, as restic has it. Keys and known hosts are
+//! where ssh has them, and what is wrong with them is said in ssh's words. Its configuration files are not read: one of
+//! the account can name programs to run (`ProxyCommand`, `Match exec`), and the account may not choose what runs when
+//! somebody else types a command. The option `ssh_config` names one that may.
 //!
 //! A file is written under `tmp/`, synced where the server can, and renamed.
 
@@ -9,7 +11,7 @@ mod session;
 mod target;
 
 use std::future::Future;
-use std::io::{self, SeekFrom};
+use std::io::{self, ErrorKind, SeekFrom};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub(super) struct Sftp {
     arguments: Vec<String>,
     /// The repository's directory; relative to where the login begins if it does not begin with `/`.
     root: PathBuf,
+    /// What to add where ssh cannot connect.
+    hint: Option<String>,
     session: Mutex<Option<Arc<Session>>>,
 }
 
@@ -52,7 +56,9 @@ impl Sftp {
                 .with("state", "nothing was touched")
                 .hint("Install OpenSSH.")
         })?;
-        let mut arguments: Vec<String> = Vec::new();
+        let config = place.option("ssh_config");
+        let mut arguments = vec!["-F".to_owned(), config.unwrap_or("none").to_owned()];
+        let hint = if config.is_none() { unread_configuration() } else { None };
         let mut option = |text: String| arguments.extend(["-o".to_owned(), text]);
         // Nobody is there to be asked, and a line that is dead has to be noticed.
         for text in ["BatchMode=yes", "ServerAliveInterval=15", "ServerAliveCountMax=4", "ConnectTimeout=20"] {
@@ -66,9 +72,6 @@ impl Sftp {
             option("IdentitiesOnly=yes".to_owned());
             option(format!("IdentityFile={}", quoted(path)));
         }
-        if let Some(path) = place.option("ssh_config") {
-            arguments.extend(["-F".to_owned(), path.to_owned()]);
-        }
         if let Some(port) = place.option("port").map(str::to_owned).or(target.port) {
             arguments.extend(["-p".to_owned(), port]);
         }
@@ -76,7 +79,7 @@ impl Sftp {
             arguments.extend(["-l".to_owned(), user]);
         }
         arguments.extend(["-s".to_owned(), "--".to_owned(), target.host, "sftp".to_owned()]);
-        Ok(Self { program, arguments, root: target.path, session: Mutex::default() })
+        Ok(Self { program, arguments, root: target.path, hint, session: Mutex::default() })
     }
 
     /// The connection, made if there is none.
@@ -85,7 +88,12 @@ impl Sftp {
         if let Some(known) = session.as_ref() {
             return Ok(Arc::clone(known));
         }
-        let made = Arc::new(Session::connect(&self.program, &self.arguments).await?);
+        let connected = Session::connect(&self.program, &self.arguments).await;
+        let connected = connected.map_err(|error| match &self.hint {
+            Some(hint) => io::Error::new(error.kind(), format!("{error} ({hint})")),
+            None => error,
+        });
+        let made = Arc::new(connected?);
         *session = Some(Arc::clone(&made));
         Ok(made)
     }
@@ -106,6 +114,18 @@ impl Sftp {
             }
         })
     }
+}
+
+/// What to do where the host is known by the account's own configuration alone.
+fn unread_configuration() -> Option<String> {
+    let path = super::home()?.join(".ssh/config");
+    path.exists().then(|| {
+        let path = path.display();
+        format!(
+            "{path} is not read: write user, host and port into the location, and set the options `identity_file` and \
+             `known_hosts_file`; where an alias or a jump host is needed, set `ssh_config` to that file"
+        )
+    })
 }
 
 /// Where it leads, as it was written.
@@ -155,13 +175,25 @@ async fn prefixes(session: &Session, path: &Path) -> std::result::Result<Vec<Pat
     Ok(found)
 }
 
-async fn read(session: &Session, path: &Path, part: Option<(u32, u32)>) -> std::result::Result<Bytes, Its> {
+async fn read(
+    session: &Session,
+    path: &Path,
+    part: Option<(u32, u32)>,
+    longest: u64,
+) -> std::result::Result<Bytes, Its> {
     let mut file = session.client.open(path).await?;
     let (start, length) = match part {
         Some((offset, length)) => (u64::from(offset), u64::from(length)),
         None => (0, file.metadata().await?.len().unwrap_or(0)),
     };
-    let mut whole = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
+    if part.is_none() && length > longest {
+        return Err(Its::IOError(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("a file of {length} bytes is longer than any of a repository ({longest})"),
+        )));
+    }
+    // Room is made for what comes, not for what the server says would.
+    let mut whole = BytesMut::new();
     while (whole.len() as u64) < length {
         let had = whole.len() as u64;
         // A server may give less than it is asked for; what is left is asked for again from there.
@@ -244,7 +276,9 @@ impl Service for Sftp {
     }
 
     fn read(self: Arc<Self>, path: String, part: Option<(u32, u32)>) -> Answer<Bytes> {
-        Box::pin(self.with(async move |session, root| read(&session, &root.join(path), part).await))
+        Box::pin(
+            self.with(async move |session, root| read(&session, &root.join(&path), part, super::longest(&path)).await),
+        )
     }
 
     fn write(self: Arc<Self>, path: String, content: Bytes) -> Answer<()> {
@@ -301,4 +335,25 @@ impl Service for Sftp {
 /// A value of ssh's configuration that may have a space in it.
 fn quoted(path: &str) -> String {
     format!("\"{}\"", path.replace('"', ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings;
+
+    fn begins(options: &[(&str, &str)]) -> Vec<String> {
+        let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = settings::Repository { location: "sftp:nas:/x".into(), options, ..Default::default() };
+        let mut arguments = Sftp::new(&Place::parse(&settings).ok().unwrap()).ok().unwrap().arguments;
+        arguments.truncate(2);
+        arguments
+    }
+
+    #[test]
+    fn k18_ssh_reads_no_configuration_but_the_one_that_an_option_names() {
+        assert_eq!(begins(&[]), ["-F", "none"]);
+        assert_eq!(begins(&[("identity_file", "/k"), ("port", "22")]), ["-F", "none"]);
+        assert_eq!(begins(&[("ssh_config", "/etc/glovebox/ssh")]), ["-F", "/etc/glovebox/ssh"]);
+    }
 }
