@@ -1,5 +1,5 @@
 # `make demo` shows what Glovebox does, `make test` shows that it does. Both install what they need.
-.PHONY: demo test bench fmt lint
+.PHONY: demo test bench fuzz fmt lint
 
 demo:
 	@tests/demo/run
@@ -10,6 +10,9 @@ test:
 bench:
 	cargo bench --locked --bench restore
 	cargo bench --locked --bench backup
+
+fuzz:
+	FUZZ_SECONDS=600 cargo test --locked --test integration hostile_mutations
 
 fmt:
 	cargo fmt

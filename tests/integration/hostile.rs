@@ -174,7 +174,7 @@ fn k18_an_archive_does_not_reach_the_live_database() {
 }
 
 /// Objects whose names and bodies a scanner may take for something else.
-const AWKWARD: &str = r#"
+pub(super) const AWKWARD: &str = r#"
     CREATE TABLE awkward (begin integer, "end" integer, "case" integer, atomic integer, "a;b" text, "q""q" text, "x'x" text);
     INSERT INTO awkward VALUES (1, 2, 3, 4, 'a''b\c', E'\\.', 'x;y'), (NULL, NULL, NULL, NULL, E'\t\n\r', '', '\N');
     CREATE FUNCTION with_begin(begin integer, atomic integer) RETURNS integer LANGUAGE sql AS 'SELECT 1;';

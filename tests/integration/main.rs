@@ -36,6 +36,7 @@ mod export;
 mod forgetting;
 mod host;
 mod hostile;
+mod hostile_mutations;
 #[cfg(feature = "network")]
 mod identities;
 mod maintenance_cli;
