@@ -48,6 +48,7 @@ mod privileges;
 mod reading;
 mod repository_backup;
 mod repository_cli;
+mod repository_copies;
 mod repository_damage;
 mod repository_failures;
 mod repository_history;
