@@ -58,6 +58,7 @@ mod repository_network;
 mod restore_backup;
 mod restore_cluster;
 mod restore_extensions;
+mod restore_grants;
 mod restore_kill;
 mod restore_load;
 mod restore_order;
