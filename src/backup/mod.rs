@@ -5,6 +5,7 @@
 //! [`session`] is what every command has that works on the repository: the ledger, the run in it, and the repository
 //! itself, compared with the ledger.
 
+pub mod copies;
 pub mod extra;
 pub mod feed;
 pub mod history;

@@ -351,6 +351,10 @@ fn of_another_database(other: &str, name: &str) -> Error {
     Error::new(Kind::Refused, message)
         .with("state", "nothing was read, nothing was written")
         .hint("Give each database a `repository.location` and a `state_dir` of its own.")
+        .hint(format!(
+            "If the database was renamed: each name has a history of its own. Rename it back (ALTER DATABASE \"{name}\" \
+             RENAME TO \"{other}\"), or begin a new repository for the new name; `teslamate-restore ID --allow-other` restores from this one."
+        ))
 }
 
 /// The cluster that this session's server is, by the name that it gave itself when it was made.

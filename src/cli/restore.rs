@@ -293,9 +293,12 @@ async fn undo(args: &Args, env: &Env) -> Result<Report> {
         .undo(&previous)
         .await
         .map_err(|error| error.or_state("the live database was not replaced").hint("`psql -l` lists the databases."))?;
-    let retired = undone.retired.as_deref().unwrap_or("none");
+    let retired = match &undone.retired {
+        Some(retired) => format!("what was live until now is \"{retired}\""),
+        None => "there was no live database until now".to_owned(),
+    };
     let text = format!(
-        "database \"{database}\" is again what \"{}\" was; what was live until now is \"{retired}\"\ndowntime {}",
+        "database \"{database}\" is again what \"{}\" was; {retired}\ndowntime {}",
         undone.from,
         report::seconds(undone.downtime)
     );

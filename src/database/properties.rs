@@ -4,6 +4,7 @@
 //! it to the new database, and compares. Source: PostgreSQL documentation, `pg_database`, `pg_db_role_setting`, and what
 //! `pg_dump --create` writes.
 
+mod grantors;
 mod locale;
 mod read;
 mod statements;
@@ -23,8 +24,25 @@ pub use statements::is_name_list;
 const DEFAULTS: &[(bool, &str)] =
     &[(false, "CONNECT"), (false, "TEMPORARY"), (true, "CONNECT"), (true, "CREATE"), (true, "TEMPORARY")];
 
-/// `(grantee, privilege, grantable)`; an empty grantee is PUBLIC.
-type Privilege = (String, String, bool);
+/// A privilege on the database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Privilege {
+    /// The role that has it; empty for PUBLIC.
+    grantee: String,
+    /// `CONNECT`, `CREATE` or `TEMPORARY`.
+    kind: String,
+    /// Whether the grantee may give it on.
+    grantable: bool,
+    /// The role that gave it; `None` for the owner.
+    grantor: Option<String>,
+}
+
+impl Privilege {
+    /// One that the owner gave.
+    fn new(grantee: impl Into<String>, kind: impl Into<String>, grantable: bool) -> Self {
+        Self { grantee: grantee.into(), kind: kind.into(), grantable, grantor: None }
+    }
+}
 
 /// The properties of a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +63,8 @@ pub struct Properties {
     labels: BTreeSet<(String, String)>,
     /// The version of the collation that it was made with; a new database has the server's.
     pub collation_version: Option<String>,
+    /// The role by which the next privilege of a dump is given, if that is not the owner.
+    pub(crate) gives: Option<String>,
 }
 
 impl Properties {
@@ -69,8 +89,9 @@ impl Properties {
 
     /// The same, as far as it goes: returns the statements that failed, each with its reason.
     pub async fn apply_leniently(&self, client: &Client, name: &str) -> Vec<(String, String)> {
-        let mut failed = Vec::new();
-        for statement in self.opening_statements(name) {
+        let mut settled = self.clone();
+        let mut failed = settled.settle_grantors(client, name).await.unwrap_or_default();
+        for statement in settled.opening_statements(name) {
             if let Err(cause) = client.batch_execute(&statement).await {
                 failed.push((statement, super::connect::chain(&cause)));
             }
@@ -85,8 +106,8 @@ impl Properties {
     pub async fn take_out_forbidden(&mut self, client: &Client, name: &str) -> Result<Vec<(String, String)>> {
         let failed = "cannot try the properties of the live database on the new one";
         let database = ident(name);
+        let mut forbidden = self.settle_grantors(client, name).await?;
         client.batch_execute("BEGIN").await.query_context(failed)?;
-        let mut forbidden = Vec::new();
         let mut settings = Vec::new();
         for item in std::mem::take(&mut self.settings) {
             let statement = setting_statement(&database, &item);
@@ -96,7 +117,7 @@ impl Properties {
         }
         self.settings = settings;
         if let Some(privileges) = &mut self.privileges {
-            for item in std::mem::take(privileges) {
+            for item in grantors::in_order(&std::mem::take(privileges)) {
                 let statement = grant_statement(&database, &item);
                 if allowed(client, statement, &mut forbidden).await.query_context(failed)? {
                     privileges.insert(item);
@@ -110,7 +131,8 @@ impl Properties {
     /// The roles that own it or that its privileges and settings name.
     #[must_use]
     pub fn roles(&self) -> BTreeSet<&str> {
-        let grantees = self.privileges.iter().flatten().map(|(grantee, ..)| grantee.as_str());
+        let given = self.privileges.iter().flatten();
+        let grantees = given.flat_map(|item| [Some(item.grantee.as_str()), item.grantor.as_deref()]).flatten();
         let settings = self.settings.iter().map(|(role, ..)| role.as_str());
         std::iter::once(self.owner.as_str()).chain(grantees).chain(settings).filter(|role| !role.is_empty()).collect()
     }
@@ -118,9 +140,16 @@ impl Properties {
     /// Makes another role the owner, who gets what the owner had.
     pub fn give_to(&mut self, owner: &str) {
         let before = std::mem::replace(&mut self.owner, owner.to_owned());
-        self.privileges = self.privileges.take().map(|privileges| {
-            let renamed = |grantee: String| if grantee == before { owner.to_owned() } else { grantee };
-            privileges.into_iter().map(|(grantee, privilege, option)| (renamed(grantee), privilege, option)).collect()
+        let privileges = self.privileges.take();
+        self.privileges = privileges.map(|privileges| {
+            let given = privileges.into_iter().map(|mut item| {
+                if item.grantee == before {
+                    owner.clone_into(&mut item.grantee);
+                }
+                item.grantor = item.grantor.filter(|grantor| grantor != owner);
+                item
+            });
+            given.collect()
         });
     }
 
@@ -138,7 +167,9 @@ impl Properties {
         copy.columns.retain(|column, _| !matches!(*column, "datistemplate" | "datconnlimit"));
         copy.settings.retain(|(role, ..)| role.is_empty());
         if let Some(privileges) = &mut copy.privileges {
-            privileges.retain(|(grantee, ..)| grantee.is_empty() || grantee == owner);
+            privileges.retain(|item| item.grantee.is_empty() || item.grantee == owner);
+            *privileges =
+                std::mem::take(privileges).into_iter().map(|item| Privilege { grantor: None, ..item }).collect();
         }
         copy
     }
@@ -156,23 +187,25 @@ impl Properties {
 
     /// `GRANT` (or `REVOKE`) of one privilege; `None` as the grantee is PUBLIC.
     pub fn grant(&mut self, grantee: Option<&str>, privilege: &str, option: bool) {
-        let grantee = grantee.unwrap_or_default().to_owned();
+        let grantee = grantee.unwrap_or_default();
+        let grantor = self.gives.clone().filter(|grantor| *grantor != self.owner);
+        let item = Privilege { grantor, ..Privilege::new(grantee, privilege, option) };
         let privileges = self.explicit_privileges();
-        privileges.remove(&(grantee.clone(), privilege.to_owned(), !option));
-        privileges.insert((grantee, privilege.to_owned(), option));
+        privileges.remove(&Privilege { grantable: !option, ..item.clone() });
+        privileges.insert(item);
     }
 
     /// Takes a privilege away again.
     pub fn revoke(&mut self, grantee: Option<&str>, privilege: &str) {
         let grantee = grantee.unwrap_or_default();
-        self.explicit_privileges().retain(|(known, kind, _)| (known.as_str(), kind.as_str()) != (grantee, privilege));
+        self.explicit_privileges().retain(|item| (item.grantee.as_str(), item.kind.as_str()) != (grantee, privilege));
     }
 
     fn explicit_privileges(&mut self) -> &mut BTreeSet<Privilege> {
         let owner = &self.owner;
         self.privileges.get_or_insert_with(|| {
             let grantee = |owns: bool| if owns { owner.clone() } else { String::new() };
-            DEFAULTS.iter().map(|(owns, privilege)| (grantee(*owns), (*privilege).to_owned(), false)).collect()
+            DEFAULTS.iter().map(|(owns, privilege)| Privilege::new(grantee(*owns), *privilege, false)).collect()
         })
     }
 
@@ -203,7 +236,11 @@ impl Properties {
         lines.extend(self.columns.iter().map(|(column, value)| format!("{column} {value}")));
         match &self.privileges {
             None => drop(lines.insert("privileges: the defaults".into())),
-            Some(privileges) => lines.extend(privileges.iter().map(|item| format!("privilege {item:?}"))),
+            Some(privileges) => lines.extend(privileges.iter().map(|item| {
+                let Privilege { grantee, kind, grantable, grantor } = item;
+                let (option, by) = (if *grantable { " with grant option" } else { "" }, grantor.as_deref());
+                format!("privilege {kind} of \"{grantee}\"{option}, from {}", by.unwrap_or("the owner"))
+            })),
         }
         lines.extend(self.settings.iter().map(|item| format!("setting {item:?}")));
         lines.extend(self.labels.iter().map(|item| format!("security label {item:?}")));

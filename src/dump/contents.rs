@@ -5,6 +5,7 @@
 mod names;
 mod needs;
 mod reader;
+mod reserved;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use crate::database::Properties;
 pub use names::{TableName, qualified, used_object};
 pub use needs::Need;
 pub use reader::Reader;
+pub use reserved::Right;
 
 /// A partition that is attached to its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub struct Contents {
     pub needs: BTreeSet<Need>,
     /// The languages and foreign-data wrappers that it makes.
     pub made: BTreeSet<Need>,
+    /// The statements that take a right which the owner of a database does not have, by their begin.
+    pub reserved: BTreeSet<(Right, String)>,
     /// The newest version in `schema_migrations`.
     pub newest_migration: Option<i64>,
     /// Properties of the database itself: in SQL text with `--create`, in archives always.

@@ -73,6 +73,14 @@ pub fn learn(properties: &mut Option<Properties>, text: &str) {
                 properties.label(provider, label.clone());
             }
         }
+        // `pg_dump` gives as the role that gave.
+        ["SET", "SESSION", "AUTHORIZATION"] => {
+            properties.gives = tokens.get(3).filter(|role| !role.is("DEFAULT")).and_then(|role| match role {
+                Token::Text(role) => Some(role.clone()),
+                role => role.name(),
+            });
+        }
+        ["RESET", "SESSION", "AUTHORIZATION"] => properties.gives = None,
         ["GRANT" | "REVOKE", ..] => privileges(properties, &tokens),
         _ => {}
     }

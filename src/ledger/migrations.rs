@@ -13,7 +13,7 @@ use super::failure::Attempt;
 use crate::error::{Error, Kind, Result};
 
 /// The SQL that leads from version N to N + 1, at index N.
-pub(super) const ALL: &[&str] = &[FIRST, SECOND, THIRD];
+pub(super) const ALL: &[&str] = &[FIRST, SECOND, THIRD, FOURTH];
 
 /// The version that this program writes and reads.
 #[allow(clippy::cast_possible_wrap, reason = "a short list")]
@@ -101,6 +101,17 @@ CREATE TABLE cluster (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     id  TEXT NOT NULL
 ) STRICT;
+";
+
+/// A copy is known by its id, wherever its disk is mounted: disks may take turns in one place.
+const FOURTH: &str = "
+CREATE TABLE copies (
+    id       TEXT PRIMARY KEY CHECK (length(id) = 64),
+    location TEXT    NOT NULL,
+    -- A person has said that it may hold backups of other databases, too.
+    accepted INTEGER NOT NULL DEFAULT 0 CHECK (accepted IN (0, 1)),
+    bound_at TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Refuses a format from the future: what it means is not known here.

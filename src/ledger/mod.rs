@@ -16,6 +16,7 @@
 //!
 //! Source: SQLite documentation, "How To Corrupt An SQLite Database File", "PRAGMA Statements".
 
+mod copies;
 mod failure;
 mod history;
 mod migrations;
@@ -38,6 +39,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use crate::error::{Context, Error, Kind, Result};
 use failure::{Attempt, Failure};
 
+pub use copies::Copy;
 pub use history::Hold;
 pub use runs::{Ending, Outcome, Run, RunId, RunKind, RunStatus};
 pub use snapshots::{Facts, Purpose, Snapshot};

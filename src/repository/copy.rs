@@ -167,6 +167,16 @@ fn originals(target: &Handle) -> Result<BTreeMap<(Id, Id), Id>> {
     Ok(copies.collect())
 }
 
+/// The ids of the published backups in a repository, a copy's by what it is a copy of.
+///
+/// # Errors
+/// [`Kind::Store`] if the files cannot be listed.
+pub fn originals_of(handle: &Handle) -> Result<BTreeSet<Id>> {
+    let (files, _) = handle.vault.snapshots()?;
+    let published = files.into_iter().filter(|(_, file)| is_published(file));
+    Ok(published.map(|(id, file)| file.original.map_or(id, |original| Id::from(&*original))).collect())
+}
+
 /// One backup that is to be copied.
 struct One<'a> {
     source: &'a Handle,

@@ -219,7 +219,7 @@ impl Session<'_> {
         };
         let lines = |with_cause: bool| {
             let line = |(statement, cause): &(String, String)| {
-                let statement = statement.replacen(&ident(name), &ident(target), 1);
+                let statement = statement.replace(&ident(name), &ident(target));
                 let cause = cause.lines().next().unwrap_or_default();
                 if with_cause { format!("{statement}; -- {cause}") } else { format!("{statement};") }
             };

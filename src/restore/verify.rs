@@ -170,7 +170,9 @@ async fn indexes(client: &Client, verified: &mut Verified) -> Result<()> {
 async fn constraints(client: &Client, verified: &mut Verified) -> Result<()> {
     let invalid = names(
         client,
-        "SELECT format('%s on %s', conname, conrelid::regclass) FROM pg_constraint WHERE NOT convalidated",
+        "SELECT CASE contypid WHEN 0 THEN format('%s on %s', conname, conrelid::regclass) \
+                ELSE format('%s on domain %s', conname, contypid::regtype) END \
+         FROM pg_constraint WHERE NOT convalidated ORDER BY 1",
     )
     .await?;
     if invalid.is_empty() {

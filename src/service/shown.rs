@@ -53,12 +53,15 @@ pub struct Shown {
     pub(super) control_group: String,
     pub(super) transient: bool,
     pub(super) condition_failed: bool,
+    /// `CanStart` or `CanStop` is `no`: `RefuseManualStart=`, `RefuseManualStop=`, or no such thing for the unit.
+    pub(super) refuses_start: bool,
+    pub(super) refuses_stop: bool,
 }
 
 impl Shown {
     /// The properties to ask for.
     pub(super) const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Job,Type,Restart,Result,\
-                                         ControlGroup,Transient,ConditionResult";
+                                         ControlGroup,Transient,ConditionResult,CanStart,CanStop";
 
     /// Reads `NAME=VALUE` lines; a property that an older systemd does not have is empty.
     pub(super) fn parse(text: &str) -> Self {
@@ -79,6 +82,8 @@ impl Shown {
             control_group: property("ControlGroup"),
             transient: property("Transient") == "yes",
             condition_failed: property("ConditionResult") == "no",
+            refuses_start: property("CanStart") == "no",
+            refuses_stop: property("CanStop") == "no",
         }
     }
 
@@ -136,10 +141,20 @@ impl Shown {
             "masked" => Some("it is masked"),
             "not-found" => Some("its unit file is gone"),
             "bad-setting" | "error" => Some("its unit file has a mistake"),
+            _ if self.refuses_start => Some("it cannot be started by hand (CanStart=no, as RefuseManualStart= has it)"),
             _ if self.transient => Some("it is a transient unit, which is gone once it is stopped"),
             _ if matches!(suffix, "slice" | "scope") => Some("a slice or a scope does not start what was in it"),
             _ => None,
         }
+    }
+
+    /// Why `systemctl stop` would not stop it now; `None` if nothing is in the way.
+    pub(super) fn no_way_down(&self) -> Option<&'static str> {
+        if self.active == "maintenance" {
+            return Some("`systemctl clean` is at its files (ActiveState=maintenance)");
+        }
+        let runs = self.state().comes_up() && self.refuses_stop;
+        runs.then_some("it cannot be stopped by hand (CanStop=no, as RefuseManualStop= has it)")
     }
 
     /// A oneshot service that has done its work is inactive again.
@@ -236,10 +251,25 @@ mod tests {
             "Id=a.service\nLoadState=bad-setting",
             "Id=a.service\nLoadState=error",
             "Id=a.service\nLoadState=loaded\nTransient=yes",
+            "Id=a.service\nLoadState=loaded\nCanStart=no",
             "Id=a.slice\nLoadState=loaded",
             "Id=a.scope\nLoadState=loaded",
         ] {
             assert!(why(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn k11_what_systemctl_would_not_stop_is_known_beforehand() {
+        let is_stuck = |text: &str| Shown::parse(text).no_way_down().is_some();
+        for (text, expected) in [
+            ("ActiveState=active\nSubState=running\nCanStop=no", true),
+            ("ActiveState=active\nSubState=running\nCanStop=yes", false),
+            ("ActiveState=active\nSubState=running", false),
+            ("ActiveState=inactive\nSubState=dead\nCanStop=no", false),
+            ("ActiveState=maintenance\nSubState=cleaning\nCanStop=yes", true),
+        ] {
+            assert_eq!(is_stuck(text), expected, "{text}");
         }
     }
 }

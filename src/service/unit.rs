@@ -99,13 +99,17 @@ impl Unit {
         Ok(shown.is_some_and(|shown| group::holds_us(&shown.control_group, &[&shown.id])))
     }
 
-    /// Refuses to stop what runs and could not be started again.
+    /// Refuses to stop what runs and could not be started again, and to count on a stop that systemd would refuse.
     ///
     /// # Errors
     /// [`Kind::Refused`] then.
     pub async fn can_come_back(&self) -> Result<()> {
         let Control::Systemctl(program) = &self.control else { return Ok(()) };
         let Some(shown) = self.show(program).await? else { return Ok(()) };
+        if let Some(why) = shown.no_way_down() {
+            return Err(Error::new(Kind::Refused, format!("{} could not be stopped: {why}", self.name))
+                .hint(format!("See to it with `systemctl status {}`, and repeat the command.", self.name)));
+        }
         if !shown.state().comes_up() {
             return Ok(());
         }

@@ -291,7 +291,10 @@ fn r94_another_databases_backups_are_neither_taken_into_the_repository_nor_resto
     let site = Site::with_repository(server, &server.teslamate("mine"));
     site.run("teslamate-backup", &[]).expect(0);
     let other = server.teslamate("yours");
-    site.run("teslamate-backup", &["--dbname", &other]).expect(10).says("holds the backups of database \"mine");
+    site.run("teslamate-backup", &["--dbname", &other])
+        .expect(10)
+        .says("holds the backups of database \"mine")
+        .says(&format!("ALTER DATABASE \"{other}\" RENAME TO \"{}\"", site.database));
     let before = server.content(&other);
     site.run("teslamate-restore", &["latest", "--yes", "--dbname", &other])
         .expect(10)

@@ -126,3 +126,30 @@ fn k3_one_row_that_points_again_hides_no_other_that_does_not() {
     site.run("teslamate-restore", &refused).expect(10).says("1 rows of").says("that are not there");
     assert_eq!(server.query(&site.database, "SELECT string_agg(id::text, ',' ORDER BY id) FROM p"), "1,3");
 }
+
+/// It would write into the live database when the temporary tables are made.
+#[test]
+fn k3_an_event_trigger_that_always_fires_is_refused_by_name() {
+    let (server, site) = site(
+        "always_fires",
+        "CREATE TABLE p (v int PRIMARY KEY); INSERT INTO p VALUES (1); CREATE TABLE log (tag text); \
+         CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS \
+         $$BEGIN INSERT INTO public.log VALUES (tg_tag); END$$; \
+         CREATE EVENT TRIGGER \"Noter\" ON ddl_command_end EXECUTE FUNCTION note(); \
+         CREATE EVENT TRIGGER elsewhere ON ddl_command_end WHEN TAG IN ('DROP TABLE') EXECUTE FUNCTION note(); \
+         ALTER EVENT TRIGGER elsewhere ENABLE ALWAYS",
+    );
+    server.query(&site.database, "UPDATE p SET v = 2");
+    let rows =
+        || site.run("teslamate-restore", &["latest", "--data-only", "--table", "p", "--yes", "--no-safety-backup"]);
+    let content = || server.query(&site.database, "SELECT (SELECT v FROM p), (SELECT count(*) FROM log)");
+    for state in ["ALWAYS", "REPLICA"] {
+        server.query(&site.database, &format!("ALTER EVENT TRIGGER \"Noter\" ENABLE {state}"));
+        let refused = rows().expect(10).says(&format!("Noter (ENABLE {state})")).says("the live database is as it was");
+        refused.says(&format!("Afterwards: ALTER EVENT TRIGGER \"Noter\" ENABLE {state};"));
+        assert_eq!(content(), "2|0");
+    }
+    server.query(&site.database, "ALTER EVENT TRIGGER \"Noter\" ENABLE");
+    rows().expect(0);
+    assert_eq!(content(), "1|0");
+}

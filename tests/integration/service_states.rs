@@ -73,6 +73,8 @@ fn k11_what_could_not_be_started_again_is_not_stopped() {
         ("LoadState=not-found", "its unit file is gone"),
         ("LoadState=bad-setting", "its unit file has a mistake"),
         ("Transient=yes", "it is a transient unit"),
+        ("CanStart=no", "CanStart=no"),
+        ("CanStop=no", "CanStop=no"),
     ] {
         site.systemctl.set("active", properties, "");
         let refused = site.run("teslamate-restore", &["--yes", "a.dump"]).expect(10).says(words);
@@ -182,4 +184,14 @@ fn k2_a_restore_that_is_at_work_starts_its_service_itself() {
     assert!(restore.wait().unwrap().success());
     assert_eq!(verbs(&site), ["stop", "start"]);
     assert!(!note.exists());
+}
+
+/// `systemctl clean` may take long, and a stop would wait for it after everything was loaded.
+#[test]
+fn k11_a_unit_in_maintenance_is_known_before_the_load() {
+    let site = site("maintenance");
+    site.systemctl.set("maintenance", "SubState=cleaning", "");
+    let refused = site.run("teslamate-restore", &["--yes", "a.dump"]).expect(10).says("ActiveState=maintenance");
+    assert!(!refused.says("nothing was touched").stderr.contains("loading into"));
+    assert_eq!(verbs(&site), Vec::<String>::new());
 }

@@ -23,6 +23,9 @@ pub struct Copy {
     /// First read every byte of the copies, and write anew what is damaged there
     #[arg(long)]
     pub read_data: bool,
+    /// Go on with the copy at LOCATION for good, though it holds backups of another repository
+    #[arg(long, value_name = "LOCATION")]
+    pub accept: Vec<String>,
 }
 
 /// Copies. One copy that fails does not keep the others from being made.
@@ -38,6 +41,7 @@ async fn copy_all(args: &Copy, env: &Env, session: &mut Session<'_>) -> Result<R
             .with("state", "nothing was copied")
             .hint("Add [[copies]] with `location` and `password_file` to the configuration."));
     }
+    super::refuse_unknown_copies(&args.accept, &env.settings.copies, "nothing was copied")?;
     let source = session.open(Access::Read).await?;
     // One that is gone is no reason to leave the others uncopied.
     let missing = session.missing().await?;
@@ -131,14 +135,23 @@ async fn copy_to(
     ids: &[Id],
     before: &BTreeSet<Id>,
 ) -> Result<Done> {
+    let is_accepted = args.accept.contains(&settings.location);
+    let belonging = session.belonging(&Location::parse(&settings.location)?, is_accepted)?;
     let (from, settings, reading) = (source.clone(), settings.clone(), session.meter.clone());
+    let judging = belonging.clone();
     let opening = move || {
         let target = if repository::may_be_made(&settings)? { Some(init_copy(&settings, &from)?) } else { None };
-        let mut lock = Lock::backup(&settings)?;
+        let lock = Lock::backup(&settings)?;
         let target = match target {
             Some(target) => target,
             None => repository::open(&settings)?,
         };
+        judging.judge(&target)?;
+        Ok((target, lock))
+    };
+    let (target, mut lock) = session.on_thread(opening).await?;
+    session.bind_copy(&belonging, &target)?;
+    let preparing = move || {
         lock.announce(&target)?;
         snapshots::sweep_pending(&target, std::time::SystemTime::now())?;
         let indexes = repair::replace_damaged(&target, &reading)?.len();
@@ -146,7 +159,7 @@ async fn copy_to(
         let packs = mend::packs(&target)?;
         Ok((target, lock, packs, files))
     };
-    let (target, lock, packs, files) = session.on_thread(opening).await?;
+    let (target, lock, packs, files) = session.on_thread(preparing).await?;
     // What a copy leans on is read again in turn, as for a backup. The id of a pack is given once in the world.
     let packs = packs.into_iter().map(hex).collect::<Result<Vec<_>>>()?;
     let share = if args.read_data { NonZeroUsize::MIN } else { SHARE };

@@ -22,6 +22,7 @@ use super::{Common, Env, Needs};
 use crate::backup::session::Session;
 use crate::error::{Error, Kind, Result};
 use crate::host::Opens;
+use crate::settings;
 
 /// Back the database up: into the repository, or with FILE into one dump file
 #[derive(Debug, Parser)]
@@ -158,6 +159,18 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
         },
         (None, None) => take::run(&args.take, lock_wait, env).await,
     }
+}
+
+/// Refuses names of copies that are not configured.
+fn refuse_unknown_copies(names: &[String], configured: &[settings::Repository], state: &str) -> Result<()> {
+    let Some(name) = names.iter().find(|name| !configured.iter().any(|copy| copy.location == **name)) else {
+        return Ok(());
+    };
+    let known: Vec<&str> = configured.iter().map(|copy| copy.location.as_str()).collect();
+    Err(Error::new(Kind::Usage, format!("no copy at {name} is configured"))
+        .with("copies", known.join("\n"))
+        .with("state", state)
+        .hint("Name a `location` of [[copies]], as it stands there."))
 }
 
 /// Notes how a run ended whose report may itself be a failure: then that is how it ended.

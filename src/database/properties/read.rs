@@ -55,6 +55,7 @@ impl Properties {
             settings: settings(client, name).await?,
             labels: labels(client, name).await?,
             collation_version: json["datcollversion"].as_str().map(str::to_owned),
+            gives: None,
         }))
     }
 
@@ -66,18 +67,23 @@ impl Properties {
         let items = |value: &Value| -> Vec<String> {
             value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
         };
+        let owner = text("owner").unwrap_or_default();
+        let is_owners =
+            |item: Privilege| Privilege { grantor: item.grantor.filter(|grantor| *grantor != owner), ..item };
+        let items_of =
+            |list: &Value| items(list).iter().filter_map(|item| acl_item(item)).flatten().map(is_owners).collect();
+        let privileges = database["datacl"].is_array().then(|| items_of(&database["datacl"]));
         let labels = database["security_labels"].as_array().into_iter().flatten().map(items);
         Self {
-            owner: text("owner").unwrap_or_default(),
+            owner,
             tablespace: text("tablespace").unwrap_or_default(),
             comment: text("comment"),
             columns: columns(database),
-            privileges: database["datacl"]
-                .is_array()
-                .then(|| items(&database["datacl"]).iter().filter_map(|item| acl_item(item)).flatten().collect()),
+            privileges,
             settings,
             labels: labels.filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone()))).collect(),
             collation_version: text("datcollversion"),
+            gives: None,
         }
     }
 }
@@ -103,28 +109,36 @@ fn columns(json: &Value) -> BTreeMap<&'static str, String> {
 
 /// An `aclitem` as a text: `grantee=privileges/grantor`, the names in double quotes where they need them.
 fn acl_item(item: &str) -> Option<Vec<Privilege>> {
-    let (grantee, rest) = match item.strip_prefix('"') {
-        None => item.split_once('=').map(|(grantee, rest)| (grantee.to_owned(), rest))?,
-        Some(quoted) => {
-            let mut grantee = String::new();
-            let mut characters = quoted.char_indices().peekable();
-            loop {
-                match characters.next()? {
-                    (_, '"') if characters.next_if(|(_, next)| *next == '"').is_some() => grantee.push('"'),
-                    (at, '"') => break (grantee, quoted[at + 1..].strip_prefix('=')?),
-                    (_, character) => grantee.push(character),
-                }
-            }
-        }
-    };
+    let (grantee, rest) = name_before(item, '=')?;
+    let (letters, grantor) = rest.split_once('/').unwrap_or((rest, ""));
+    let grantor = name_before(&format!("{grantor}="), '=').map(|(name, _)| name).filter(|name| !name.is_empty());
     let mut privileges = Vec::new();
-    let mut letters = rest.chars().take_while(|letter| *letter != '/').peekable();
+    let mut letters = letters.chars().peekable();
     while let Some(letter) = letters.next() {
-        let option = letters.next_if(|next| *next == '*').is_some();
+        let grantable = letters.next_if(|next| *next == '*').is_some();
         let known = LETTERS.iter().find(|(known, _)| *known == letter);
-        privileges.extend(known.map(|(_, name)| (grantee.clone(), (*name).to_owned(), option)));
+        privileges.extend(known.map(|(_, kind)| Privilege {
+            grantor: grantor.clone(),
+            ..Privilege::new(grantee.clone(), *kind, grantable)
+        }));
     }
     Some(privileges)
+}
+
+/// A name, in double quotes if need be, and the text after the sign that follows it.
+fn name_before(text: &str, sign: char) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return text.split_once(sign).map(|(name, rest)| (name.to_owned(), rest));
+    };
+    let mut name = String::new();
+    let mut characters = quoted.char_indices().peekable();
+    loop {
+        match characters.next()? {
+            (_, '"') if characters.next_if(|(_, next)| *next == '"').is_some() => name.push('"'),
+            (at, '"') => return Some((name, quoted[at + 1..].strip_prefix(sign)?)),
+            (_, character) => name.push(character),
+        }
+    }
 }
 
 async fn labels(client: &Client, name: &str) -> Result<BTreeSet<(String, String)>> {
@@ -143,13 +157,19 @@ async fn privileges(client: &Client, name: &str) -> Result<BTreeSet<Privilege>> 
     let rows = client
         .query(
             "SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type, \
-                    a.is_grantable \
+                    a.is_grantable, CASE WHEN a.grantor <> d.datdba THEN pg_get_userbyid(a.grantor)::text END \
              FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = $1",
             &[&name],
         )
         .await
         .query_context("cannot read the privileges of the database")?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    let item = |row: &tokio_postgres::Row| Privilege {
+        grantee: row.get(0),
+        kind: row.get(1),
+        grantable: row.get(2),
+        grantor: row.get(3),
+    };
+    Ok(rows.iter().map(item).collect())
 }
 
 async fn settings(client: &Client, name: &str) -> Result<Vec<(String, String, String)>> {
@@ -182,9 +202,15 @@ mod tests {
     #[test]
     fn acl_items_are_read_with_names_in_quotes_and_options() {
         let item = |text: &str| acl_item(text).unwrap();
-        let has = |grantee: &str, privilege: &str, option| (grantee.to_owned(), privilege.to_owned(), option);
-        assert_eq!(item("=Tc/postgres"), [has("", "TEMPORARY", false), has("", "CONNECT", false)]);
-        assert_eq!(item("\"a \"\"=/\"=C*/x"), [has("a \"=/", "CREATE", true)]);
+        let has = |grantee: &str, kind: &str, grantable, grantor: &str| Privilege {
+            grantor: Some(grantor.to_owned()),
+            ..Privilege::new(grantee, kind, grantable)
+        };
+        assert_eq!(
+            item("=Tc/postgres"),
+            [has("", "TEMPORARY", false, "postgres"), has("", "CONNECT", false, "postgres")]
+        );
+        assert_eq!(item("\"a \"\"=/\"=C*/\"x \"\"/=\""), [has("a \"=/", "CREATE", true, "x \"/=")]);
         assert_eq!(item("x=/y"), []);
         assert_eq!(acl_item("\"cut"), None);
     }

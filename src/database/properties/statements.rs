@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::grantors::in_order;
 use super::{Privilege, Properties};
 use crate::database::{ident, literal};
 
@@ -71,7 +72,7 @@ impl Properties {
             if !self.owner.is_empty() {
                 statements.push(format!("REVOKE ALL ON DATABASE {database} FROM {}", ident(&self.owner)));
             }
-            statements.extend(privileges.iter().map(|item| grant_statement(database, item)));
+            statements.extend(in_order(privileges).iter().map(|item| grant_statement(database, item)));
         }
         statements.extend(self.settings.iter().map(|item| setting_statement(database, item)));
         let is = |column: &str, value: &str| self.columns.get(column).is_some_and(|found| found == value);
@@ -89,10 +90,15 @@ impl Properties {
     }
 }
 
-pub(super) fn grant_statement(database: &str, (grantee, privilege, grantable): &Privilege) -> String {
-    let grantee = if grantee.is_empty() { "PUBLIC".to_owned() } else { ident(grantee) };
-    let option = if *grantable { " WITH GRANT OPTION" } else { "" };
-    format!("GRANT {privilege} ON DATABASE {database} TO {grantee}{option}")
+/// `GRANT … GRANTED BY` would name nobody but the role that runs it.
+pub(super) fn grant_statement(database: &str, item: &Privilege) -> String {
+    let grantee = if item.grantee.is_empty() { "PUBLIC".to_owned() } else { ident(&item.grantee) };
+    let option = if item.grantable { " WITH GRANT OPTION" } else { "" };
+    let grant = format!("GRANT {} ON DATABASE {database} TO {grantee}{option}", item.kind);
+    match &item.grantor {
+        None => grant,
+        Some(grantor) => format!("SET ROLE {}; {grant}; RESET ROLE", ident(grantor)),
+    }
 }
 
 pub(super) fn setting_statement(database: &str, (role, setting, value): &(String, String, String)) -> String {

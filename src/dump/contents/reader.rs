@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::names::{made_object, names, used_object};
 use super::needs::{made, needed};
+use super::reserved;
 use super::{Contents, Extension, Partition, TableName};
 use crate::database::tools::parse_version;
 use crate::dump::database;
@@ -103,6 +104,11 @@ impl Visitor for Judge {
                     self.definitions.update(statement.text);
                 }
                 self.learn(statement);
+                // Who gives the privileges on the database that come next.
+                if statement.words.get(1..3).is_some_and(|words| words == ["SESSION", "AUTHORIZATION"]) {
+                    let text = self.decode(statement.text);
+                    database::learn(&mut self.contents.database, &text);
+                }
                 Ok(())
             }
             Disposition::Skip(Skipped::Database) => {
@@ -266,6 +272,8 @@ impl Judge {
     fn learn_objects(&mut self, statement: &Statement<'_>, text: &str) {
         self.contents.needs.extend(needed(statement));
         self.contents.made.extend(made(statement));
+        let rights = reserved::reserved(statement).into_iter();
+        self.contents.reserved.extend(rights.map(|right| (right, reserved::shown(statement))));
         let word = |at: usize| statement.words.get(at).map(|word| rules::name_of(word)).unwrap_or_default();
         if statement.begins(&["CREATE", "SCHEMA"]) {
             self.contents.schemas.insert(word(2));

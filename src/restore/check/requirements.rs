@@ -1,5 +1,7 @@
 //! Rights, extensions, roles and tablespaces that a dump needs: one error names all that are lacking.
 
+mod reserved;
+
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
@@ -17,6 +19,8 @@ use crate::restore::Policy;
 struct Lacks {
     problems: Vec<String>,
     hints: Vec<String>,
+    /// The objects that only a superuser may make.
+    objects: Vec<String>,
 }
 
 impl Lacks {
@@ -32,7 +36,8 @@ impl Lacks {
             problems => Error::new(Kind::Refused, "the dump needs more than this server or this role has")
                 .with("lacking", problems.join("\n")),
         };
-        Err(self.hints.into_iter().fold(error.with("state", UNTOUCHED), Error::hint))
+        let error = error.with("objects", self.objects.join("\n")).with("state", UNTOUCHED);
+        Err(self.hints.into_iter().fold(error, Error::hint))
     }
 }
 
@@ -58,6 +63,9 @@ pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, po
         lacks.add(format!("role \"{user}\" {what}"), [hint]);
     }
     extensions(client, contents, policy, superuser, &user, &mut lacks).await?;
+    if !superuser {
+        reserved::look(client, contents, policy, &user, &mut lacks).await?;
+    }
     roles(client, contents, policy, &user, &mut lacks).await?;
     tablespaces(client, contents, policy, &user, &mut lacks).await?;
     lacks.into_result()?;

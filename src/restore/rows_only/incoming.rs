@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
-use super::UNTOUCHED;
+use super::{UNTOUCHED, event_triggers};
 use crate::database::connect::{QueryContext, chain};
 use crate::database::ident;
 use crate::error::{Error, Kind, Result};
@@ -260,6 +260,7 @@ pub(super) async fn stage(
     entries: &[&TableEntry],
     meter: &Arc<Meter>,
 ) -> Result<Vec<Incoming>> {
+    event_triggers::refuse(client).await?;
     client.batch_execute("BEGIN").await.query_context("cannot begin a transaction")?;
     let mut staged: Vec<Incoming> = Vec::new();
     let shapes = same_columns(client, entries).await?;

@@ -12,6 +12,7 @@
 
 mod after;
 mod constraints;
+mod event_triggers;
 mod incoming;
 mod of_extensions;
 

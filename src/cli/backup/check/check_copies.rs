@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::refuse_unknown_copies;
 use super::{Args, note_read, reads, sentence};
 use crate::backup::session::Session;
 use crate::cli::Env;
@@ -54,15 +55,8 @@ pub(super) async fn run(args: &Args, env: &Env, session: &mut Session<'_>) -> Re
 fn wanted<'a>(args: &Args, env: &'a Env) -> Result<Vec<&'a settings::Repository>> {
     let configured = &env.settings.copies;
     let all = args.copies.iter().any(|name| name == "all");
-    for name in args.copies.iter().filter(|name| *name != "all") {
-        if !configured.iter().any(|copy| copy.location == *name) {
-            let known: Vec<&str> = configured.iter().map(|copy| copy.location.as_str()).collect();
-            return Err(Error::new(Kind::Usage, format!("no copy at {name} is configured"))
-                .with("copies", known.join("\n"))
-                .with("state", "nothing was checked")
-                .hint("Name a `location` of [[copies]], or say `all`."));
-        }
-    }
+    let named: Vec<String> = args.copies.iter().filter(|name| *name != "all").cloned().collect();
+    refuse_unknown_copies(&named, configured, "nothing was checked")?;
     if configured.is_empty() {
         return Err(Error::new(Kind::Usage, "no copy is configured").with("state", "nothing was checked"));
     }
@@ -70,10 +64,12 @@ fn wanted<'a>(args: &Args, env: &'a Env) -> Result<Vec<&'a settings::Repository>
 }
 
 async fn check(args: &Args, session: &mut Session<'_>, settings: &settings::Repository) -> Result<checking::Report> {
+    let belonging = session.belonging(&Location::parse(&settings.location)?, false)?;
     let settings = settings.clone();
     let opening = move || {
         let mut lock = Lock::shared(&settings)?;
         let handle = repository::open_to_read(&settings)?;
+        belonging.judge(&handle)?;
         match lock.announce(&handle) {
             // What is mounted read-only can be read all the same.
             Err(error) if error.kind() == Kind::Store => {}
