@@ -56,7 +56,7 @@ pub struct Args {
     /// Do not ask before the live database is replaced
     #[arg(long)]
     pub yes: bool,
-    /// Parallel jobs for backups, .dump files and directories [default: one per CPU, at most 8]
+    /// Parallel jobs for loading [default: one per CPU, at most 8]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: Option<u32>,
     /// Only this table, with --into, --drill or --data-only (repeatable; not for SQL text)

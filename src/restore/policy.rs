@@ -17,7 +17,7 @@ pub enum Destination {
 /// Options of a restore, as the command line gives them.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Parallel jobs for an archive.
+    /// Parallel jobs.
     pub jobs: u32,
     /// Statements that `pg_dump` never writes are let pass.
     pub trust_dump: bool,

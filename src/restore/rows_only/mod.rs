@@ -15,6 +15,7 @@ mod constraints;
 mod event_triggers;
 mod incoming;
 mod of_extensions;
+mod settings;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,7 +105,7 @@ impl<'a> Loaded<'a> {
         // The temporary tables lie beside those that they are compared with.
         let room = Room::look(&client, &env.connector, "", 0).await?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.query_context("cannot begin")?.get(0);
-        let search_path = application_path(env).await?;
+        let search_path = settings::application_path(env).await?;
         let application = env.connector.application_settings().await?;
         let work = async {
             begin(&client).await?;
@@ -245,14 +246,6 @@ async fn end_process(client: &Client, pid: i32) {
     let _ = client.query("SELECT pg_terminate_backend($1, 30000)", &[&pid]).await;
 }
 
-/// The `search_path` of a session of the application.
-async fn application_path(env: &Env) -> Result<String> {
-    let failed = "cannot ask for the search path of the application";
-    let (client, both) = env.connector.connect_as_application().await?;
-    client.batch_execute(&format!("BEGIN; {}", both.application())).await.query_context(failed)?;
-    Ok(client.query_one("SHOW search_path", &[]).await.query_context(failed)?.get(0))
-}
-
 /// The oldest transaction that runs, as the 32 bits that rows show: what it and all later ones write may not be in a
 /// backup that begins now.
 async fn oldest_running(client: &Client) -> Result<i64> {
@@ -360,13 +353,12 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     let removed = removed.map(|(table, surplus)| (table.name.clone(), surplus)).collect();
     incoming::remove(client, staged).await?;
     // Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
-    let own = current(client, &loaded.application).await?;
-    set(client, &loaded.application).await?;
-    set_path(client, &loaded.search_path).await?;
+    let own = settings::adopt(client, &loaded.application).await?;
+    settings::set_path(client, &loaded.search_path).await?;
     incoming::insert(client, staged, meter).await?;
-    set(client, &own).await?;
+    settings::set(client, &own).await?;
     // Names of the catalogue are the server's here, whatever the application calls its own.
-    set_path(client, &format!("pg_catalog, {}", loaded.search_path)).await?;
+    settings::set_path(client, &format!("pg_catalog, {}", loaded.search_path)).await?;
     meter.now("checking constraints");
     for key in &keys {
         key.check(client).await?;
@@ -378,31 +370,6 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     incoming::same_again(client, &loaded.entries, staged).await?;
     after::advance_sequences(client, &oids).await?;
     Ok((keys.len(), removed))
-}
-
-async fn set_path(client: &Client, path: &str) -> Result<()> {
-    let sql = "SELECT pg_catalog.set_config('search_path', $1, true)";
-    client.query(sql, &[&path]).await.query_context("cannot set the search path").map(drop)
-}
-
-/// Sets them for the transaction.
-async fn set(client: &Client, settings: &[Setting]) -> Result<()> {
-    for (name, value) in settings {
-        let sql = "SELECT pg_catalog.set_config($1, $2, true)";
-        client.query(sql, &[name, value]).await.query_context(format!("cannot set {name} as the application does"))?;
-    }
-    Ok(())
-}
-
-/// The values that these settings have now.
-async fn current(client: &Client, settings: &[Setting]) -> Result<Vec<Setting>> {
-    let mut values = Vec::new();
-    for (name, _) in settings {
-        let sql = "SELECT coalesce(pg_catalog.current_setting($1, true), '')";
-        let row = client.query_one(sql, &[name]).await.query_context(format!("cannot read the setting {name}"))?;
-        values.push((name.clone(), row.get(0)));
-    }
-    Ok(values)
 }
 
 /// A trigger or rule that fires all the same would write other rows than those of the backup.
