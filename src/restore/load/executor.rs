@@ -225,7 +225,9 @@ impl<'a> Executor<'a> {
             };
             self.reap()?;
             bytes += piece.bytes.len();
-            self.hand_over(piece, &sender, bytes >= BIG, &statement, &rows).await?;
+            // With options, a row need not be a line.
+            let may_be_shared = bytes >= BIG && statement.text.ends_with(b" FROM stdin;");
+            self.hand_over(piece, &sender, may_be_shared, &statement, &rows).await?;
         }
         // The reader says why there are no more.
         Err(out_of_step())
@@ -235,7 +237,7 @@ impl<'a> Executor<'a> {
         &mut self,
         piece: Piece,
         sender: &mpsc::Sender<Piece>,
-        is_big: bool,
+        may_be_shared: bool,
         statement: &Arc<Statement>,
         rows: &Rows,
     ) -> Result<()> {
@@ -243,7 +245,7 @@ impl<'a> Executor<'a> {
             Ok(()) => return Ok(()),
             Err(error) => error.into_inner(),
         };
-        if is_big && let Some(session) = self.free_session().await? {
+        if may_be_shared && let Some(session) = self.free_session().await? {
             self.spawn_copy(session, statement, rows.clone());
         }
         loop {
