@@ -33,6 +33,7 @@ mod database_gone;
 mod delete;
 mod docs;
 mod export;
+#[cfg(feature = "network")]
 mod forgetting;
 mod host;
 mod hostile;

@@ -5,7 +5,9 @@
 //! is refused by Parse.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -131,7 +133,7 @@ impl Session {
             texts.iter().flatten().map(|text| Box::pin(maybe_done(self.client.execute_typed(text, &[])))).collect();
         // A statement is sent when its future is first polled.
         for one in &mut sent {
-            let _ = futures_util::poll!(one.as_mut());
+            poll_fn(|context| Poll::Ready(one.as_mut().poll(context).is_ready())).await;
         }
         let mut done = Vec::with_capacity(sent.len());
         for mut one in sent {
