@@ -58,10 +58,11 @@ impl Connector {
     pub async fn application_settings(&self) -> Result<Vec<Setting>> {
         let failed = "cannot read the settings of the application";
         let client = self.connect_for_application().await?;
-        client.batch_execute("SET search_path = pg_catalog").await.query_context(failed)?;
+        // What does not fit into work_mem goes into a temporary file, which may have a limit, too.
+        client.batch_execute("SET search_path = pg_catalog; SET work_mem = '4MB'").await.query_context(failed)?;
         let names: Vec<String> = SEEN.iter().map(|name| super::literal(name)).collect();
         let sql = format!(
-            "SELECT name, current_setting(name) FROM pg_settings WHERE lower(name) IN ({}) \
+            "SELECT name, current_setting(name) FROM unnest(ARRAY[{}]) AS name \
              UNION ALL SELECT name, current_setting(name, true) FROM \
                (SELECT DISTINCT split_part(c, '=', 1) AS name FROM pg_db_role_setting s, unnest(s.setconfig) c, \
                   (SELECT oid FROM pg_roles WHERE rolname = session_user) r, \
