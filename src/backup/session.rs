@@ -357,7 +357,7 @@ fn of_another_database(other: &str, name: &str) -> Error {
         ))
 }
 
-/// The cluster that this session's server is, by the name that it gave itself when it was made.
+/// The server's cluster, by the identifier that it got when it was made.
 ///
 /// # Errors
 /// [`Kind::Source`].

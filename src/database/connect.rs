@@ -54,7 +54,7 @@ pub struct Connector {
     application_name: String,
     startup_wait: Duration,
     login_wait: Duration,
-    /// What the server asked for instead of the password.
+    /// The server's request instead of one for the password.
     asked: Arc<Asked>,
     /// The way of client programs to the server, where they need one.
     relay: Arc<OnceLock<Option<Relay>>>,

@@ -1,6 +1,6 @@
 //! Loads an inspected dump into the staging database.
 //!
-//! Whatever the dump is, it becomes one stream of statements and rows (`load/stream.rs`): plain text as it is, an archive
+//! Every dump becomes one stream of statements and rows (`load/stream.rs`): plain text as it is, an archive
 //! as `pg_restore` unpacks it. Our own sessions execute that stream, one statement per message (`load/executor.rs`);
 //! statements that concern the database itself are left out (`dump/rules.rs`).
 

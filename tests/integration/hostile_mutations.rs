@@ -27,18 +27,6 @@ impl Visitor for Named {
         }
         Ok(())
     }
-    fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
-    fn meta(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
-    fn data(&mut self, _: &[u8], _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
-    fn data_end(&mut self, _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
 }
 
 /// Pieces that a scanner may take for something else than the server does.
@@ -91,7 +79,7 @@ impl Random {
     }
 }
 
-/// The same text with some places changed.
+/// Changes some places of a text.
 fn mutated(text: &[char], random: &mut Random) -> String {
     let mut text = text.to_vec();
     for _ in 0..=random.below(4) {

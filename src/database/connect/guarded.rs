@@ -77,7 +77,7 @@ impl Refusal {
     }
 }
 
-/// What a server asked for instead of the password itself.
+/// A server's request instead of one for the password itself.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) md5: AtomicBool,
@@ -91,7 +91,7 @@ struct Reader {
     /// Type and length, and the kind of authentication that follows both.
     head: [u8; 9],
     known: usize,
-    /// What is left of the message.
+    /// The rest of the message.
     left: u64,
     said: u64,
     is_ready: bool,

@@ -91,7 +91,7 @@ async fn k18_md5_is_answered_and_remembered() {
     assert!(!connector.has_met_md5());
 }
 
-/// What comes after a login without a password.
+/// The messages after a login without a password.
 fn let_in(more: &[u8]) -> Vec<u8> {
     [&message(b'R', &[0, 0, 0, 0])[..], more].concat()
 }

@@ -25,7 +25,7 @@ use crate::settings::{Address, Database, Ssl};
 /// A listener on a thread of its own. It ends with this value; connections that are open go on.
 #[derive(Debug)]
 pub(super) struct Relay {
-    /// What stands for `PGHOST`.
+    /// The value for `PGHOST`.
     pub(super) host: String,
     _end: oneshot::Sender<()>,
 }

@@ -11,18 +11,6 @@ impl Visitor for Decisions {
         self.1.extend(roles(statement).into_iter().map(|(_, role)| role));
         Ok(())
     }
-    fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
-    fn meta(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
-    fn data(&mut self, _: &[u8], _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
-    fn data_end(&mut self, _: u64) -> Result<(), Flaw> {
-        Ok(())
-    }
 }
 
 fn decide(text: &str) -> Decisions {

@@ -12,13 +12,21 @@ pub trait Visitor {
     /// A statement with its semicolon, without the comments before it. The line is where it begins.
     fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw>;
     /// A comment line between statements, without the dashes.
-    fn comment(&mut self, text: &str, line: u64) -> Result<(), Flaw>;
+    fn comment(&mut self, _text: &str, _line: u64) -> Result<(), Flaw> {
+        Ok(())
+    }
     /// A meta-command of psql with its backslash.
-    fn meta(&mut self, text: &str, line: u64) -> Result<(), Flaw>;
+    fn meta(&mut self, _text: &str, _line: u64) -> Result<(), Flaw> {
+        Ok(())
+    }
     /// COPY data, cut anywhere; the line is that of its first byte.
-    fn data(&mut self, bytes: &[u8], line: u64) -> Result<(), Flaw>;
+    fn data(&mut self, _bytes: &[u8], _line: u64) -> Result<(), Flaw> {
+        Ok(())
+    }
     /// The end of COPY data, after so many rows.
-    fn data_end(&mut self, rows: u64) -> Result<(), Flaw>;
+    fn data_end(&mut self, _rows: u64) -> Result<(), Flaw> {
+        Ok(())
+    }
 }
 
 /// A statement, with what the scanner noticed on the way.

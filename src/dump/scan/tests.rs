@@ -197,18 +197,6 @@ fn rows_of_an_insert_are_counted() {
             self.0.push(statement.groups);
             Ok(())
         }
-        fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
-        fn meta(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
-        fn data(&mut self, _: &[u8], _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
-        fn data_end(&mut self, _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
     }
     let (mut scanner, mut groups) = (Scanner::default(), Groups(Vec::new()));
     let text = b"INSERT INTO t (a) VALUES (1);\nINSERT INTO t VALUES\n\t('(', f((2))),\n\t(3, 4);\n";

@@ -90,7 +90,7 @@ async fn excerpt(mut response: Response) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What an answer holds, if it is not longer than `limit` bytes.
+/// The content of an answer, if it is not longer than `limit` bytes.
 pub(super) async fn body(mut response: Response, limit: u64) -> io::Result<Bytes> {
     let too_long = || io::Error::new(ErrorKind::InvalidData, format!("the answer is longer than {limit} bytes"));
     if response.content_length().is_some_and(|length| length > limit) {

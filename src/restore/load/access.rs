@@ -59,18 +59,6 @@ mod tests {
             self.0 = statement.words.to_vec();
             Ok(())
         }
-        fn comment(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
-        fn meta(&mut self, _: &str, _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
-        fn data(&mut self, _: &[u8], _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
-        fn data_end(&mut self, _: u64) -> Result<(), Flaw> {
-            Ok(())
-        }
     }
 
     fn access(text: &str) -> Option<Access> {

@@ -215,10 +215,6 @@ impl Visitor for Sender {
         self.send(Item::Copy(owned))
     }
 
-    fn comment(&mut self, _text: &str, _line: u64) -> std::result::Result<(), Flaw> {
-        Ok(())
-    }
-
     fn meta(&mut self, _text: &str, _line: u64) -> std::result::Result<(), Flaw> {
         // \connect would leave the staging database, and the others are psql's own business.
         Ok(())

@@ -253,7 +253,7 @@ impl Incoming {
     }
 }
 
-/// Loads the rows of the wanted tables into temporary tables of this session.
+/// Loads the rows of the wanted tables into temporary tables.
 pub(super) async fn stage(
     client: &Client,
     stored: &Stored,

@@ -41,7 +41,7 @@ pub(super) struct Sftp {
     arguments: Vec<String>,
     /// The repository's directory; relative to where the login begins if it does not begin with `/`.
     root: PathBuf,
-    /// What to add where ssh cannot connect.
+    /// Words to add where ssh cannot connect.
     hint: Option<String>,
     session: Mutex<Option<Arc<Session>>>,
 }
@@ -116,7 +116,7 @@ impl Sftp {
     }
 }
 
-/// What to do where the host is known by the account's own configuration alone.
+/// Advice where the host is known by the account's own configuration alone.
 fn unread_configuration() -> Option<String> {
     let path = super::home()?.join(".ssh/config");
     path.exists().then(|| {
