@@ -12,7 +12,7 @@ use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::dump::text::Flaw;
 use crate::error::{Error, Kind, Result};
-use crate::restore::{Destination, Policy};
+use crate::restore::{Destination, Policy, wanted};
 
 pub use requirements::rights;
 
@@ -96,22 +96,10 @@ fn trust(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
         .hint("Look at that line; if you know where the file comes from, repeat it with --trust-dump."))
 }
 
-/// Whether words for a table mean one name: `a.b` may be the table "b" of the schema "a", and the table "a.b" of another one.
-fn is_clear(contents: &Contents, words: &str) -> Result<()> {
-    let called: BTreeSet<&TableName> = contents.tables().filter(|table| table.is_called(words)).collect();
-    if !called.iter().any(|table| table.name == words) || called.iter().all(|table| table.name == words) {
-        return Ok(());
-    }
-    let options: Vec<String> = called.iter().map(|table| format!("--table '{}'", table.quoted())).collect();
-    Err(Error::new(Kind::Refused, format!("\"{words}\" means more than one table"))
-        .with("state", UNTOUCHED)
-        .hint(format!("Write schema and name in quotes of their own: {}", options.join(" or "))))
-}
-
 /// Whether the wanted tables are in the dump, each with its own rows.
 fn part(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
     for words in &policy.tables {
-        is_clear(contents, words)?;
+        wanted::called(words, contents.tables()).map_err(|error| error.with("state", UNTOUCHED))?;
     }
     if let Some(words) = policy.tables.iter().find(|words| !contents.tables().any(|table| table.is_called(words))) {
         if let Some(view) = contents.views.iter().find(|view| view.is_called(words)) {

@@ -29,6 +29,7 @@ pub mod subscriptions;
 pub mod swap;
 pub mod undo;
 pub mod verify;
+pub mod wanted;
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! Destination and options of a restore.
 
+use super::wanted::name_of;
 use crate::dump::Contents;
 use crate::tables::catalog::Table;
 
@@ -70,7 +71,7 @@ impl Policy {
         while let Some(words) = policy.tables.get(number).cloned() {
             number += 1;
             for partition in contents.partitions.iter().filter(|partition| partition.parent.is_called(&words)) {
-                let name = partition.child.to_string();
+                let name = partition.child.quoted();
                 if !policy.tables.contains(&name) {
                     policy.tables.push(name);
                 }
@@ -96,6 +97,6 @@ impl Policy {
     /// Whether the rows of this table are wanted. A table is named with or without its schema.
     #[must_use]
     pub fn wants(&self, table: &Table) -> bool {
-        self.tables.is_empty() || self.tables.iter().any(|words| table.is_called(words))
+        self.tables.is_empty() || self.tables.iter().any(|words| name_of(table).is_called(words))
     }
 }

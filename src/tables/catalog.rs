@@ -85,12 +85,6 @@ impl Table {
         format!("{}.{}", ident(&self.schema), ident(&self.name))
     }
 
-    /// Whether somebody who says `name`, `schema.name` or `"schema"."name"` means this one.
-    #[must_use]
-    pub fn is_called(&self, words: &str) -> bool {
-        words == self.name || words == format!("{}.{}", self.schema, self.name) || words == self.qualified()
-    }
-
     /// `"id", "name"`
     #[must_use]
     pub fn column_list(&self) -> String {

@@ -400,3 +400,29 @@ fn k3_a_publication_with_a_filter_does_not_stop_other_tables() {
     let refused = kept.rows(&[]).expect(10).says("publication does not let them").says("\"filt\": 1 rows");
     refused.says("\"list\": 1 rows").says("ALTER PUBLICATION");
 }
+
+#[test]
+fn k5_a_name_that_means_two_tables_is_refused_before_rows_are_replaced() {
+    let kept = Kept::new(
+        "meant_rows",
+        "CREATE SCHEMA pub; CREATE TABLE pub.lic (i int); INSERT INTO pub.lic VALUES (1); \
+         CREATE TABLE \"pub.lic\" (i int); INSERT INTO \"pub.lic\" VALUES (2); \
+         CREATE TABLE pub.parted (i int) PARTITION BY RANGE (i); CREATE TABLE one PARTITION OF pub.parted FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE \"pub.parted\" (i int); INSERT INTO \"pub.parted\" VALUES (3); INSERT INTO pub.parted VALUES (4)",
+    );
+    kept.query("UPDATE pub.lic SET i = 10; UPDATE \"pub.lic\" SET i = 20; UPDATE pub.parted SET i = 5; UPDATE \"pub.parted\" SET i = 30");
+    let rows = || {
+        kept.query("SELECT format('%s %s %s %s', (TABLE pub.lic), (TABLE \"pub.lic\"), (TABLE pub.parted), (TABLE \"pub.parted\"))")
+    };
+    for name in ["lic", "parted"] {
+        let refused = kept.rows(&["--table", &format!("pub.{name}")]).expect(10);
+        refused
+            .says(&format!("\"pub.{name}\" means more than one table"))
+            .says(&format!("--table '\"public\".\"pub.{name}\"'"));
+    }
+    assert_eq!(rows(), "10 20 5 30");
+    kept.rows(&["--table", "\"pub\".\"lic\"", "--table", "\"pub\".\"parted\""]).expect(0);
+    assert_eq!(rows(), "1 20 4 30");
+    kept.rows(&["--table", "\"public\".\"pub.lic\"", "--table", "\"public\".\"pub.parted\""]).expect(0);
+    assert_eq!(rows(), "1 2 4 3");
+}

@@ -17,17 +17,20 @@ mod incoming;
 mod of_extensions;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::previous::{self, RowsReplaced};
 use super::room::Room;
 use super::stored::Stored;
+use super::wanted::{called, name_of};
 use super::{Destination, Policy, Session};
 use crate::database::Setting;
 use crate::database::connect::{QueryContext, chain};
+use crate::dump::contents::TableName;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
@@ -289,27 +292,26 @@ async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Pol
     if policy.tables.is_empty() {
         return Ok(tables.iter().filter(|entry| entry.table.name != BOOKKEEPING).collect());
     }
-    let mut meant: Vec<&TableEntry> = Vec::new();
+    let of_live = partitions(client).await?;
+    let names: BTreeSet<TableName> = tables.iter().map(|entry| name_of(&entry.table)).collect();
+    let mut meant: BTreeSet<TableName> = BTreeSet::new();
     let mut unknown = Vec::new();
     for words in &policy.tables {
-        let mut found: Vec<&TableEntry> = tables.iter().filter(|entry| entry.table.is_called(words)).collect();
-        let sql = "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace \
-                   CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t JOIN pg_class c ON c.oid = t.relid \
-                   JOIN pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE p.relkind = 'p' AND t.isleaf AND $1::text IN (p.relname::text, pn.nspname || '.' || p.relname) ORDER BY 1, 2";
-        for row in client.query(sql, &[words]).await.query_context("cannot look for partitions")? {
-            let (schema, name): (&str, &str) = (row.get(0), row.get(1));
-            match tables.iter().find(|entry| entry.table.schema == schema && entry.table.name == name) {
-                Some(entry) => found.push(entry),
-                None => env.reporter.warn(&format!(
-                    "partition {schema}.{name} of {words} is not in the backup: its rows stay as they are"
-                )),
+        let tables_called = called(words, names.iter().chain(of_live.iter().map(|(root, _)| root)))?;
+        let mut found: BTreeSet<TableName> =
+            tables_called.iter().filter(|name| names.contains(**name)).map(|name| (*name).clone()).collect();
+        for (_, leaf) in of_live.iter().filter(|(root, _)| tables_called.contains(root)) {
+            if names.contains(leaf) {
+                found.insert(leaf.clone());
+            } else {
+                env.reporter
+                    .warn(&format!("partition {leaf} of {words} is not in the backup: its rows stay as they are"));
             }
         }
         if found.is_empty() {
             unknown.push(format!("\"{words}\""));
         }
-        meant.extend(found);
+        meant.append(&mut found);
     }
     if !unknown.is_empty() {
         of_extensions::refuse(client, stored, policy).await?;
@@ -318,8 +320,18 @@ async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Pol
             .with("state", UNTOUCHED)
             .hint("`teslamate-backup show ID` lists its tables."));
     }
-    let is_meant = |entry: &&TableEntry| meant.iter().any(|found| std::ptr::eq(*found, *entry));
-    Ok(tables.iter().filter(is_meant).collect())
+    Ok(tables.iter().filter(|entry| meant.contains(&name_of(&entry.table))).collect())
+}
+
+/// The partitioned tables of the live database, each with a partition that has rows of its own.
+async fn partitions(client: &Client) -> Result<Vec<(TableName, TableName)>> {
+    let sql = "SELECT pn.nspname::text, p.relname::text, n.nspname::text, c.relname::text \
+               FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace \
+               CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t JOIN pg_class c ON c.oid = t.relid \
+               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.relkind = 'p' AND t.isleaf ORDER BY 1, 2, 3, 4";
+    let rows = client.query(sql, &[]).await.query_context("cannot look for partitions")?;
+    let name = |row: &Row, at: usize| TableName { schema: row.get(at), name: row.get(at + 1) };
+    Ok(rows.iter().map(|row| (name(row, 0), name(row, 2))).collect())
 }
 
 /// Begins the transaction, and holds the tables still.
