@@ -12,7 +12,7 @@ use super::session_settings::{Setting, apply};
 use crate::error::Result;
 
 /// Settings of PostgreSQL itself, in lower case. `lc_monetary` is not among them: rows are written and read under `C`.
-const SEEN: [&str; 9] = [
+const SEEN: [&str; 11] = [
     "bytea_output",
     "datestyle",
     "default_text_search_config",
@@ -20,8 +20,10 @@ const SEEN: [&str; 9] = [
     "intervalstyle",
     "lc_numeric",
     "lc_time",
+    "quote_all_identifiers",
     "timezone",
     "timezone_abbreviations",
+    "xmlbinary",
 ];
 
 /// Whether expressions see this setting. One with a dot in its name belongs to an extension or to the application.
@@ -51,6 +53,12 @@ pub async fn of_database(client: &Client, settings: &[(String, String, String)],
     // The later ones hold.
     let all = of_cluster(false).chain(of_this("")).chain(of_cluster(true)).chain(of_this(user));
     Ok(all.filter(|(name, _)| is_seen(name)).collect())
+}
+
+/// Sets those of the application, and returns those that this server does not know. What the role may not set is not among them.
+pub async fn refused(client: &Client, settings: &[Setting]) -> Result<Vec<Setting>> {
+    let done = apply(client, settings).await.query_context("cannot set what the application works with")?;
+    Ok(settings.iter().filter(|setting| !done.contains(setting) && !setting.0.contains('.')).cloned().collect())
 }
 
 impl Connector {

@@ -2,13 +2,14 @@
 //!
 //! No dump holds their values: they are computed while rows are loaded. A function that PostgreSQL is told to be immutable may read another
 //! table all the same, and finds it empty if that one is loaded later. So these columns are computed again when all rows are there, and what
-//! differs is written. Triggers and rules of the table are disabled meanwhile, in the same transaction. Not here: rows that are put back into
-//! the live database (`rows_only/`).
+//! differs is written. That is done before indexes, triggers, rules and publications are made, which depend on the values or would act.
+//! Not here: rows that are put back into the live database (`rows_only/`).
 
-use tokio_postgres::Client;
+use std::collections::BTreeSet;
+
+use tokio_postgres::{Client, Row};
 
 use crate::database::connect::{QueryContext, chain};
-use crate::database::literal;
 use crate::database::{Connector, Setting};
 use crate::error::Result;
 use crate::progress::Reporter;
@@ -17,26 +18,27 @@ use crate::progress::Reporter;
 const OF_EXPRESSION: &str = "(d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid \
                               OR d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = a.attnum)";
 
-/// The columns, each with its expression and a column that this reads.
+/// The columns, each with its expression, of the column's type, and with a column to write, and whether the expression reads that and
+/// whether it is one that only the server gives a value to. One that it reads is wanted, and one that may be written.
 const COLUMNS: &str = "\
-    SELECT format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), pg_get_expr(e.adbin, e.adrelid), \
-           (SELECT min(quote_ident(b.attname)) FROM pg_depend d JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = d.refobjsubid \
-            WHERE OF_EXPRESSION AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND b.attnum NOT IN (0, a.attnum)) \
+    SELECT format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), \
+           format('(%s)::%s', pg_get_expr(e.adbin, e.adrelid), format_type(a.atttypid, a.atttypmod)), b.name, b.is_read, b.is_identity \
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_attrdef e ON e.adrelid = c.oid AND e.adnum = a.attnum \
+         LEFT JOIN LATERAL (SELECT quote_ident(b.attname) AS name, b.attidentity = 'a' AS is_identity, EXISTS (SELECT FROM pg_depend d \
+             WHERE OF_EXPRESSION AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = b.attnum) AS is_read \
+             FROM pg_attribute b WHERE b.attrelid = c.oid AND b.attnum > 0 AND NOT b.attisdropped AND b.attgenerated = '' \
+             ORDER BY is_read DESC, is_identity, b.attnum LIMIT 1) AS b ON true \
     WHERE a.attgenerated = 's' AND NOT a.attisdropped AND c.relkind = 'r' \
           AND EXISTS (SELECT FROM pg_depend d WHERE OF_EXPRESSION AND d.refobjid >= 16384 \
                       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
                       AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = d.refclassid AND x.objid = d.refobjid AND x.deptype = 'e')) \
     ORDER BY c.oid, a.attnum";
 
-/// Statements that disable a table's triggers and rules for UPDATE, and those that give each its state back.
-const TRIGGERS: &str = "\
-    SELECT format('ALTER TABLE ONLY %s DISABLE %s %I', $1, kind, name), \
-           format('ALTER TABLE ONLY %s ENABLE %s%s %I', $1, CASE state WHEN 'A' THEN 'ALWAYS ' WHEN 'R' THEN 'REPLICA ' ELSE '' END, kind, name) \
-    FROM (SELECT tgrelid, 'TRIGGER', tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal \
-          UNION ALL SELECT ev_class, 'RULE', rulename, ev_enabled FROM pg_rewrite WHERE ev_type = '2') AS t (relation, kind, name, state) \
-    WHERE relation = to_regclass($1) AND state <> 'D' ORDER BY 1";
+/// A trigger before each row's update, which does nothing: with one, the server computes all generated columns, also those that read
+/// nothing of what is written. Source: `ExecInitStoredGenerated` in PostgreSQL's `nodeModifyTable.c`.
+const TOUCH: &str =
+    "CREATE FUNCTION pg_temp.glovebox_touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'";
 
 struct Column {
     /// Quoted, with its schema.
@@ -44,13 +46,35 @@ struct Column {
     /// Quoted.
     name: String,
     expression: String,
-    /// A column whose UPDATE makes the server compute this one.
-    base: Option<String>,
+    base: Option<Base>,
     /// Rows that were written.
     rows: u64,
 }
 
-/// Computes the columns of a loaded database again, writes what differs, and says so.
+/// A column whose UPDATE makes the server compute another one.
+struct Base {
+    /// Quoted.
+    name: String,
+    is_read: bool,
+    /// `GENERATED ALWAYS AS IDENTITY`
+    is_identity: bool,
+}
+
+impl Column {
+    fn of(row: &Row) -> Self {
+        let base = row.get::<_, Option<String>>(3);
+        Self {
+            table: row.get(0),
+            name: row.get(1),
+            expression: row.get(2),
+            base: base.map(|name| Base { name, is_read: row.get(4), is_identity: row.get(5) }),
+            rows: 0,
+        }
+    }
+}
+
+/// Computes the columns again in a database whose rows are loaded and whose indexes and triggers are not made yet, writes what differs,
+/// and says so.
 ///
 /// # Errors
 /// Those of the connection. What a function of the database refuses is a warning: the load did not meet it.
@@ -67,15 +91,13 @@ pub async fn compute_again(
         .query(&COLUMNS.replace("OF_EXPRESSION", OF_EXPRESSION), &[])
         .await
         .query_context("cannot look for generated columns")?;
-    let mut columns: Vec<Column> = rows
-        .iter()
-        .map(|row| Column { table: row.get(0), name: row.get(1), expression: row.get(2), base: row.get(3), rows: 0 })
-        .collect();
+    let mut columns: Vec<Column> = rows.iter().map(Column::of).collect();
+    let mut failed = BTreeSet::new();
     // A function may read another one of these columns.
     for _ in 0..columns.len() {
         let mut written = 0;
         for column in &mut columns {
-            let rows = write(&client, column, reporter).await?;
+            let rows = write(&client, column, reporter, &mut failed).await?;
             column.rows = column.rows.max(rows);
             written += rows;
         }
@@ -89,42 +111,37 @@ pub async fn compute_again(
              loaded later; it may differ from the values that the source had stored"
         ));
     }
-    if columns.iter().any(|column| column.rows > 0) {
-        refresh(&client, reporter).await?;
-    }
     Ok(())
 }
 
 /// Writes the rows in which the column is another one than its expression says now. Returns how many there were.
-async fn write(client: &Client, column: &Column, reporter: &Reporter) -> Result<u64> {
+async fn write(
+    client: &Client,
+    column: &Column,
+    reporter: &Reporter,
+    failed: &mut BTreeSet<(String, String)>,
+) -> Result<u64> {
     let Column { table, name, expression, base, .. } = column;
-    let differs = format!("({expression})::text IS DISTINCT FROM {name}::text");
+    // By their bytes: types need no operator, and no setting rounds the values.
+    let differs = format!("pg_catalog.record_image_ne(ROW({expression}), ROW({name}))");
     let begin = "BEGIN; SET LOCAL row_security = off";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
-    let done = match client.query_one(&format!("SELECT count(*) FROM ONLY {table} WHERE {differs}"), &[]).await {
-        Ok(row) if row.get::<_, i64>(0) == 0 => Ok(0),
-        Ok(row) => {
-            if let Some(base) = base {
-                update(client, table, base, &differs).await
-            } else {
-                reporter.warn(&format!(
-                    "{} rows of {table}: the generated column {name} is not what {expression} says now; it reads no column, so no \
-                     UPDATE computes it again",
-                    row.get::<_, i64>(0)
-                ));
-                Ok(0)
-            }
-        }
-        Err(cause) => Err(cause),
+    let counted = client.query_one(&format!("SELECT count(*) FROM ONLY {table} WHERE {differs}"), &[]).await;
+    let done = match (counted, base) {
+        (Ok(row), Some(base)) if row.get::<_, i64>(0) > 0 => update(client, column, base, &differs).await,
+        (counted, _) => counted.map(|_| 0),
     };
     let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = client.batch_execute(end).await;
     match done.and_then(|rows| ended.map(|()| rows)) {
         Err(cause) if cause.as_db_error().is_some() => {
-            reporter.warn(&format!(
-                "the generated column {name} of {table} could not be computed again after the load: {}",
-                chain(&cause)
-            ));
+            if failed.insert((table.clone(), name.clone())) {
+                reporter.warn(&format!(
+                    "the generated column {name} of {table} could not be computed again after the load, and may differ from what the source \
+                     had stored: {}",
+                    chain(&cause)
+                ));
+            }
             Ok(0)
         }
         rows => rows.query_context(format!("cannot compute {name} of {table}")),
@@ -133,36 +150,28 @@ async fn write(client: &Client, column: &Column, reporter: &Reporter) -> Result<
 
 async fn update(
     client: &Client,
-    table: &str,
-    base: &str,
+    column: &Column,
+    base: &Base,
     differs: &str,
 ) -> std::result::Result<u64, tokio_postgres::Error> {
-    let triggers = client.query(&TRIGGERS.replace("$1", &format!("{}::text", literal(table))), &[]).await?;
-    for trigger in &triggers {
-        client.batch_execute(trigger.get(0)).await?;
+    let Column { table, .. } = column;
+    let Base { name, is_read, is_identity } = base;
+    if !is_read {
+        client.batch_execute(TOUCH).await?;
+        let trigger = "CREATE TRIGGER glovebox_touch BEFORE UPDATE ON";
+        client
+            .batch_execute(&format!("{trigger} {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.glovebox_touch()"))
+            .await?;
     }
-    // The server computes a stored column when one that it reads is written.
-    let rows = client.execute(&format!("UPDATE ONLY {table} SET {base} = {base} WHERE {differs}"), &[]).await?;
-    client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
-    for trigger in &triggers {
-        client.batch_execute(trigger.get(1)).await?;
+    let identity = async |word: &str| {
+        let sql = format!("ALTER TABLE ONLY {table} ALTER COLUMN {name} SET GENERATED {word}");
+        if *is_identity { client.batch_execute(&sql).await } else { Ok(()) }
+    };
+    identity("BY DEFAULT").await?;
+    let rows = client.execute(&format!("UPDATE ONLY {table} SET {name} = {name} WHERE {differs}"), &[]).await?;
+    identity("ALWAYS").await?;
+    if !is_read {
+        client.batch_execute("DROP FUNCTION pg_temp.glovebox_touch() CASCADE").await?;
     }
     Ok(rows)
-}
-
-/// Materialized views were computed by the load, from the columns as they were then. They are made in the order of their dependencies.
-async fn refresh(client: &Client, reporter: &Reporter) -> Result<()> {
-    let sql = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE c.relkind = 'm' AND c.relispopulated AND c.oid >= 16384 ORDER BY c.oid";
-    for row in client.query(sql, &[]).await.query_context("cannot look for materialized views")? {
-        let view: String = row.get(0);
-        match client.batch_execute(&format!("REFRESH MATERIALIZED VIEW {view}")).await {
-            Err(cause) if cause.as_db_error().is_some() => reporter.warn(&format!(
-                "{view} could not be refreshed after generated columns were computed again: {}",
-                chain(&cause)
-            )),
-            done => done.query_context("cannot refresh a materialized view")?,
-        }
-    }
-    Ok(())
 }

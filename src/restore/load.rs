@@ -23,10 +23,10 @@ use tokio_postgres::Client;
 
 use self::executor::{Executor, Target};
 use self::stream::{Item, Reader, Trust};
-use super::Policy;
 use super::left_out::LeftOut;
 use super::part::Part;
 use super::stored::Stored;
+use super::{Policy, generated};
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Connector, Setting, ident};
@@ -121,6 +121,9 @@ impl Loader<'_> {
                 let loading = stored.load(self.connector, database, self.application, self.policy, self.jobs, &meter);
                 self.reporter.show(&meter, Box::pin(loading)).await?;
             }
+            if section == "data" && !self.policy.partial {
+                generated::compute_again(self.connector, database, self.application, self.reporter).await?;
+            }
         }
         Ok(())
     }
@@ -175,7 +178,8 @@ impl Loader<'_> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
         let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
         let (connector, application) = (self.connector, self.application);
-        let target = Target { connector, database, source, application, memory, jobs, section };
+        let (reporter, partial) = (self.reporter, self.policy.partial);
+        let target = Target { connector, database, source, application, memory, jobs, section, partial, reporter };
         Ok((stream::channel(), Executor::new(target).await?))
     }
 

@@ -11,7 +11,7 @@ use super::origin::{Origin, Witness};
 use super::part::Part;
 use super::stored::Stored;
 use super::verify::{self, Verified};
-use super::{Destination, Policy, Session, extensions, generated, staging};
+use super::{Destination, Policy, Session, extensions, staging};
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Setting, application_settings, ident};
@@ -74,9 +74,6 @@ impl Session<'_> {
         let wanted = Wanted { left_out: &left_out, part: part.as_ref(), added: &made.added };
         let application = self.application_settings(material, &origin, live).await?;
         self.load(material, policy, &wanted, &origin.properties, &application, name).await?;
-        if !policy.partial {
-            generated::compute_again(&env.connector, name, &application, &env.reporter).await?;
-        }
 
         env.reporter.step("verifying").await;
         let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;

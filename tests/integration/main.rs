@@ -61,6 +61,7 @@ mod repository_keeping;
 mod repository_network;
 mod restore_backup;
 mod restore_cluster;
+mod restore_computed;
 mod restore_extensions;
 mod restore_grants;
 mod restore_kill;

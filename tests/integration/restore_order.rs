@@ -198,7 +198,7 @@ fn k9_a_generated_column_that_reads_another_table_is_right() {
     for source in ["latest", "a.sql", "a.dump"] {
         let copy = server.fresh_name("generated_copy");
         let outcome = site.run("teslamate-restore", &["--into", &copy, "--jobs", "1", source]).expect(0);
-        assert_eq!(server.query(&copy, content), server.query(&database, content), "{source}");
+        assert_eq!(server.query(&copy, content), server.query(&database, content), "{source}: {}", outcome.stderr);
         // Rows of the tariff that is in no table are right as they are.
         let says = outcome.stderr.contains("100 rows of public.a_drives: the generated column cost was computed again");
         assert!(says, "{source}: {}", outcome.stderr);

@@ -18,6 +18,8 @@ use crate::database::application_settings::is_seen;
 use crate::database::{Connector, Setting};
 use crate::dump::source::Source;
 use crate::error::{Context, Error, Kind, Result};
+use crate::progress::Reporter;
+use crate::restore::generated;
 
 /// From this many bytes on, a table is loaded by every session that is free. A smaller one keeps the order of its rows.
 const BIG: usize = 16 << 20;
@@ -44,6 +46,10 @@ pub(super) struct Target<'a> {
     pub(super) jobs: usize,
     /// The section of the archive; `None` if the text holds all of them.
     pub(super) section: Option<&'static str>,
+    /// Tables are loaded without what belongs to them.
+    pub(super) partial: bool,
+    /// Says what does not come out as it was.
+    pub(super) reporter: &'a Reporter,
 }
 
 /// Executes what comes out of a stream.
@@ -57,7 +63,9 @@ pub(super) struct Executor<'a> {
     running: JoinSet<std::result::Result<Session, Failed>>,
     /// Tables that running statements lock; rows that are being loaded have none here.
     locked: HashMap<Id, Access>,
-    waiting: VecDeque<(Statement, Access, Arc<Settings>)>,
+    waiting: VecDeque<(Statement, Access)>,
+    /// Event triggers, which come last: they would act on what follows them.
+    last: Vec<Statement>,
     settings: Arc<Settings>,
     batch: Vec<Statement>,
     batch_bytes: usize,
@@ -66,11 +74,16 @@ pub(super) struct Executor<'a> {
     /// A large object is open, which ends with the transaction.
     is_object_open: bool,
     section: &'static str,
+    /// Generated columns of a plain text were computed.
+    is_computed: bool,
 }
 
 impl<'a> Executor<'a> {
     pub(super) async fn new(target: Target<'a>) -> Result<Self> {
         let main = Session::open(target.connector, target.database, target.application, target.memory).await?;
+        if target.section == Some("post-data") {
+            main.adopt_application(target.application, target.reporter).await?;
+        }
         Ok(Self {
             main,
             idle: Vec::new(),
@@ -78,12 +91,14 @@ impl<'a> Executor<'a> {
             running: JoinSet::new(),
             locked: HashMap::new(),
             waiting: VecDeque::new(),
+            last: Vec::new(),
             settings: Arc::default(),
             batch: Vec::new(),
             batch_bytes: 0,
             transaction: None,
             is_object_open: false,
             section: target.section.unwrap_or("pre-data"),
+            is_computed: false,
             target,
         })
     }
@@ -98,7 +113,28 @@ impl<'a> Executor<'a> {
             }
         }
         self.end_transaction().await?;
-        self.drain().await
+        self.end_of_rows().await?;
+        self.drain().await?;
+        for statement in std::mem::take(&mut self.last) {
+            self.main.execute(&statement, &self.settings).await.map_err(|failed| self.explain(failed))?;
+        }
+        Ok(())
+    }
+
+    /// All rows of a plain text are there, and what depends on them is not made yet.
+    async fn end_of_rows(&mut self) -> Result<()> {
+        if self.target.section.is_some() || self.is_computed {
+            return Ok(());
+        }
+        self.is_computed = true;
+        self.end_transaction().await?;
+        self.drain().await?;
+        let Target { connector, database, application, reporter, partial, .. } = self.target;
+        // Settings may name what the text has made, which sessions from before could not have.
+        self.idle.clear();
+        self.opened = 0;
+        self.main.adopt_application(application, reporter).await?;
+        if partial { Ok(()) } else { generated::compute_again(connector, database, application, reporter).await }
     }
 
     async fn statement(&mut self, statement: Statement) -> Result<()> {
@@ -106,6 +142,13 @@ impl<'a> Executor<'a> {
             return self.set(key, statement).await;
         }
         self.enter_section(&statement);
+        if self.section == "post-data" {
+            self.end_of_rows().await?;
+        }
+        if is_event_trigger(&statement) {
+            self.last.push(statement);
+            return Ok(());
+        }
         if is_row(&statement) {
             return self.add_to_batch(statement).await;
         }
@@ -118,7 +161,7 @@ impl<'a> Executor<'a> {
             // Rows are still being loaded.
             self.drain().await?;
         }
-        self.waiting.push_back((statement, access, self.settings.clone()));
+        self.waiting.push_back((statement, access));
         self.dispatch().await?;
         while self.waiting.len() >= WAITING {
             self.join().await?;
@@ -135,18 +178,23 @@ impl<'a> Executor<'a> {
         let first = statement.words.first().map_or("", String::as_str);
         self.section = match (self.section, first) {
             ("pre-data", "SELECT" | "INSERT" | "COPY") => "data",
-            ("data", "CREATE") => "post-data",
+            ("data", "CREATE" | "REFRESH" | "COMMENT" | "GRANT" | "REVOKE") => "post-data",
             ("data", "ALTER") if Access::of(statement).is_some() => "post-data",
             (section, _) => section,
         };
     }
 
     async fn set(&mut self, key: String, statement: Statement) -> Result<()> {
-        if is_seen(&key) {
+        if is_seen(&key) && statement.words.iter().any(|word| word == "DEFAULT") {
             // The session has the application's.
             return Ok(());
         }
+        if self.settings.has(&key, &statement) {
+            return Ok(());
+        }
         self.flush().await?;
+        // What waits is executed under the settings that stood before it.
+        self.drain_statements().await?;
         let settings = Arc::make_mut(&mut self.settings);
         if key == "CLIENT_ENCODING" {
             let text = String::from_utf8_lossy(&statement.text).into_owned();
@@ -272,7 +320,8 @@ impl<'a> Executor<'a> {
         self.reap()?;
         while let Some(at) = self.next_statement() {
             let Some(mut session) = self.free_session().await? else { return Ok(()) };
-            let Some((statement, access, settings)) = self.waiting.remove(at) else { return Ok(()) };
+            let Some((statement, access)) = self.waiting.remove(at) else { return Ok(()) };
+            let settings = self.settings.clone();
             let task = self.running.spawn(async move {
                 session.adopt(&settings).await?;
                 session.execute(&statement, &settings).await?;
@@ -285,7 +334,7 @@ impl<'a> Executor<'a> {
 
     /// The first waiting statement that no running one, and no earlier waiting one, keeps from its tables.
     fn next_statement(&self) -> Option<usize> {
-        let accesses = || self.waiting.iter().map(|(_, access, _)| access);
+        let accesses = || self.waiting.iter().map(|(_, access)| access);
         accesses().enumerate().position(|(at, access)| {
             !self.locked.values().chain(accesses().take(at)).any(|other| access.conflicts(other))
         })
@@ -324,6 +373,16 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
+    /// Waits until all statements are done that were begun, or wait. Rows go on.
+    async fn drain_statements(&mut self) -> Result<()> {
+        self.dispatch().await?;
+        while !self.locked.is_empty() || !self.waiting.is_empty() {
+            self.join().await?;
+            self.dispatch().await?;
+        }
+        Ok(())
+    }
+
     async fn join(&mut self) -> Result<()> {
         let joined = self.running.join_next_with_id().await;
         self.joined(joined)
@@ -354,6 +413,12 @@ type Done = std::result::Result<Session, Failed>;
 /// Whether a statement writes rows or parts of a large object: there may be very many of these.
 fn is_row(statement: &Statement) -> bool {
     statement.begins(&["INSERT"]) || statement.begins(&["SELECT"])
+}
+
+fn is_event_trigger(statement: &Statement) -> bool {
+    statement.begins(&["CREATE", "EVENT", "TRIGGER"])
+        || statement.begins(&["ALTER", "EVENT", "TRIGGER"])
+        || statement.begins(&["COMMENT", "ON", "EVENT", "TRIGGER"])
 }
 
 const OUT_OF_STEP: &str = "the statements of a dump came out of step";

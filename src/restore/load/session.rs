@@ -21,6 +21,7 @@ use super::stream::{Piece, Statement};
 use crate::database::connect::QueryContext;
 use crate::database::{Connector, Setting, literal};
 use crate::error::Result;
+use crate::progress::Reporter;
 
 /// Settings that the text has made so far, each by its last statement.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,11 @@ impl Settings {
     pub(super) fn add(&mut self, key: String, statement: Statement) {
         self.count += 1;
         self.statements.insert(key, (self.count, Arc::new(statement)));
+    }
+
+    /// Whether a setting was last made by the same words.
+    pub(super) fn has(&self, key: &str, statement: &Statement) -> bool {
+        self.statements.get(key).is_some_and(|(_, made)| made.text == statement.text)
     }
 
     /// The encoding of the rows and statements from here on.
@@ -84,6 +90,18 @@ impl Session {
             format!("SET synchronous_commit = off; SET maintenance_work_mem = '{memory}kB'; SET row_security = off");
         client.batch_execute(&sql).await.query_context("cannot prepare a session to load into")?;
         Ok(Self { client, settings: 0 })
+    }
+
+    /// Sets what the application works with once more, and tells what this server does not know: it is too late for what was computed
+    /// already, and early enough for what comes.
+    pub(super) async fn adopt_application(&self, application: &[Setting], reporter: &Reporter) -> Result<()> {
+        for (name, value) in crate::database::application_settings::refused(&self.client, application).await? {
+            reporter.warn(&format!(
+                "this server does not know {name} = {value:?}, which the application worked with: generated columns, materialized views and \
+                 indexes that depend on it may come out differently"
+            ));
+        }
+        Ok(())
     }
 
     /// Executes a statement of our own.
