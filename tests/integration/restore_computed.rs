@@ -31,7 +31,8 @@ fn k9_each_index_is_built_under_the_settings_that_stand_before_it() {
     );
     for schema in ["s1", "s2"] {
         let _ = writeln!(text, "CREATE SCHEMA {schema};\nSET search_path = {schema}, pg_catalog;");
-        let _ = writeln!(text, "CREATE TABLE t (a integer, b integer, c text);\nCREATE TABLE {schema}_other (a integer);");
+        let _ =
+            writeln!(text, "CREATE TABLE t (a integer, b integer, c text);\nCREATE TABLE {schema}_other (a integer);");
     }
     for schema in ["s1", "s2"] {
         let _ = writeln!(text, "SET search_path = {schema}, pg_catalog;\nCOPY t (a, b, c) FROM stdin;");

@@ -4,25 +4,24 @@
 //! these run beside each other as far as they lock different tables. Rows of a COPY go to any session that is free; those
 //! of a big table to all of them. With one job, everything has the order of the dump.
 
+mod copy;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 
 use super::access::Access;
 use super::failure::Failed;
-use super::session::{Rows, Session, Settings};
-use super::stream::{Item, Piece, Statement};
+use super::session::{Session, Settings};
+use super::stream::{Item, Statement};
 use crate::database::application_settings::is_seen;
 use crate::database::{Connector, Setting};
 use crate::dump::source::Source;
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::Reporter;
 use crate::restore::generated;
-
-/// From this many bytes on, a table is loaded by every session that is free. A smaller one keeps the order of its rows.
-const BIG: usize = 16 << 20;
 
 /// Statements that wait for a session or a table.
 const WAITING: usize = 512;
@@ -250,69 +249,6 @@ impl<'a> Executor<'a> {
             self.main.command("COMMIT").await?;
         }
         Ok(())
-    }
-
-    /// Loads the rows of a COPY. The last of them may still be on their way when it returns.
-    async fn copy(&mut self, statement: Statement, items: &mut mpsc::Receiver<Item>) -> Result<()> {
-        self.enter_section(&statement);
-        self.end_transaction().await?;
-        if !self.locked.is_empty() || !self.waiting.is_empty() {
-            self.drain().await?;
-        }
-        let statement = Arc::new(statement);
-        let (sender, receiver) = mpsc::channel(1);
-        let rows: Rows = Arc::new(Mutex::new(receiver));
-        let session = self.next_session().await?;
-        self.spawn_copy(session, &statement, rows.clone());
-        let mut bytes = 0;
-        while let Some(item) = items.recv().await {
-            let piece = match item {
-                Item::Piece(piece) => piece,
-                Item::EndOfRows => return Ok(()),
-                Item::Statement(_) | Item::Copy(_) => return Err(out_of_step()),
-            };
-            self.reap()?;
-            bytes += piece.bytes.len();
-            // With options, a row need not be a line.
-            let may_be_shared = bytes >= BIG && statement.text.ends_with(b" FROM stdin;");
-            self.hand_over(piece, &sender, may_be_shared, &statement, &rows).await?;
-        }
-        // The reader says why there are no more.
-        Err(out_of_step())
-    }
-
-    async fn hand_over(
-        &mut self,
-        piece: Piece,
-        sender: &mpsc::Sender<Piece>,
-        may_be_shared: bool,
-        statement: &Arc<Statement>,
-        rows: &Rows,
-    ) -> Result<()> {
-        let piece = match sender.try_send(piece) {
-            Ok(()) => return Ok(()),
-            Err(error) => error.into_inner(),
-        };
-        if may_be_shared && let Some(session) = self.free_session().await? {
-            self.spawn_copy(session, statement, rows.clone());
-        }
-        loop {
-            tokio::select! {
-                permit = sender.reserve() => {
-                    permit.map_err(|_| out_of_step())?.send(piece);
-                    return Ok(());
-                }
-                joined = self.running.join_next_with_id() => self.joined(joined)?,
-            }
-        }
-    }
-
-    fn spawn_copy(&mut self, mut session: Session, statement: &Arc<Statement>, rows: Rows) {
-        let (statement, settings) = (statement.clone(), self.settings.clone());
-        self.running.spawn(async move {
-            session.copy(&statement, &rows, &settings).await?;
-            Ok(session)
-        });
     }
 
     /// Begins every waiting statement that has a session and whose tables are free.
