@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
-use super::{UNTOUCHED, event_triggers};
+use super::{UNTOUCHED, event_triggers, triggers};
 use crate::database::connect::{QueryContext, chain};
 use crate::database::ident;
 use crate::error::{Error, Kind, Result};
@@ -265,6 +265,7 @@ pub(super) async fn stage(
     let mut staged: Vec<Incoming> = Vec::new();
     let shapes = same_columns(client, entries).await?;
     let oids: Vec<u32> = shapes.iter().map(|shape| shape.oid).collect();
+    triggers::refuse(client, &oids).await?;
     let keys = client.query(KEY, &[&oids]).await.query_context("cannot read the primary keys")?;
     for (number, (entry, shape)) in entries.iter().zip(&shapes).enumerate() {
         let key: Vec<&Row> = keys.iter().filter(|row| row.get::<_, u32>(4) == shape.oid).collect();

@@ -8,7 +8,7 @@
 //! that reason is looked at before the commit: foreign keys, and uniqueness that is deferrable (`constraints.rs`). Where
 //! something does not hold, nothing has changed.
 //!
-//! A trigger that would fire all the same (`ENABLE ALWAYS`) is refused: the rows become what they were.
+//! A trigger that would fire all the same (`ENABLE ALWAYS`) is refused (`triggers.rs`): the rows become what they were.
 
 mod after;
 mod constraints;
@@ -16,6 +16,7 @@ mod event_triggers;
 mod incoming;
 mod of_extensions;
 mod settings;
+mod triggers;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -351,7 +352,7 @@ async fn lock(loaded: &Loaded<'_>) -> Result<()> {
     }
     client.batch_execute("SET LOCAL lock_timeout = 0").await.query_context("cannot go on")?;
     incoming::same_again(client, &loaded.entries, staged).await?;
-    refuse_triggers(client, &loaded.oids()).await
+    triggers::refuse(client, &loaded.oids()).await
 }
 
 /// All but the commit. Returns how many constraints hold, and the rows that the backup did not have.
@@ -382,20 +383,4 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     incoming::same_again(client, &loaded.entries, staged).await?;
     after::advance_sequences(client, &oids).await?;
     Ok((keys.len(), removed))
-}
-
-/// A trigger or rule that fires all the same would write other rows than those of the backup.
-async fn refuse_triggers(client: &Client, oids: &[u32]) -> Result<()> {
-    let sql = "SELECT format('%s on %s', tgname, tgrelid::regclass) FROM pg_trigger \
-               WHERE tgrelid = ANY ($1) AND NOT tgisinternal AND tgenabled IN ('A', 'R') \
-               UNION ALL SELECT format('rule %s on %s', rulename, ev_class::regclass) FROM pg_rewrite \
-               WHERE ev_class = ANY ($1) AND ev_enabled IN ('A', 'R') AND ev_type IN ('3', '4') ORDER BY 1";
-    let rows = client.query(sql, &[&oids]).await.query_context("cannot look for triggers")?;
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Err(Error::new(Kind::Refused, "a trigger would change the rows on their way in (ENABLE ALWAYS or REPLICA)")
-        .with("triggers", found.join("\n"))
-        .hint("Load the backup beside the live database with --into NAME, and take the rows from there."))
 }
