@@ -65,3 +65,31 @@ fn k3_foreign_keys_that_always_fire_are_refused_by_name() {
     kept.rows(&["--table", "a"]).expect(0);
     assert_eq!(content(), "v1,v2,v3,v4,v5|5");
 }
+
+#[test]
+fn k3_partitions_that_are_gone_or_detached_are_refused_by_name() {
+    let kept = Kept::new(
+        "gone_parts",
+        "CREATE TABLE p (k int, v text) PARTITION BY RANGE (k); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (10); \
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20) PARTITION BY LIST (v); \
+         CREATE TABLE p2a PARTITION OF p2 FOR VALUES IN ('a'); CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (20) TO (30); \
+         INSERT INTO p VALUES (1, 'a'), (2, 'a'), (11, 'a')",
+    );
+    let rows = "SELECT string_agg(k || v, ',' ORDER BY k) FROM p";
+    // A partition that was empty is nothing to miss.
+    kept.query("DROP TABLE p3; UPDATE p SET v = 'b' WHERE k = 1");
+    kept.rows(&["--table", "p"]).expect(0);
+    assert_eq!(kept.query(rows), "1a,2a,11a");
+    kept.query("ALTER TABLE p DETACH PARTITION p1; DROP TABLE p2a; INSERT INTO p1 VALUES (3, 'new')");
+    let refused =
+        kept.rows(&["--table", "p"]).expect(10).says("public.p1, of public.p: 2 rows; in the live database a table");
+    refused.says("public.p2a, of public.p: 1 rows; in the live database not there").says("--into NAME --table 'p'");
+    assert_eq!(kept.query("SELECT count(*) FROM p1"), "3");
+    kept.rows(&["--table", "p2"]).expect(10).says("public.p2a, of public.p2: 1 rows");
+    kept.query("CREATE TABLE p2a PARTITION OF p2 FOR VALUES IN ('a')");
+    kept.rows(&["--table", "p"]).expect(10).says("gets its rows back if it is named, too: --table '\"public\".\"p1\"'");
+    kept.rows(&["--table", "p", "--table", "p1"]).expect(0);
+    assert_eq!(kept.query("SELECT count(*), (SELECT count(*) FROM p) FROM p1"), "2|1");
+    kept.query("DROP TABLE p");
+    kept.rows(&["--table", "p"]).expect(10).says("public.p2a, of public.p: 1 rows; in the live database not there");
+}

@@ -14,24 +14,23 @@ mod after;
 mod constraints;
 mod event_triggers;
 mod incoming;
+mod meant;
 mod of_extensions;
 mod settings;
 mod triggers;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 
 use super::previous::{self, RowsReplaced};
 use super::room::Room;
 use super::stored::Stored;
-use super::wanted::{called, name_of};
 use super::{Destination, Policy, Session};
 use crate::database::Setting;
 use crate::database::connect::{QueryContext, chain};
-use crate::dump::contents::TableName;
+use crate::dump::source::Source;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
@@ -96,11 +95,12 @@ pub struct Loaded<'a> {
 }
 
 impl<'a> Loaded<'a> {
-    /// Loads the rows of the wanted tables, of all without `policy.tables`, and compares. Nothing is locked.
+    /// Loads the rows of the wanted tables, of all without `policy.tables`, and compares. Nothing is locked. `definitions`
+    /// are those of the backup.
     ///
     /// # Errors
     /// [`Kind::Refused`] if a table is not in the backup or has other columns now, or if the role may not.
-    pub async fn load(env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Self> {
+    pub async fn load(env: &Env, stored: &'a Stored, definitions: &Source, policy: &Policy) -> Result<Self> {
         let started = Instant::now();
         stored.is_of(&env.settings.database.name, &Destination::Live, policy)?;
         let meter = Meter::new("loading rows beside the live ones");
@@ -113,7 +113,7 @@ impl<'a> Loaded<'a> {
         let application = env.connector.application_settings().await?;
         let work = async {
             begin(&client).await?;
-            let entries = wanted(&client, env, stored, policy).await?;
+            let entries = meant::meant(&client, env, stored, definitions, policy).await?;
             let staged = incoming::stage(&client, stored, &entries, &meter).await?;
             meter.now("comparing");
             let queries: Vec<String> = staged.iter().flat_map(|table| [table.count(), table.surplus()]).collect();
@@ -285,54 +285,6 @@ async fn begin(client: &Client) -> Result<()> {
                     SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; \
                     SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'event_triggers'";
     client.batch_execute(settings).await.query_context("cannot prepare a session to replace rows")
-}
-
-/// The tables that are meant; a partitioned one is its partitions. A name without a table is an error.
-async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Vec<&'a TableEntry>> {
-    let tables = &stored.manifest.tables;
-    if policy.tables.is_empty() {
-        return Ok(tables.iter().filter(|entry| entry.table.name != BOOKKEEPING).collect());
-    }
-    let of_live = partitions(client).await?;
-    let names: BTreeSet<TableName> = tables.iter().map(|entry| name_of(&entry.table)).collect();
-    let mut meant: BTreeSet<TableName> = BTreeSet::new();
-    let mut unknown = Vec::new();
-    for words in &policy.tables {
-        let tables_called = called(words, names.iter().chain(of_live.iter().map(|(root, _)| root)))?;
-        let mut found: BTreeSet<TableName> =
-            tables_called.iter().filter(|name| names.contains(**name)).map(|name| (*name).clone()).collect();
-        for (_, leaf) in of_live.iter().filter(|(root, _)| tables_called.contains(root)) {
-            if names.contains(leaf) {
-                found.insert(leaf.clone());
-            } else {
-                env.reporter
-                    .warn(&format!("partition {leaf} of {words} is not in the backup: its rows stay as they are"));
-            }
-        }
-        if found.is_empty() {
-            unknown.push(format!("\"{words}\""));
-        }
-        meant.append(&mut found);
-    }
-    if !unknown.is_empty() {
-        of_extensions::refuse(client, stored, policy).await?;
-        let what = format!("the backup has no rows of a table {}", unknown.join(", "));
-        return Err(Error::new(Kind::Refused, what)
-            .with("state", UNTOUCHED)
-            .hint("`teslamate-backup show ID` lists its tables."));
-    }
-    Ok(tables.iter().filter(|entry| meant.contains(&name_of(&entry.table))).collect())
-}
-
-/// The partitioned tables of the live database, each with a partition that has rows of its own.
-async fn partitions(client: &Client) -> Result<Vec<(TableName, TableName)>> {
-    let sql = "SELECT pn.nspname::text, p.relname::text, n.nspname::text, c.relname::text \
-               FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace \
-               CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t JOIN pg_class c ON c.oid = t.relid \
-               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.relkind = 'p' AND t.isleaf ORDER BY 1, 2, 3, 4";
-    let rows = client.query(sql, &[]).await.query_context("cannot look for partitions")?;
-    let name = |row: &Row, at: usize| TableName { schema: row.get(at), name: row.get(at + 1) };
-    Ok(rows.iter().map(|row| (name(row, 0), name(row, 2))).collect())
 }
 
 /// Begins the transaction, and holds the tables still.
