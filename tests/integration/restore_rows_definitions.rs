@@ -93,3 +93,19 @@ fn k3_partitions_that_are_gone_or_detached_are_refused_by_name() {
     kept.query("DROP TABLE p");
     kept.rows(&["--table", "p"]).expect(10).says("public.p2a, of public.p: 1 rows; in the live database not there");
 }
+
+#[test]
+fn k3_sequences_behind_domains_of_domains_are_advanced() {
+    let kept = Kept::new(
+        "domain_sequences",
+        "CREATE DOMAIN number AS bigint CHECK (VALUE > 0); CREATE DOMAIN key AS number; CREATE SEQUENCE s; CREATE SEQUENCE free; \
+         CREATE DOMAIN counted AS int DEFAULT nextval('free'); CREATE DOMAIN counted_again AS counted; \
+         CREATE TABLE owned (id key DEFAULT nextval('s') PRIMARY KEY, v text); \
+         CREATE TABLE by_domain (id counted_again PRIMARY KEY, v text); \
+         INSERT INTO owned (v) SELECT 'v' FROM generate_series(1, 5); INSERT INTO by_domain (v) SELECT 'v' FROM generate_series(1, 7)",
+    );
+    kept.query("DELETE FROM owned; DELETE FROM by_domain; SELECT setval('s', 1, false), setval('free', 1, false)");
+    kept.rows(&[]).expect(0);
+    kept.query("INSERT INTO owned (v) VALUES ('new'); INSERT INTO by_domain (v) VALUES ('new')");
+    assert_eq!(kept.query("SELECT (SELECT max(id) FROM owned), (SELECT max(id) FROM by_domain)"), "6|8");
+}
