@@ -3,7 +3,7 @@
 //! No dump holds their values: they are computed while rows are loaded. A function that PostgreSQL is told to be immutable may read another
 //! table all the same, and finds it empty if that one is loaded later. So these columns are computed again when all rows are there, and what
 //! differs is written. Triggers and rules of the table are disabled meanwhile, in the same transaction. Not here: rows that are put back into
-//! the live database (`rows_only/`).
+//! the live database (`rows_only/computed.rs`).
 
 use tokio_postgres::Client;
 
@@ -29,6 +29,11 @@ const COLUMNS: &str = "\
                       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
                       AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = d.refclassid AND x.objid = d.refobjid AND x.deptype = 'e')) \
     ORDER BY c.oid, a.attnum";
+
+/// Query for the columns of a whole database: table and name, quoted, expression, and a column that this reads.
+pub(super) fn columns_query() -> String {
+    COLUMNS.replace("OF_EXPRESSION", OF_EXPRESSION)
+}
 
 /// Statements that disable a table's triggers and rules for UPDATE, and those that give each its state back.
 const TRIGGERS: &str = "\
@@ -63,10 +68,7 @@ pub async fn compute_again(
     let client = connector.connect_to_load(database, application).await?;
     let path = "SET search_path = pg_catalog";
     client.batch_execute(path).await.query_context("cannot prepare a session to compute columns")?;
-    let rows = client
-        .query(&COLUMNS.replace("OF_EXPRESSION", OF_EXPRESSION), &[])
-        .await
-        .query_context("cannot look for generated columns")?;
+    let rows = client.query(&columns_query(), &[]).await.query_context("cannot look for generated columns")?;
     let mut columns: Vec<Column> = rows
         .iter()
         .map(|row| Column { table: row.get(0), name: row.get(1), expression: row.get(2), base: row.get(3), rows: 0 })

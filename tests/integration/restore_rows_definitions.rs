@@ -109,3 +109,45 @@ fn k3_sequences_behind_domains_of_domains_are_advanced() {
     kept.query("INSERT INTO owned (v) VALUES ('new'); INSERT INTO by_domain (v) VALUES ('new')");
     assert_eq!(kept.query("SELECT (SELECT max(id) FROM owned), (SELECT max(id) FROM by_domain)"), "6|8");
 }
+
+#[test]
+fn k3_functions_that_read_other_tables_compute_when_all_rows_are_in() {
+    let kept = Kept::new(
+        "computed",
+        "CREATE TABLE z_rates (k int PRIMARY KEY, r int); INSERT INTO z_rates SELECT i, 10 FROM generate_series(1, 3) i; \
+         CREATE FUNCTION rate(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT r FROM public.z_rates WHERE k = $1'; \
+         CREATE TABLE calc (k int PRIMARY KEY, v text, r int GENERATED ALWAYS AS (rate(k)) STORED, d int GENERATED ALWAYS AS (k * 2) STORED); \
+         CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, r int GENERATED ALWAYS AS (rate(id)) STORED); \
+         CREATE TABLE found (k int PRIMARY KEY, v text); CREATE INDEX found_rate ON found (rate(k)); \
+         INSERT INTO calc (k) VALUES (1), (2), (3); INSERT INTO numbered (v) VALUES ('a'), ('b'), ('c'); \
+         INSERT INTO found VALUES (1), (2), (3)",
+    );
+    let content = "SET enable_seqscan = off; SELECT (SELECT string_agg(r || '/' || d, ',' ORDER BY k) FROM calc), \
+                   (SELECT string_agg(id || '/' || r, ',' ORDER BY id) FROM numbered), \
+                   (SELECT count(*) FROM found WHERE rate(k) = 10)";
+    assert_eq!(kept.query(content), "10/2,10/4,10/6|1/10,2/10,3/10|3");
+    kept.query("DELETE FROM calc WHERE k = 1; DELETE FROM numbered WHERE id = 2; DELETE FROM found WHERE k = 3");
+    kept.query("UPDATE z_rates SET r = 99; UPDATE calc SET v = 'x' WHERE k = 2");
+    let done = kept.rows(&[]).expect(0);
+    assert_eq!(kept.query(content), "10/2,10/4,10/6|1/10,2/10,3/10|3");
+    done.says("rows of \"public\".\"calc\": the generated column r was computed again when all rows were in");
+    let done = kept.rows(&[]).expect(0);
+    assert!(!done.stderr.contains("computed again"), "{}", done.stderr);
+}
+
+#[test]
+fn k3_an_index_that_cannot_be_made_again_is_named() {
+    let kept = Kept::new(
+        "not_again",
+        "CREATE TABLE rates (k int PRIMARY KEY, r int); INSERT INTO rates VALUES (1, 10), (2, 20); \
+         CREATE FUNCTION rate(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT r FROM public.rates WHERE k = $1'; \
+         CREATE TABLE once (k int PRIMARY KEY); CREATE UNIQUE INDEX once_rate ON once (rate(k)); INSERT INTO once VALUES (1), (2); \
+         UPDATE rates SET r = 10",
+    );
+    kept.query("UPDATE rates SET r = 30 WHERE k = 1");
+    kept.rows(&[]).expect(0).says("REINDEX INDEX public.once_rate makes it again");
+    assert_eq!(
+        kept.query("SELECT (SELECT count(*) FROM once), (SELECT string_agg(r::text, ',') FROM rates)"),
+        "2|10,10"
+    );
+}

@@ -32,7 +32,7 @@ pub(super) struct Incoming {
     /// The temporary table.
     staged: String,
     /// `"a", "b"`; empty without columns.
-    columns: String,
+    pub columns: String,
     /// How a live row (`l`) and one of the backup (`t`) are the same row.
     matching: Matching,
     /// The server's reason for not removing rows of this table, if it does not.

@@ -11,6 +11,7 @@
 //! A trigger that would fire all the same (`ENABLE ALWAYS`) is refused (`triggers.rs`): the rows become what they were.
 
 mod after;
+mod computed;
 mod constraints;
 mod event_triggers;
 mod incoming;
@@ -36,6 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
 use crate::progress::Meter;
 use crate::tables::manifest::TableEntry;
+use computed::Computed;
 use incoming::Incoming;
 
 const UNTOUCHED: &str = "the live database is as it was";
@@ -195,7 +197,7 @@ impl Session<'_> {
         let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
         // An error leaves the transaction open; it ends with the session.
         let replaced = env.reporter.show(&meter, work).await;
-        let (keys, removed) = self.ended_on_failure(loaded.pid, replaced).await?;
+        let Done { keys, removed, remarks } = self.ended_on_failure(loaded.pid, replaced).await?;
         // Not cut short by a signal: whoever asks must be told what is so.
         client.batch_execute("COMMIT").await.query_context("cannot commit").map_err(|error| {
             error
@@ -203,6 +205,9 @@ impl Session<'_> {
                 .with("state", "it is not known whether the rows were replaced")
                 .hint("Count the rows of one table; then repeat the command, or leave it.")
         })?;
+        for remark in &remarks {
+            env.reporter.warn(remark);
+        }
         let names: Vec<&str> = loaded.staged.iter().map(|table| table.name.as_str()).collect();
         // Functions in the expressions of indexes see what they see when the application writes.
         let path = format!("SET search_path = {}", loaded.search_path);
@@ -307,10 +312,21 @@ async fn lock(loaded: &Loaded<'_>) -> Result<()> {
     triggers::refuse(client, &loaded.oids()).await
 }
 
-/// All but the commit. Returns how many constraints hold, and the rows that the backup did not have.
-async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<(String, u64)>)> {
+/// Result of everything but the commit.
+struct Done {
+    /// Foreign keys that hold.
+    keys: usize,
+    /// Tables with rows that the backup did not have, and how many.
+    removed: Vec<(String, u64)>,
+    /// Sentences about columns and indexes that were made again, or could not be.
+    remarks: Vec<String>,
+}
+
+/// All but the commit.
+async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<Done> {
     let (client, staged, oids) = (&loaded.client, &loaded.staged, loaded.oids());
     let keys = constraints::foreign_keys(client, &oids).await?;
+    let mut computed = Computed::find(client, staged).await?;
     meter.now("removing rows");
     let queries: Vec<String> = staged.iter().map(incoming::Incoming::surplus).collect();
     let surplus = incoming::numbers(client, &queries, "cannot compare the rows").await?;
@@ -321,6 +337,7 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     let own = settings::adopt(client, &loaded.application).await?;
     settings::set_path(client, &loaded.search_path).await?;
     incoming::insert(client, staged, meter).await?;
+    let remarks = computed.make_again(client).await?;
     settings::set(client, &own).await?;
     // Names of the catalogue are the server's here, whatever the application calls its own.
     settings::set_path(client, &format!("pg_catalog, {}", loaded.search_path)).await?;
@@ -334,5 +351,5 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     // A schema may be renamed without a lock on its tables: what was written has to be what was looked at.
     incoming::same_again(client, &loaded.entries, staged).await?;
     after::advance_sequences(client, &oids).await?;
-    Ok((keys.len(), removed))
+    Ok(Done { keys: keys.len(), removed, remarks })
 }
