@@ -95,6 +95,57 @@ fn k3_partitions_that_are_gone_or_detached_are_refused_by_name() {
 }
 
 #[test]
+fn k3_composite_types_with_other_attributes_are_refused() {
+    let kept = Kept::new(
+        "composites",
+        "CREATE TYPE comp AS (x int, y int); CREATE TABLE row_of (a int, b int); CREATE DOMAIN dom AS comp CHECK ((VALUE).x > 0); \
+         CREATE TYPE outer_comp AS (n int, c comp[]); \
+         CREATE TABLE direct (id int PRIMARY KEY, c comp); INSERT INTO direct VALUES (1, (1, 2)); \
+         CREATE TABLE arrays (id int PRIMARY KEY, c comp[]); INSERT INTO arrays VALUES (1, ARRAY[(1, 2)::comp]); \
+         CREATE TABLE domains (id int PRIMARY KEY, c dom); INSERT INTO domains VALUES (1, (1, 2)); \
+         CREATE TABLE deep (id int PRIMARY KEY, c outer_comp); INSERT INTO deep VALUES (1, (7, ARRAY[(1, 2)::comp])); \
+         CREATE TABLE whole_rows (id int PRIMARY KEY, c row_of); INSERT INTO whole_rows VALUES (1, (1, 2)); \
+         CREATE TABLE plain (id int PRIMARY KEY); INSERT INTO plain VALUES (1)",
+    );
+    kept.query("UPDATE direct SET c = (3, 4); DELETE FROM plain");
+    kept.rows(&[]).expect(0);
+    assert_eq!(kept.query("SELECT c, (SELECT count(*) FROM plain) FROM direct"), "(1,2)|1");
+    kept.query("ALTER TYPE comp DROP ATTRIBUTE x CASCADE; ALTER TYPE comp ADD ATTRIBUTE x int");
+    kept.query("ALTER TABLE row_of DROP COLUMN a; ALTER TABLE row_of ADD COLUMN a int; DELETE FROM plain");
+    let refused =
+        kept.rows(&["--table", "direct"]).expect(10).says("table \"public\".\"direct\" has other columns now");
+    let refused = refused.says("c public.comp (public.comp: y integer, x integer)");
+    refused.says("c public.comp (public.comp: x integer, y integer)");
+    let all = kept.rows(&[]).expect(10).says("5 tables of the backup are not in the live database as they were");
+    for table in ["direct", "arrays", "domains", "deep", "whole_rows"] {
+        assert!(all.stderr.contains(&format!("\"public\".\"{table}\" has other columns now")), "{}", all.stderr);
+    }
+    kept.rows(&["--table", "plain"]).expect(0);
+    assert_eq!(kept.query("SELECT count(*) FROM plain"), "1");
+}
+
+#[test]
+fn k3_all_tables_that_are_not_as_they_were_are_named_at_once() {
+    let kept = Kept::new(
+        "named",
+        "CREATE TABLE dropped (id int); CREATE TABLE altered (id int, v text); CREATE TABLE viewed (id int); \
+         CREATE TABLE divided (id int); CREATE TABLE same (id int); INSERT INTO same VALUES (1)",
+    );
+    kept.query(
+        "DROP TABLE dropped, viewed, divided; ALTER TABLE altered DROP COLUMN v; CREATE VIEW viewed AS SELECT 1 AS id",
+    );
+    kept.query("CREATE TABLE divided (id int) PARTITION BY LIST (id); DELETE FROM same");
+    let all = kept.rows(&[]).expect(10).says("4 tables of the backup are not in the live database as they were");
+    let all = all.says("\"public\".\"dropped\" is not in the live database");
+    let all = all.says("\"public\".\"altered\" has other columns now; live: id integer; backup: id integer, v text");
+    let all = all.says("\"public\".\"viewed\" is a view in the live database");
+    all.says("\"public\".\"divided\" is a partitioned table in the live database")
+        .says("the live database is as it was");
+    kept.rows(&["--table", "viewed"]).expect(10).says("table \"public\".\"viewed\" is a view in the live database");
+    assert_eq!(kept.query("SELECT count(*) FROM same"), "0");
+}
+
+#[test]
 fn k3_sequences_behind_domains_of_domains_are_advanced() {
     let kept = Kept::new(
         "domain_sequences",
@@ -150,4 +201,17 @@ fn k3_an_index_that_cannot_be_made_again_is_named() {
         kept.query("SELECT (SELECT count(*) FROM once), (SELECT string_agg(r::text, ',') FROM rates)"),
         "2|10,10"
     );
+}
+
+#[test]
+fn k3_a_label_that_was_renamed_is_refused() {
+    let kept = Kept::new(
+        "label",
+        "CREATE TYPE color AS ENUM ('red', 'green'); CREATE TABLE t (id int PRIMARY KEY, c color); \
+                                   INSERT INTO t VALUES (1, 'red'), (2, 'green')",
+    );
+    kept.query("ALTER TYPE color RENAME VALUE 'green' TO 'blue'; DELETE FROM t WHERE id = 1");
+    let refused = kept.rows(&[]).expect(10).says("color: \"green\"").says("a label was renamed");
+    refused.says("the live database is as it was").says("--into NAME");
+    assert_eq!(kept.query("SELECT string_agg(c::text, ',') FROM t"), "blue");
 }

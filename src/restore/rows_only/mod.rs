@@ -18,6 +18,7 @@ mod incoming;
 mod meant;
 mod of_extensions;
 mod settings;
+mod shapes;
 mod triggers;
 
 use std::sync::Arc;
