@@ -254,7 +254,7 @@ async fn restore(
     };
     let (stored, source) = taken.map_err(|error| error.or_state(untouched))?;
     if args.data_only {
-        return Box::pin(replace_rows(args, &env, stored.as_ref(), &policy)).await;
+        return Box::pin(replace_rows(args, &env, stored.as_ref(), &source, &policy)).await;
     }
     let session = Session::begin(&env).await?;
     let restoring = session.restore(&source, stored.as_ref(), destination, &policy);
@@ -270,13 +270,19 @@ async fn restore(
     Ok(describe(&env, &source, stored.as_ref(), destination, &restored))
 }
 
-async fn replace_rows(args: &Args, env: &Env, stored: Option<&Stored>, policy: &Policy) -> Result<Report> {
+async fn replace_rows(
+    args: &Args,
+    env: &Env,
+    stored: Option<&Stored>,
+    definitions: &Source,
+    policy: &Policy,
+) -> Result<Report> {
     let Some(stored) = stored else {
         return Err(Error::new(Kind::Usage, "--data-only takes its rows from a backup, not from a file")
             .with("state", "the live database and its service were not touched")
             .hint("Load the file beside the live database with --into NAME, and take the rows from there."));
     };
-    let loaded = Box::pin(Loaded::load(env, stored, policy)).await?;
+    let loaded = Box::pin(Loaded::load(env, stored, definitions, policy)).await?;
     ask(env, args.yes, async || prompt::rows(env, stored, &loaded, policy)).await?;
     let session = Session::begin(env).await?;
     let replaced = Box::pin(session.replace_rows(stored, &loaded, policy)).await?;

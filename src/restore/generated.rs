@@ -3,7 +3,7 @@
 //! No dump holds their values: they are computed while rows are loaded. A function that PostgreSQL is told to be immutable may read another
 //! table all the same, and finds it empty if that one is loaded later. So these columns are computed again when all rows are there, and what
 //! differs is written. That is done before indexes, triggers, rules and publications are made, which depend on the values or would act.
-//! Not here: rows that are put back into the live database (`rows_only/`).
+//! Not here: rows that are put back into the live database (`rows_only/computed.rs`).
 
 use std::collections::BTreeSet;
 
@@ -34,6 +34,17 @@ const COLUMNS: &str = "\
                       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
                       AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = d.refclassid AND x.objid = d.refobjid AND x.deptype = 'e')) \
     ORDER BY c.oid, a.attnum";
+
+/// Query for the columns of a whole database: table and name, quoted, and expression come first.
+pub(super) fn columns_query() -> String {
+    COLUMNS.replace("OF_EXPRESSION", OF_EXPRESSION)
+}
+
+/// Condition on a row whose column is not what the expression says now, by its bytes: types need no operator, and no setting rounds the
+/// values.
+pub(super) fn differs(expression: &str, name: &str) -> String {
+    format!("pg_catalog.record_image_ne(ROW({expression}), ROW({name}))")
+}
 
 /// A trigger before each row's update, which does nothing: with one, the server computes all generated columns, also those that read
 /// nothing of what is written. Source: `ExecInitStoredGenerated` in PostgreSQL's `nodeModifyTable.c`.
@@ -87,10 +98,7 @@ pub async fn compute_again(
     let client = connector.connect_to_load(database, application).await?;
     let path = "SET search_path = pg_catalog";
     client.batch_execute(path).await.query_context("cannot prepare a session to compute columns")?;
-    let rows = client
-        .query(&COLUMNS.replace("OF_EXPRESSION", OF_EXPRESSION), &[])
-        .await
-        .query_context("cannot look for generated columns")?;
+    let rows = client.query(&columns_query(), &[]).await.query_context("cannot look for generated columns")?;
     let mut columns: Vec<Column> = rows.iter().map(Column::of).collect();
     let mut failed = BTreeSet::new();
     // A function may read another one of these columns.
@@ -122,8 +130,7 @@ async fn write(
     failed: &mut BTreeSet<(String, String)>,
 ) -> Result<u64> {
     let Column { table, name, expression, base, .. } = column;
-    // By their bytes: types need no operator, and no setting rounds the values.
-    let differs = format!("pg_catalog.record_image_ne(ROW({expression}), ROW({name}))");
+    let differs = differs(expression, name);
     let begin = "BEGIN; SET LOCAL row_security = off";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
     let counted = client.query_one(&format!("SELECT count(*) FROM ONLY {table} WHERE {differs}"), &[]).await;

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::snapshot::Snapshot;
 use super::types::{CopyFormat, is_stable};
-use super::{empty, locks, unchanged};
+use super::{composites, empty, locks, unchanged};
 use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::error::Result;
@@ -73,6 +73,9 @@ pub struct Column {
     pub type_oid: u32,
     /// `atttypmod`
     pub modifier: i32,
+    /// The attributes of the composite types in its type (`composites.rs`), if there are any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub composites: Option<String>,
     /// The value of rows that are older than the column (`attmissingval`), as text.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<String>,
@@ -246,7 +249,10 @@ impl Catalog {
         let oids: Vec<u32> = catalog.tables.iter().map(|table| table.oid).collect();
         let places: HashMap<u32, usize> = oids.iter().enumerate().map(|(place, oid)| (*oid, place)).collect();
         catalog.measure(snapshot, &oids, &places).await?;
-        for row in client.query(COLUMNS, &[&oids]).await.query_context(failed)? {
+        let columns = client.query(COLUMNS, &[&oids]).await.query_context(failed)?;
+        let types: Vec<u32> = columns.iter().map(|row| row.get(3)).collect();
+        let composites = composites::read(client, &types).await?;
+        for row in &columns {
             let Some(table) = places.get(&row.get(0)).map(|place| &mut catalog.tables[*place]) else { continue };
             let is_enum: bool = row.get(7);
             if !is_enum && !is_stable(row.get(6)) {
@@ -258,6 +264,7 @@ impl Catalog {
                 type_name: row.get(2),
                 type_oid: row.get(3),
                 modifier: row.get(4),
+                composites: composites.get(&row.get(3)).cloned(),
                 missing: row.get(5),
             });
         }

@@ -17,6 +17,7 @@
 pub mod buffer;
 pub mod catalog;
 pub mod changes;
+pub mod composites;
 pub mod decode;
 pub mod definitions;
 pub mod empty;

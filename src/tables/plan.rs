@@ -188,7 +188,15 @@ mod tests {
 
     impl Column {
         fn sample(name: &str) -> Self {
-            Self { number: 1, name: name.into(), type_name: "int".into(), type_oid: 23, modifier: -1, missing: None }
+            Self {
+                number: 1,
+                name: name.into(),
+                type_name: "int".into(),
+                type_oid: 23,
+                modifier: -1,
+                composites: None,
+                missing: None,
+            }
         }
     }
 }

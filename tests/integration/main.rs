@@ -70,6 +70,7 @@ mod restore_order;
 mod restore_part;
 mod restore_rights;
 mod restore_rows;
+mod restore_rows_definitions;
 mod restore_rows_meanwhile;
 mod restore_sources;
 mod restore_swap;

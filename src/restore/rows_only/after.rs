@@ -6,10 +6,14 @@ use crate::database::connect::QueryContext;
 use crate::database::ident;
 use crate::error::Result;
 
-/// Sequences that number a column of these tables: its own, that of the partitioned table above, or one in its default.
+/// Sequences that number a column of these tables: its own, that of the partitioned table above, or one in its default or
+/// that of its domain. A domain may be one over a domain.
 const SEQUENCES: &str = "\
-    WITH above (oid, ancestor) AS ( \
+    WITH RECURSIVE above (oid, ancestor) AS ( \
         SELECT o, o FROM unnest($1::oid[]) AS o UNION SELECT o, p.relid FROM unnest($1::oid[]) AS o, pg_partition_ancestors(o) AS p), \
+    beneath (tab, num, type) AS ( \
+        SELECT attrelid, attnum, atttypid FROM pg_attribute WHERE attrelid = ANY ($1) AND attnum > 0 AND NOT attisdropped \
+        UNION SELECT b.tab, b.num, y.typbasetype FROM beneath b JOIN pg_type y ON y.oid = b.type WHERE y.typtype = 'd'), \
     numbered (sequence, tab, col) AS ( \
         SELECT d.objid, above.oid, a.attname FROM above JOIN pg_depend d ON d.refobjid = above.ancestor \
                AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') \
@@ -17,15 +21,19 @@ const SEQUENCES: &str = "\
         UNION SELECT d.refobjid, e.adrelid, a.attname FROM pg_attrdef e \
                JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid \
                     AND d.refclassid = 'pg_class'::regclass \
-               JOIN pg_attribute a ON a.attrelid = e.adrelid AND a.attnum = e.adnum WHERE e.adrelid = ANY ($1)) \
+               JOIN pg_attribute a ON a.attrelid = e.adrelid AND a.attnum = e.adnum WHERE e.adrelid = ANY ($1) \
+        UNION SELECT d.refobjid, b.tab, a.attname FROM beneath b \
+               JOIN pg_type y ON y.oid = b.type AND y.typtype = 'd' AND y.typdefaultbin IS NOT NULL \
+               JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = y.oid AND d.refclassid = 'pg_class'::regclass \
+               JOIN pg_attribute a ON a.attrelid = b.tab AND a.attnum = b.num) \
     SELECT format('%I.%I', sn.nspname, s.relname), format('%I.%I', tn.nspname, t.relname), x.col::text, \
            q.seqincrement > 0 \
     FROM numbered x JOIN pg_class s ON s.oid = x.sequence AND s.relkind = 'S' JOIN pg_namespace sn ON sn.oid = s.relnamespace \
          JOIN pg_sequence q ON q.seqrelid = s.oid \
          JOIN pg_class t ON t.oid = x.tab JOIN pg_namespace tn ON tn.oid = t.relnamespace \
-         JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = x.col JOIN pg_type y ON y.oid = a.atttypid \
-    WHERE CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.oid END \
-          IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype) ORDER BY 1, 2, 3";
+         JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = x.col \
+    WHERE EXISTS (SELECT FROM beneath b WHERE b.tab = t.oid AND b.num = a.attnum \
+                  AND b.type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype)) ORDER BY 1, 2, 3";
 
 /// Advances the sequences, so that the next row does not get a number that a row has already. None is set back.
 pub(super) async fn advance_sequences(client: &Client, oids: &[u32]) -> Result<()> {

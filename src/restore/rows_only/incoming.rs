@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
-use super::{UNTOUCHED, event_triggers};
+use super::shapes::{Shape, same_columns};
+use super::{UNTOUCHED, event_triggers, triggers};
 use crate::database::connect::{QueryContext, chain};
 use crate::database::ident;
 use crate::error::{Error, Kind, Result};
@@ -32,7 +33,7 @@ pub(super) struct Incoming {
     /// The temporary table.
     staged: String,
     /// `"a", "b"`; empty without columns.
-    columns: String,
+    pub columns: String,
     /// How a live row (`l`) and one of the backup (`t`) are the same row.
     matching: Matching,
     /// The server's reason for not removing rows of this table, if it does not.
@@ -46,17 +47,6 @@ enum Matching {
     /// By everything in them, as often as they are there.
     Text { live: String, staged: String },
 }
-
-/// The columns that COPY reads, with the type beneath a domain: its constraints judge what goes into the table itself.
-const COLUMNS: &str = "\
-    SELECT w.place, c.oid, a.attname::text, format_type(a.atttypid, a.atttypmod), \
-           (WITH RECURSIVE d (oid, modifier) AS (SELECT a.atttypid, a.atttypmod UNION ALL \
-                SELECT t.typbasetype, t.typtypmod FROM d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype = 'd') \
-            SELECT format_type(d.oid, d.modifier) FROM d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype <> 'd') \
-    FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place) \
-         JOIN pg_class c ON c.oid = to_regclass(w.name) AND c.relkind = 'r' \
-         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
-    ORDER BY w.place, a.attname COLLATE \"C\"";
 
 /// The primary key with the operator that its index compares with.
 const KEY: &str = "\
@@ -72,52 +62,6 @@ const KEY: &str = "\
               AND m.amoprighttype = c.opcintype AND m.amopstrategy = 3 \
          JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace \
     WHERE i.indrelid = ANY ($1) AND i.indisprimary ORDER BY i.indrelid, place";
-
-/// Columns of a live table.
-struct Shape {
-    oid: u32,
-    /// Name, and the type to read it with, in the order of the names.
-    types: Vec<(String, String)>,
-}
-
-/// Compares the columns of the live tables with those of the backup, and returns them in this order.
-///
-/// # Errors
-/// [`Kind::Refused`] if they are not the same.
-async fn same_columns(client: &Client, entries: &[&TableEntry]) -> Result<Vec<Shape>> {
-    let names: Vec<String> = entries.iter().map(|entry| entry.table.qualified()).collect();
-    let rows = client.query(COLUMNS, &[&names]).await.query_context("cannot look at the live tables")?;
-    let mut shapes: Vec<(Shape, Vec<(String, String)>)> =
-        entries.iter().map(|_| (Shape { oid: 0, types: Vec::new() }, Vec::new())).collect();
-    for row in &rows {
-        let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
-        let Some((shape, live)) = shapes.get_mut(place) else { continue };
-        shape.oid = row.get(1);
-        if let Some(column) = row.get::<_, Option<String>>(2) {
-            live.push((column.clone(), row.get(3)));
-            shape.types.push((column, row.get(4)));
-        }
-    }
-    shapes.into_iter().zip(entries).map(|((shape, live), entry)| as_in_backup(shape, &live, &entry.table)).collect()
-}
-
-fn as_in_backup(shape: Shape, live: &[(String, String)], table: &Table) -> Result<Shape> {
-    let mut kept: Vec<(String, String)> =
-        table.columns.iter().map(|column| (column.name.clone(), column.type_name.clone())).collect();
-    kept.sort();
-    if shape.oid != 0 && live == kept {
-        return Ok(shape);
-    }
-    let shown = |columns: &[(String, String)]| {
-        columns.iter().map(|(name, type_name)| format!("{name} {type_name}")).collect::<Vec<_>>().join(", ")
-    };
-    let what = if shape.oid == 0 { "is not in the live database" } else { "has other columns now" };
-    Err(Error::new(Kind::Refused, format!("table {} {what}", table.qualified()))
-        .with("live", shown(live))
-        .with("backup", shown(&kept))
-        .with("state", UNTOUCHED)
-        .hint("Load the backup beside the live database with --into NAME, and take the rows from there."))
-}
 
 impl Incoming {
     /// Makes the temporary table for one table of the backup, whose primary key has these columns.
@@ -265,6 +209,7 @@ pub(super) async fn stage(
     let mut staged: Vec<Incoming> = Vec::new();
     let shapes = same_columns(client, entries).await?;
     let oids: Vec<u32> = shapes.iter().map(|shape| shape.oid).collect();
+    triggers::refuse(client, &oids).await?;
     let keys = client.query(KEY, &[&oids]).await.query_context("cannot read the primary keys")?;
     for (number, (entry, shape)) in entries.iter().zip(&shapes).enumerate() {
         let key: Vec<&Row> = keys.iter().filter(|row| row.get::<_, u32>(4) == shape.oid).collect();
@@ -278,7 +223,7 @@ pub(super) async fn stage(
             columns => format!("{} ({columns})", found.staged),
         })
     };
-    stored.load_into(client, meter, &into).await?;
+    stored.load_into(client, meter, &into).await.map_err(as_refusal)?;
     client.batch_execute("COMMIT").await.query_context("cannot load the rows beside the live ones")?;
     for some in staged.chunks(AT_ONCE) {
         let names: Vec<&str> = some.iter().map(|incoming| incoming.staged.as_str()).collect();
@@ -287,6 +232,19 @@ pub(super) async fn stage(
     }
     refuse_removals(client, &mut staged).await?;
     Ok(staged)
+}
+
+/// A value that the server does not take (class 22) was one when it was backed up: a type is another one now. Nothing is
+/// touched yet.
+fn as_refusal(error: Error) -> Error {
+    if error.kind() != Kind::Verify || !error.detail("code").is_some_and(|code| code.starts_with("22")) {
+        return error;
+    }
+    error
+        .escalate(Kind::Refused)
+        .with("state", UNTOUCHED)
+        .hint("A type of its columns is not as it was, such as an enum of which a label was renamed.")
+        .hint("Load the backup beside the live database with --into NAME, and take the rows from there.")
 }
 
 /// The numbers that these queries count, in their order.

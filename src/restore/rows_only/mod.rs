@@ -8,34 +8,37 @@
 //! that reason is looked at before the commit: foreign keys, and uniqueness that is deferrable (`constraints.rs`). Where
 //! something does not hold, nothing has changed.
 //!
-//! A trigger that would fire all the same (`ENABLE ALWAYS`) is refused: the rows become what they were.
+//! A trigger that would fire all the same (`ENABLE ALWAYS`) is refused (`triggers.rs`): the rows become what they were.
 
 mod after;
+mod computed;
 mod constraints;
 mod event_triggers;
 mod incoming;
+mod meant;
 mod of_extensions;
 mod settings;
+mod shapes;
+mod triggers;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 
 use super::previous::{self, RowsReplaced};
 use super::room::Room;
 use super::stored::Stored;
-use super::wanted::{called, name_of};
 use super::{Destination, Policy, Session};
 use crate::database::Setting;
 use crate::database::connect::{QueryContext, chain};
-use crate::dump::contents::TableName;
+use crate::dump::source::Source;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
 use crate::progress::Meter;
 use crate::tables::manifest::TableEntry;
+use computed::Computed;
 use incoming::Incoming;
 
 const UNTOUCHED: &str = "the live database is as it was";
@@ -95,11 +98,12 @@ pub struct Loaded<'a> {
 }
 
 impl<'a> Loaded<'a> {
-    /// Loads the rows of the wanted tables, of all without `policy.tables`, and compares. Nothing is locked.
+    /// Loads the rows of the wanted tables, of all without `policy.tables`, and compares. Nothing is locked. `definitions`
+    /// are those of the backup.
     ///
     /// # Errors
     /// [`Kind::Refused`] if a table is not in the backup or has other columns now, or if the role may not.
-    pub async fn load(env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Self> {
+    pub async fn load(env: &Env, stored: &'a Stored, definitions: &Source, policy: &Policy) -> Result<Self> {
         let started = Instant::now();
         stored.is_of(&env.settings.database.name, &Destination::Live, policy)?;
         let meter = Meter::new("loading rows beside the live ones");
@@ -112,7 +116,7 @@ impl<'a> Loaded<'a> {
         let application = env.connector.application_settings().await?;
         let work = async {
             begin(&client).await?;
-            let entries = wanted(&client, env, stored, policy).await?;
+            let entries = meant::meant(&client, env, stored, definitions, policy).await?;
             let staged = incoming::stage(&client, stored, &entries, &meter).await?;
             meter.now("comparing");
             let queries: Vec<String> = staged.iter().flat_map(|table| [table.count(), table.surplus()]).collect();
@@ -194,7 +198,7 @@ impl Session<'_> {
         let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
         // An error leaves the transaction open; it ends with the session.
         let replaced = env.reporter.show(&meter, work).await;
-        let (keys, removed) = self.ended_on_failure(loaded.pid, replaced).await?;
+        let Done { keys, removed, remarks } = self.ended_on_failure(loaded.pid, replaced).await?;
         // Not cut short by a signal: whoever asks must be told what is so.
         client.batch_execute("COMMIT").await.query_context("cannot commit").map_err(|error| {
             error
@@ -202,6 +206,9 @@ impl Session<'_> {
                 .with("state", "it is not known whether the rows were replaced")
                 .hint("Count the rows of one table; then repeat the command, or leave it.")
         })?;
+        for remark in &remarks {
+            env.reporter.warn(remark);
+        }
         let names: Vec<&str> = loaded.staged.iter().map(|table| table.name.as_str()).collect();
         // Functions in the expressions of indexes see what they see when the application writes.
         let path = format!("SET search_path = {}", loaded.search_path);
@@ -286,54 +293,6 @@ async fn begin(client: &Client) -> Result<()> {
     client.batch_execute(settings).await.query_context("cannot prepare a session to replace rows")
 }
 
-/// The tables that are meant; a partitioned one is its partitions. A name without a table is an error.
-async fn wanted<'a>(client: &Client, env: &Env, stored: &'a Stored, policy: &Policy) -> Result<Vec<&'a TableEntry>> {
-    let tables = &stored.manifest.tables;
-    if policy.tables.is_empty() {
-        return Ok(tables.iter().filter(|entry| entry.table.name != BOOKKEEPING).collect());
-    }
-    let of_live = partitions(client).await?;
-    let names: BTreeSet<TableName> = tables.iter().map(|entry| name_of(&entry.table)).collect();
-    let mut meant: BTreeSet<TableName> = BTreeSet::new();
-    let mut unknown = Vec::new();
-    for words in &policy.tables {
-        let tables_called = called(words, names.iter().chain(of_live.iter().map(|(root, _)| root)))?;
-        let mut found: BTreeSet<TableName> =
-            tables_called.iter().filter(|name| names.contains(**name)).map(|name| (*name).clone()).collect();
-        for (_, leaf) in of_live.iter().filter(|(root, _)| tables_called.contains(root)) {
-            if names.contains(leaf) {
-                found.insert(leaf.clone());
-            } else {
-                env.reporter
-                    .warn(&format!("partition {leaf} of {words} is not in the backup: its rows stay as they are"));
-            }
-        }
-        if found.is_empty() {
-            unknown.push(format!("\"{words}\""));
-        }
-        meant.append(&mut found);
-    }
-    if !unknown.is_empty() {
-        of_extensions::refuse(client, stored, policy).await?;
-        let what = format!("the backup has no rows of a table {}", unknown.join(", "));
-        return Err(Error::new(Kind::Refused, what)
-            .with("state", UNTOUCHED)
-            .hint("`teslamate-backup show ID` lists its tables."));
-    }
-    Ok(tables.iter().filter(|entry| meant.contains(&name_of(&entry.table))).collect())
-}
-
-/// The partitioned tables of the live database, each with a partition that has rows of its own.
-async fn partitions(client: &Client) -> Result<Vec<(TableName, TableName)>> {
-    let sql = "SELECT pn.nspname::text, p.relname::text, n.nspname::text, c.relname::text \
-               FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace \
-               CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t JOIN pg_class c ON c.oid = t.relid \
-               JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.relkind = 'p' AND t.isleaf ORDER BY 1, 2, 3, 4";
-    let rows = client.query(sql, &[]).await.query_context("cannot look for partitions")?;
-    let name = |row: &Row, at: usize| TableName { schema: row.get(at), name: row.get(at + 1) };
-    Ok(rows.iter().map(|row| (name(row, 0), name(row, 2))).collect())
-}
-
 /// Begins the transaction, and holds the tables still.
 async fn lock(loaded: &Loaded<'_>) -> Result<()> {
     let (client, staged) = (&loaded.client, &loaded.staged);
@@ -351,13 +310,24 @@ async fn lock(loaded: &Loaded<'_>) -> Result<()> {
     }
     client.batch_execute("SET LOCAL lock_timeout = 0").await.query_context("cannot go on")?;
     incoming::same_again(client, &loaded.entries, staged).await?;
-    refuse_triggers(client, &loaded.oids()).await
+    triggers::refuse(client, &loaded.oids()).await
 }
 
-/// All but the commit. Returns how many constraints hold, and the rows that the backup did not have.
-async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<(String, u64)>)> {
+/// Result of everything but the commit.
+struct Done {
+    /// Foreign keys that hold.
+    keys: usize,
+    /// Tables with rows that the backup did not have, and how many.
+    removed: Vec<(String, u64)>,
+    /// Sentences about columns and indexes that were made again, or could not be.
+    remarks: Vec<String>,
+}
+
+/// All but the commit.
+async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<Done> {
     let (client, staged, oids) = (&loaded.client, &loaded.staged, loaded.oids());
     let keys = constraints::foreign_keys(client, &oids).await?;
+    let mut computed = Computed::find(client, staged).await?;
     meter.now("removing rows");
     let queries: Vec<String> = staged.iter().map(incoming::Incoming::surplus).collect();
     let surplus = incoming::numbers(client, &queries, "cannot compare the rows").await?;
@@ -368,6 +338,7 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     let own = settings::adopt(client, &loaded.application).await?;
     settings::set_path(client, &loaded.search_path).await?;
     incoming::insert(client, staged, meter).await?;
+    let remarks = computed.make_again(client).await?;
     settings::set(client, &own).await?;
     // Names of the catalogue are the server's here, whatever the application calls its own.
     settings::set_path(client, &format!("pg_catalog, {}", loaded.search_path)).await?;
@@ -381,21 +352,5 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<(usize, Vec<
     // A schema may be renamed without a lock on its tables: what was written has to be what was looked at.
     incoming::same_again(client, &loaded.entries, staged).await?;
     after::advance_sequences(client, &oids).await?;
-    Ok((keys.len(), removed))
-}
-
-/// A trigger or rule that fires all the same would write other rows than those of the backup.
-async fn refuse_triggers(client: &Client, oids: &[u32]) -> Result<()> {
-    let sql = "SELECT format('%s on %s', tgname, tgrelid::regclass) FROM pg_trigger \
-               WHERE tgrelid = ANY ($1) AND NOT tgisinternal AND tgenabled IN ('A', 'R') \
-               UNION ALL SELECT format('rule %s on %s', rulename, ev_class::regclass) FROM pg_rewrite \
-               WHERE ev_class = ANY ($1) AND ev_enabled IN ('A', 'R') AND ev_type IN ('3', '4') ORDER BY 1";
-    let rows = client.query(sql, &[&oids]).await.query_context("cannot look for triggers")?;
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Err(Error::new(Kind::Refused, "a trigger would change the rows on their way in (ENABLE ALWAYS or REPLICA)")
-        .with("triggers", found.join("\n"))
-        .hint("Load the backup beside the live database with --into NAME, and take the rows from there."))
+    Ok(Done { keys: keys.len(), removed, remarks })
 }

@@ -6,7 +6,15 @@ const V15: u32 = 150_018;
 const V17: u32 = 170_005;
 
 fn column(oid: u32, type_name: &str) -> Column {
-    Column { number: 1, name: "c".into(), type_name: type_name.into(), type_oid: oid, modifier: -1, missing: None }
+    Column {
+        number: 1,
+        name: "c".into(),
+        type_name: type_name.into(),
+        type_oid: oid,
+        modifier: -1,
+        composites: None,
+        missing: None,
+    }
 }
 
 /// COPY's output with one row for each list of values.

@@ -14,8 +14,15 @@ use super::*;
 const HASH: &str = "abc";
 
 fn table() -> Table {
-    let column =
-        Column { number: 1, name: "id".into(), type_name: "integer".into(), type_oid: 23, modifier: -1, missing: None };
+    let column = Column {
+        number: 1,
+        name: "id".into(),
+        type_name: "integer".into(),
+        type_oid: 23,
+        modifier: -1,
+        composites: None,
+        missing: None,
+    };
     Table {
         oid: 100,
         schema: "public".into(),
