@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+use super::messages::Messages;
 use super::names::{made_object, names, used_object};
 use super::needs::{made, needed};
 use super::reserved;
@@ -75,6 +76,7 @@ struct Judge {
     copying: Option<TableName>,
     rows_at_hand: u64,
     columns: usize,
+    messages: Messages,
     captured: Option<(usize, Vec<u8>)>,
     definitions: Sha256,
     last_line: u64,
@@ -179,15 +181,10 @@ impl Visitor for Judge {
             captured.extend_from_slice(bytes);
         }
         // A program's message in the wrong stream: found here by name, since the server would only count columns.
-        if self.columns > 1 {
-            for at in memchr::memmem::find_iter(bytes, b"pg_dump: ") {
-                let starts_line = at == 0 || bytes[at - 1] == b'\n';
-                let end = memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |end| at + end);
-                if starts_line && !bytes[at..end].contains(&b'\t') {
-                    let line = line + memchr::memchr_iter(b'\n', &bytes[..at]).count() as u64;
-                    return Err(Flaw::foreign(line, "is not a row: it is a message of pg_dump"));
-                }
-            }
+        if self.columns > 1
+            && let Some(line) = self.messages.find(bytes, line)
+        {
+            return Err(Flaw::foreign(line, "is not a row: it is a message of pg_dump"));
         }
         self.rows_at_hand += memchr::memchr_iter(b'\n', bytes).count() as u64;
         Ok(())
@@ -257,6 +254,7 @@ impl Judge {
             let table = self.table_name(&text["COPY ".len()..]);
             self.captured = captured_column(&table, &text).map(|column| (column, Vec::new()));
             self.columns = text.split_once('(').map_or(0, |(_, columns)| columns.split(',').count());
+            self.messages = Messages::default();
             // A table without rows is in the dump too.
             self.contents.rows.entry(table.clone()).or_default();
             self.copying = Some(table);
