@@ -234,10 +234,7 @@ impl Judge {
         } else if statement.begins(&["SET", "SEARCH_PATH"]) {
             self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
         } else if statement.begins(&["CREATE", "EXTENSION"]) {
-            let after = text.split_once("EXISTS").map_or_else(|| text.splitn(3, ' ').nth(2), |(_, name)| Some(name));
-            let schema = text.split_once(" SCHEMA ").and_then(|(_, name)| names(name).pop());
-            let made = after.and_then(|name| names(name).pop()).map(|name| Extension { name, schema });
-            self.contents.extensions.extend(made);
+            self.contents.extensions.extend(extension(statement));
         } else if statement.begins(&["CREATE"]) && statement.words.iter().take(3).any(|word| word == "TABLE") {
             if let Some((_, name)) = text.split_once("TABLE ") {
                 let name = name.strip_prefix("IF NOT EXISTS ").unwrap_or(name);
@@ -248,7 +245,7 @@ impl Judge {
                 }
                 self.contents.created.insert(name);
             }
-        } else if statement.begins(&["ALTER", "TABLE"]) {
+        } else if statement.begins(&["ALTER", "TABLE"]) && statement.has(&["ATTACH", "PARTITION"]) {
             self.contents.partitions.extend(self.partition(&String::from_utf8_lossy(statement.text)));
         } else if statement.begins(&["COPY"]) {
             let table = self.table_name(&text["COPY ".len()..]);
@@ -278,8 +275,10 @@ impl Judge {
             self.contents.objects.insert(TableName { schema: word(2), name: String::new() });
         } else if statement.begins(&["CREATE", "SUBSCRIPTION"]) {
             self.contents.subscriptions.push(word(2));
-        } else if statement.begins(&["ALTER", "SCHEMA", "PUBLIC", "OWNER", "TO"]) {
-            self.contents.public_owner = Some(word(5));
+        } else if statement.begins(&["ALTER", "SCHEMA"]) && word(2) == "public" {
+            if let ["ALTER", "SCHEMA", _, "OWNER", "TO", owner] = statement.outline().as_slice() {
+                self.contents.public_owner = Some(rules::name_of(owner));
+            }
         } else if statement.begins(&["CREATE"]) {
             self.contents.objects.extend(made_object(text).map(|name| self.table_name(name)));
             let view = ["CREATE VIEW ", "CREATE MATERIALIZED VIEW "].iter().find_map(|begin| text.strip_prefix(begin));
@@ -316,6 +315,17 @@ impl Judge {
             None => TableName { schema: self.search_path.clone().unwrap_or_else(|| "public".into()), name: first },
         }
     }
+}
+
+/// `CREATE EXTENSION IF NOT EXISTS cube WITH SCHEMA public;`
+fn extension(statement: &Statement<'_>) -> Option<Extension> {
+    let (name, rest) = match statement.outline.get(2..)? {
+        [first, not, exists, name, rest @ ..] if first == "IF" && not == "NOT" && exists == "EXISTS" => (name, rest),
+        [name, rest @ ..] => (name, rest),
+        [] => return None,
+    };
+    let schema = rest.windows(2).find(|pair| pair[0] == "SCHEMA").map(|pair| rules::name_of(&pair[1]));
+    Some(Extension { name: rules::name_of(name), schema })
 }
 
 /// The column of `version` in the rows of the application's migrations. Another table of this name, in another schema or
