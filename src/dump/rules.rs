@@ -60,7 +60,8 @@ impl Rules {
     /// nothing to replace.
     pub fn disposition(&mut self, statement: &Statement<'_>) -> Disposition {
         let is_empty_view = statement.begins(&["CREATE", "OR", "REPLACE", "VIEW"])
-            && memchr::memmem::find(statement.text, b" AS\nSELECT\n    NULL::").is_some();
+            && (memchr::memmem::find(statement.text, b" AS\nSELECT\n    NULL::").is_some()
+                || statement.text.ends_with(b" AS\nSELECT;"));
         if !self.has_begun && is_empty_view {
             return Disposition::Skip(Skipped::Clean);
         }

@@ -80,6 +80,26 @@ fn objects_called_like_keywords_come_back_on_18() {
 }
 
 #[test]
+fn clean_dumps_with_views_without_columns_come_back() {
+    let server = Server::shared();
+    let database = server.fresh_name("emptyviews");
+    server.query("postgres", &format!("CREATE DATABASE {database} OWNER teslamate"));
+    // Each needs the primary key, so pg_dump makes an empty view of it first, and of each one that needs it.
+    let views = "CREATE TABLE t (id integer PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'x'); \
+                 CREATE VIEW v1 AS SELECT FROM t GROUP BY id HAVING a <> ''; \
+                 CREATE VIEW v2 AS SELECT a FROM t GROUP BY id; \
+                 CREATE VIEW v3 AS SELECT FROM t GROUP BY id HAVING a <> ''; \
+                 CREATE VIEW v4 AS SELECT FROM v1, v3; CREATE VIEW v5 AS SELECT v2.a FROM v2, v4";
+    server.query(&database, views);
+    let tool = |program: &str| server.tool(program);
+    let clean: &[&str] = &["--clean", "--if-exists"];
+    let site = Site::new(server, &database);
+    assert_restored(&site, &tool, &database, &[("a.sql", clean), ("a.dump", &["-Fc"])]);
+    let text = std::fs::read_to_string(site.path("a.sql")).unwrap();
+    assert!(text.contains(" AS\nSELECT;\n"), "{text}");
+}
+
+#[test]
 fn a_schema_public_in_quotes_is_the_one_that_is_there() {
     let server = Server::shared();
     let database = server.fresh_name("quotedpublic");

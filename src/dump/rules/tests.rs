@@ -149,3 +149,22 @@ fn the_roles_that_must_exist_are_known() {
         "teslamate Graf\"ana bob boss bill boss eve Mallory trent peggy walter cascade granted restrict Olivia oscar";
     assert_eq!(decide(text).1.join(" "), expected);
 }
+
+#[test]
+fn empty_views_that_make_room_are_left_out_without_columns_too() {
+    #[derive(Default)]
+    struct InOrder(Rules, Vec<Disposition>);
+    impl Visitor for InOrder {
+        fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+            self.1.push(self.0.disposition(statement));
+            Ok(())
+        }
+    }
+    let empty = "CREATE OR REPLACE VIEW public.v AS\nSELECT;\nCREATE OR REPLACE VIEW public.w AS\nSELECT\n    NULL::integer AS a;\n";
+    let mut decisions = InOrder::default();
+    let text = format!("{empty}{empty}CREATE TABLE public.t ();\n{empty}");
+    Scanner::default().feed(text.as_bytes(), &mut decisions).unwrap();
+    let (skip, keep) = (Disposition::Skip(Skipped::Clean), Disposition::Keep);
+    assert_eq!(decisions.1[..4], [skip.clone(), skip.clone(), skip.clone(), skip]);
+    assert_eq!(decisions.1[4..], [keep.clone(), keep.clone(), keep]);
+}
