@@ -2,6 +2,7 @@
 //!
 //! [`Reader`] collects them in one pass over the text, and fails on a dump that is incomplete.
 
+mod messages;
 mod names;
 mod needs;
 mod reader;

@@ -5,9 +5,11 @@
 //! left out: a restore always loads into a new, empty database and carries the properties over from the live one.
 
 mod form;
+mod routine;
 
 use self::form::{KINDS, calls_for_a_load, inserts_literals, is_of_preamble};
-use super::scan::{STRING, Statement};
+pub use self::routine::{Routine, untrusted_language};
+use super::scan::{STRING, Statement, is_named};
 
 /// What is done with a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +60,8 @@ impl Rules {
     /// nothing to replace.
     pub fn disposition(&mut self, statement: &Statement<'_>) -> Disposition {
         let is_empty_view = statement.begins(&["CREATE", "OR", "REPLACE", "VIEW"])
-            && memchr::memmem::find(statement.text, b" AS\nSELECT\n    NULL::").is_some();
+            && (memchr::memmem::find(statement.text, b" AS\nSELECT\n    NULL::").is_some()
+                || statement.text.ends_with(b" AS\nSELECT;"));
         if !self.has_begun && is_empty_view {
             return Disposition::Skip(Skipped::Clean);
         }
@@ -73,20 +76,23 @@ impl Rules {
 fn disposition(statement: &Statement<'_>) -> Disposition {
     use Disposition::{Distrust, Keep, Refuse, Skip};
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    let outline = statement.outline();
     let foreign = |what: &str| Refuse(format!("{what}, which pg_dump never writes"));
     match words.as_slice() {
         ["CREATE" | "ALTER" | "DROP", "DATABASE", ..] | ["COMMENT", "ON", "DATABASE", ..] => Skip(Skipped::Database),
         ["SECURITY", "LABEL", "FOR", _, "ON", "DATABASE", ..] => Skip(Skipped::Database),
-        ["GRANT" | "REVOKE", ..] if is_about_database(&words) => Skip(Skipped::Database),
+        ["GRANT" | "REVOKE", ..] if kind_of_object(&outline) == Some("DATABASE") => Skip(Skipped::Database),
         ["ALTER", "ROLE", _, "IN", "DATABASE", ..] => Skip(Skipped::Database),
         ["BEGIN" | "COMMIT" | "START", ..] => Skip(Skipped::Transaction),
         ["DROP", ..] => Skip(Skipped::Clean),
-        ["ALTER", "TABLE", ..] if drops_constraint(&words) => Skip(Skipped::Clean),
+        ["ALTER", "TABLE", ..] if drops_constraint(&outline) => Skip(Skipped::Clean),
         ["ALTER", "TABLE", .., "DROP", "DEFAULT"] => Skip(Skipped::Clean),
         ["SELECT", "PG_CATALOG", "LO_UNLINK", ..] => Skip(Skipped::Clean),
-        ["CREATE", "SCHEMA", "PUBLIC"] => Skip(Skipped::PublicSchema),
-        ["COMMENT", "ON", "EXTENSION", "PLPGSQL", ..] => Skip(Skipped::BuiltIn),
-        ["COMMENT", "ON", "SCHEMA", "PUBLIC", ..] if is_default_comment(statement) => Skip(Skipped::BuiltIn),
+        ["CREATE", "SCHEMA", name] if is_named(name, "public") => Skip(Skipped::PublicSchema),
+        ["COMMENT", "ON", "EXTENSION", name, ..] if is_named(name, "plpgsql") => Skip(Skipped::BuiltIn),
+        ["COMMENT", "ON", "SCHEMA", name, ..] if is_named(name, "public") && is_default_comment(statement) => {
+            Skip(Skipped::BuiltIn)
+        }
         ["COPY", ..] if !statement.is_copy() => foreign("copies from or to a file or a program"),
         ["COPY", ..] if !statement.is_plain_copy() => foreign("copies with options"),
         ["SELECT", ..] if calls_for_a_load(statement, &words) => Keep,
@@ -104,18 +110,18 @@ fn disposition(statement: &Statement<'_>) -> Disposition {
         ["CREATE" | "ALTER", kind, ..] if !KINDS.contains(kind) => {
             foreign(&format!("holds a {} {kind} statement", words[0]))
         }
-        ["GRANT" | "REVOKE" | "COMMENT" | "SECURITY", ..] if is_about_cluster(&words) => {
+        ["GRANT" | "REVOKE" | "COMMENT" | "SECURITY", ..] if is_about_cluster(&outline) => {
             foreign("concerns the whole cluster")
         }
         // After a GRANT of somebody who is not the owner.
         ["RESET", "SESSION", "AUTHORIZATION"] => Keep,
-        ["CREATE", ..] => match untrusted_language(&words) {
+        ["CREATE", ..] => match untrusted_language(&outline) {
             Some(language) => {
                 Distrust(format!("makes a function in the language {language}, which runs as the server's account"))
             }
             None => Keep,
         },
-        ["GRANT" | "REVOKE", ..] if !words.contains(&"ON") => foreign("grants or revokes a role"),
+        ["GRANT" | "REVOKE", ..] if !outline.contains(&"ON") => foreign("grants or revokes a role"),
         ["SET" | "ALTER" | "COMMENT" | "COPY" | "GRANT" | "REVOKE" | "INSERT" | "REFRESH", ..]
         | ["SECURITY", "LABEL", ..] => Keep,
         [first, ..] => foreign(&format!("holds a {first} statement")),
@@ -124,34 +130,22 @@ fn disposition(statement: &Statement<'_>) -> Disposition {
 }
 
 /// Whether it concerns an object that does not belong to one database.
-fn is_about_cluster(words: &[&str]) -> bool {
-    words.windows(2).any(|pair| matches!(pair, ["ON", "ROLE" | "TABLESPACE" | "PARAMETER"]))
+fn is_about_cluster(outline: &[&str]) -> bool {
+    matches!(kind_of_object(outline), Some("ROLE" | "TABLESPACE" | "PARAMETER"))
 }
 
-fn is_about_database(words: &[&str]) -> bool {
-    words.windows(2).any(|pair| pair == ["ON", "DATABASE"])
+/// The word after the first ON of a GRANT, a REVOKE, a COMMENT or a SECURITY LABEL, where it is the kind of the object
+/// and not the name of a table, which a GRANT may say alone.
+fn kind_of_object<'a>(outline: &[&'a str]) -> Option<&'a str> {
+    let at = outline.iter().position(|word| *word == "ON")?;
+    let kind = outline.get(at + 1)?;
+    let is_kind = outline.get(at + 2).is_some_and(|next| !matches!(*next, "TO" | "FROM" | "," | "IS"));
+    is_kind.then_some(*kind)
 }
 
-/// `ALTER TABLE [IF EXISTS] [ONLY] t DROP CONSTRAINT c`, as `--clean` begins; an ADD never holds these two words in
-/// a row outside of a quoted name.
-fn drops_constraint(words: &[&str]) -> bool {
-    words.windows(2).any(|pair| pair == ["DROP", "CONSTRAINT"])
-}
-
-/// Functions in C or internal ones run as the server's account. Those of extensions come with the extension. A language
-/// that is written as a string could be any, and `pg_dump` writes a name.
-fn untrusted_language(words: &[&str]) -> Option<String> {
-    let is_routine = words.iter().take(4).any(|word| matches!(*word, "FUNCTION" | "PROCEDURE"));
-    if !is_routine {
-        return None;
-    }
-    let language = words.windows(2).find(|pair| pair[0] == "LANGUAGE").map(|pair| pair[1])?;
-    match &*name_of(language).to_lowercase() {
-        "c" | "internal" => Some(name_of(language).to_lowercase()),
-        "e" | "u" | "n" => Some("of a string".to_owned()),
-        _ if language == STRING => Some("of a string".to_owned()),
-        _ => None,
-    }
+/// `ALTER TABLE [IF EXISTS] [ONLY] t DROP CONSTRAINT c`, as `--clean` begins.
+fn drops_constraint(outline: &[&str]) -> bool {
+    outline.windows(2).any(|pair| pair == ["DROP", "CONSTRAINT"])
 }
 
 /// Whether a statement says what the database consists of, not what is in it.
@@ -163,7 +157,7 @@ pub fn defines(statement: &Statement<'_>) -> bool {
 /// Whether a statement only sets an owner (`--no-owner` leaves it out).
 #[must_use]
 pub fn sets_owner(statement: &Statement<'_>) -> bool {
-    let alters = statement.begins(&["ALTER"]) && statement.words.windows(2).any(|pair| pair == ["OWNER", "TO"]);
+    let alters = statement.begins(&["ALTER"]) && statement.has(&["OWNER", "TO"]);
     // `pg_dump --use-set-session-authorization` writes the role as a string, a GRANT of another role as a name.
     alters || (statement.begins(&["SET", "SESSION", "AUTHORIZATION"]) && statement.words.len() == 3)
 }
@@ -207,9 +201,9 @@ pub fn name_of(word: &str) -> String {
 #[must_use]
 pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
     use RoleUse::{Defaults, Object, Owner, Privilege};
-    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    let words = statement.outline();
     let (reason, mut named): (RoleUse, Vec<&str>) = match words.as_slice() {
-        ["SET", "SESSION", "AUTHORIZATION"] => {
+        ["SET", "SESSION", "AUTHORIZATION", STRING] => {
             let text = String::from_utf8_lossy(statement.text);
             return text.split('\'').nth(1).map(|role| (Owner, role.to_owned())).into_iter().collect();
         }
@@ -224,7 +218,7 @@ pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
         | ["CREATE", "SCHEMA", .., "AUTHORIZATION", role] => (Object, vec![role]),
         ["CREATE", "POLICY", _, rest @ ..] => {
             let to = rest.iter().position(|word| *word == "TO").map_or(rest.len(), |at| at + 1);
-            (Object, rest[to..].iter().take_while(|word| !matches!(**word, "USING" | "WITH")).copied().collect())
+            (Object, listed(&rest[to..]))
         }
         _ => return Vec::new(),
     };
@@ -241,13 +235,24 @@ pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
 
 /// The roles after the last `TO` or `FROM`, and the one after `GRANTED BY`.
 fn grantees<'a>(words: &[&'a str]) -> Vec<&'a str> {
-    let is_grant = words.contains(&"GRANT");
-    let joint = if is_grant { "TO" } else { "FROM" };
-    let Some(at) = words.iter().rposition(|word| *word == joint) else { return Vec::new() };
-    let ends = |word: &str| matches!(word, "WITH" | "GRANTED" | "CASCADE" | "RESTRICT");
-    let named = words[at + 1..].iter().take_while(|word| !ends(word)).copied();
-    let by = words.windows(3).find(|three| three[..2] == ["GRANTED", "BY"]).map(|three| three[2]);
-    named.chain(by).collect()
+    let Some(at) = words.iter().rposition(|word| matches!(*word, "TO" | "FROM")) else { return Vec::new() };
+    let named = listed(&words[at + 1..]);
+    let after = words.get(at + 2 * named.len()..).unwrap_or_default();
+    let by = after.windows(3).find(|three| three[..2] == ["GRANTED", "BY"]).map(|three| three[2]);
+    named.into_iter().chain(by).collect()
+}
+
+/// The names at the begin, with commas between them. The word after them is none, though a role may be called so.
+fn listed<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let (mut names, mut rest) = (Vec::new(), words);
+    while let [name, after @ ..] = rest {
+        names.push(*name);
+        match after {
+            [",", next @ ..] => rest = next,
+            _ => break,
+        }
+    }
+    names
 }
 
 /// The tablespace that a statement names. `pg_dump` writes it as a setting, never as a clause.

@@ -13,10 +13,13 @@ use super::text::{Cleaner, Flaw};
 
 mod aside;
 mod characters;
+mod outline;
 mod statement;
 mod words;
 
 use characters::Embedding;
+use outline::Outline;
+pub use outline::{GROUP, is_named};
 pub use statement::{STRING, Statement, Visitor};
 
 /// A statement larger than this cannot be held, by the server neither.
@@ -27,7 +30,7 @@ const ASIDE_LIMIT: usize = 64 * 1024;
 
 /// How many words of a statement are kept: enough for every question that is asked about one. A function's language
 /// stands after its arguments, so they count.
-const WORDS: usize = 4000;
+pub const WORDS: usize = 4000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -75,6 +78,7 @@ pub struct Scanner {
     aside: Vec<u8>,
     aside_line: u64,
     words: Vec<String>,
+    outline: Outline,
     word: Vec<u8>,
     parentheses: u32,
     /// Parentheses that were opened in the statement, and how deep they were at most.
@@ -110,6 +114,7 @@ impl Default for Scanner {
             aside: Vec::new(),
             aside_line: 1,
             words: Vec::new(),
+            outline: Outline::default(),
             word: Vec::new(),
             parentheses: 0,
             opened: 0,
@@ -327,11 +332,11 @@ impl Scanner {
         }
         let string_escapes = self.escapes || self.word.eq_ignore_ascii_case(b"e");
         self.push_word(true);
+        self.outline.pass(byte, self.parentheses);
         let last = self.held.last().copied();
         match byte {
             b'\'' => {
                 self.begin();
-                self.note_string();
                 self.state = State::Quote { escapes: string_escapes, after_backslash: false };
             }
             b'"' => {
@@ -341,7 +346,6 @@ impl Scanner {
             }
             b'$' => {
                 self.begin();
-                self.note_string();
                 self.state = State::DollarTag(vec![b'$']);
             }
             b'-' if last == Some(b'-') => {
@@ -412,10 +416,12 @@ impl Scanner {
     fn end_statement(&mut self, visitor: &mut impl Visitor) -> Result<(), Flaw> {
         let text = std::mem::take(&mut self.held);
         let words = std::mem::take(&mut self.words);
+        let outline = self.outline.take();
         let statement = Statement {
             text: &text,
             line: self.held_line,
             words: &words,
+            outline: &outline,
             groups: self.groups,
             opened: std::mem::take(&mut self.opened),
             deepest: std::mem::take(&mut self.deepest),

@@ -337,3 +337,23 @@ fn a_database_that_was_lost_comes_back() {
         .query("postgres", &format!("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{database}'"));
     assert_eq!(owner, "teslamate");
 }
+
+#[test]
+fn rows_that_quote_messages_of_pg_dump_are_rows() {
+    let server = Server::shared();
+    let database = server.fresh_name("messages");
+    server.query("postgres", &format!("CREATE DATABASE {database} OWNER teslamate"));
+    // Longer than the pieces in which a dump is read, in a first, a middle and a last column.
+    let log = "CREATE TABLE log (a text, b text, c text); INSERT INTO log SELECT x, x, x FROM \
+               (SELECT repeat('pg_dump: ', 20000 + g) AS x FROM generate_series(1, 20) g) rows";
+    server.query(&database, log);
+    let content = server.content(&database);
+    let site = Site::new(server, &database);
+    for name in ["a.sql", "a.dump"] {
+        site.run("teslamate-backup", &[name]).expect(0);
+        let copy = format!("{database}_copy");
+        site.run("teslamate-restore", &["--into", &copy, "--allow-other", name]).expect(0);
+        assert_eq!(server.content(&copy), content, "{name}");
+        server.query("postgres", &format!("DROP DATABASE {copy}"));
+    }
+}

@@ -81,6 +81,16 @@ pub fn qualified(text: &str) -> TableName {
     }
 }
 
+/// The name in a word of an outline, whose unquoted parts are in upper case.
+pub(super) fn qualified_word(word: &str) -> TableName {
+    let mut is_quoted = false;
+    let lower = word.chars().map(|character| {
+        is_quoted ^= character == '"';
+        if is_quoted { character } else { character.to_ascii_lowercase() }
+    });
+    qualified(&lower.collect::<String>())
+}
+
 /// The names at the begin of a text that are joined by dots, the last one first.
 pub(super) fn names(text: &str) -> Vec<String> {
     let mut names = Vec::new();

@@ -1,7 +1,7 @@
 //! Objects that a dump uses, and that it makes itself or an extension has to make.
 
-use super::names::{TableName, names, qualified};
-use crate::dump::rules::name_of;
+use super::names::{TableName, names, qualified_word};
+use crate::dump::rules::{Routine, name_of};
 use crate::dump::scan::Statement;
 
 /// An object that a definition names.
@@ -33,39 +33,46 @@ impl std::fmt::Display for Need {
 
 /// The objects that a statement needs.
 pub(super) fn needed(statement: &Statement<'_>) -> Vec<Need> {
-    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
-    let after = |word: &str| words.windows(2).find(|pair| pair[0] == word).map(|pair| name_of(pair[1]));
-    let is = |kind: &str| words.iter().take(4).any(|word| *word == kind);
-    let handler = || {
-        let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(1000)]);
-        text.split_once(" HANDLER ").map(|(_, name)| Need::Function(qualified(name)))
-    };
+    let words = statement.outline();
     match words.as_slice() {
-        ["CREATE", "SERVER", ..] => after("WRAPPER").map(Need::Wrapper).into_iter().collect(),
-        ["CREATE", "FOREIGN", "DATA", "WRAPPER", ..] => handler().into_iter().collect(),
-        ["CREATE", ..] if is("FUNCTION") || is("PROCEDURE") => {
-            after("LANGUAGE").map(Need::Language).into_iter().collect()
+        ["CREATE", "SERVER", rest @ ..] => {
+            let wrapper = rest.windows(4).find(|four| four[..3] == ["FOREIGN", "DATA", "WRAPPER"]);
+            wrapper.map(|four| Need::Wrapper(name_of(four[3]))).into_iter().collect()
         }
-        ["CREATE", ..] if is("TABLE") => column_types(&String::from_utf8_lossy(statement.text)),
-        ["CREATE", ..] if is("LANGUAGE") => handler().into_iter().collect(),
-        _ => Vec::new(),
+        ["CREATE", "FOREIGN", "DATA", "WRAPPER", _, rest @ ..] => handler(rest).into_iter().collect(),
+        ["CREATE", "TABLE", ..] | ["CREATE", "UNLOGGED" | "FOREIGN", "TABLE", ..] => {
+            column_types(&String::from_utf8_lossy(statement.text))
+        }
+        _ => match (language_of(&words), Routine::of(&words)) {
+            (Some((_, rest)), _) => handler(rest).into_iter().collect(),
+            (None, Some(routine)) => routine.language().map(Need::Language).into_iter().collect(),
+            (None, None) => Vec::new(),
+        },
     }
+}
+
+/// The function after HANDLER.
+fn handler(words: &[&str]) -> Option<Need> {
+    let pair = words.windows(2).find(|pair| pair[0] == "HANDLER")?;
+    Some(Need::Function(qualified_word(pair[1])))
+}
+
+/// The language that a statement makes, and what follows its name.
+pub(super) fn language_of<'a>(words: &'a [&'a str]) -> Option<(&'a str, &'a [&'a str])> {
+    let mut rest = words.strip_prefix(&["CREATE"])?;
+    for option in [&["OR", "REPLACE"][..], &["TRUSTED"], &["PROCEDURAL"]] {
+        rest = rest.strip_prefix(option).unwrap_or(rest);
+    }
+    let (name, rest) = rest.strip_prefix(&["LANGUAGE"])?.split_first()?;
+    Some((*name, rest))
 }
 
 /// The language or foreign-data wrapper that a statement makes.
 pub(super) fn made(statement: &Statement<'_>) -> Option<Need> {
-    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    let words = statement.outline();
     match words.as_slice() {
         ["CREATE", "FOREIGN", "DATA", "WRAPPER", name, ..] => Some(Need::Wrapper(name_of(name))),
-        ["CREATE", "LANGUAGE", name, ..]
-        | ["CREATE", _, "LANGUAGE", name, ..]
-        | ["CREATE", _, _, "LANGUAGE", name, ..]
-        | ["CREATE", _, _, _, "LANGUAGE", name, ..]
-            if !words.iter().take(4).any(|word| matches!(*word, "FUNCTION" | "PROCEDURE" | "TABLE")) =>
-        {
-            Some(Need::Language(name_of(name)))
-        }
-        _ => None,
+        words => language_of(words).map(|(name, _)| Need::Language(name_of(name))),
     }
 }
 

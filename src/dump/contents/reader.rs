@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+use super::messages::Messages;
 use super::names::{made_object, names, used_object};
 use super::needs::{made, needed};
 use super::reserved;
@@ -75,6 +76,7 @@ struct Judge {
     copying: Option<TableName>,
     rows_at_hand: u64,
     columns: usize,
+    messages: Messages,
     captured: Option<(usize, Vec<u8>)>,
     definitions: Sha256,
     last_line: u64,
@@ -179,15 +181,10 @@ impl Visitor for Judge {
             captured.extend_from_slice(bytes);
         }
         // A program's message in the wrong stream: found here by name, since the server would only count columns.
-        if self.columns > 1 {
-            for at in memchr::memmem::find_iter(bytes, b"pg_dump: ") {
-                let starts_line = at == 0 || bytes[at - 1] == b'\n';
-                let end = memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |end| at + end);
-                if starts_line && !bytes[at..end].contains(&b'\t') {
-                    let line = line + memchr::memchr_iter(b'\n', &bytes[..at]).count() as u64;
-                    return Err(Flaw::foreign(line, "is not a row: it is a message of pg_dump"));
-                }
-            }
+        if self.columns > 1
+            && let Some(line) = self.messages.find(bytes, line)
+        {
+            return Err(Flaw::foreign(line, "is not a row: it is a message of pg_dump"));
         }
         self.rows_at_hand += memchr::memchr_iter(b'\n', bytes).count() as u64;
         Ok(())
@@ -237,10 +234,7 @@ impl Judge {
         } else if statement.begins(&["SET", "SEARCH_PATH"]) {
             self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
         } else if statement.begins(&["CREATE", "EXTENSION"]) {
-            let after = text.split_once("EXISTS").map_or_else(|| text.splitn(3, ' ').nth(2), |(_, name)| Some(name));
-            let schema = text.split_once(" SCHEMA ").and_then(|(_, name)| names(name).pop());
-            let made = after.and_then(|name| names(name).pop()).map(|name| Extension { name, schema });
-            self.contents.extensions.extend(made);
+            self.contents.extensions.extend(extension(statement));
         } else if statement.begins(&["CREATE"]) && statement.words.iter().take(3).any(|word| word == "TABLE") {
             if let Some((_, name)) = text.split_once("TABLE ") {
                 let name = name.strip_prefix("IF NOT EXISTS ").unwrap_or(name);
@@ -251,12 +245,13 @@ impl Judge {
                 }
                 self.contents.created.insert(name);
             }
-        } else if statement.begins(&["ALTER", "TABLE"]) {
+        } else if statement.begins(&["ALTER", "TABLE"]) && statement.has(&["ATTACH", "PARTITION"]) {
             self.contents.partitions.extend(self.partition(&String::from_utf8_lossy(statement.text)));
         } else if statement.begins(&["COPY"]) {
             let table = self.table_name(&text["COPY ".len()..]);
             self.captured = captured_column(&table, &text).map(|column| (column, Vec::new()));
             self.columns = text.split_once('(').map_or(0, |(_, columns)| columns.split(',').count());
+            self.messages = Messages::default();
             // A table without rows is in the dump too.
             self.contents.rows.entry(table.clone()).or_default();
             self.copying = Some(table);
@@ -280,8 +275,10 @@ impl Judge {
             self.contents.objects.insert(TableName { schema: word(2), name: String::new() });
         } else if statement.begins(&["CREATE", "SUBSCRIPTION"]) {
             self.contents.subscriptions.push(word(2));
-        } else if statement.begins(&["ALTER", "SCHEMA", "PUBLIC", "OWNER", "TO"]) {
-            self.contents.public_owner = Some(word(5));
+        } else if statement.begins(&["ALTER", "SCHEMA"]) && word(2) == "public" {
+            if let ["ALTER", "SCHEMA", _, "OWNER", "TO", owner] = statement.outline().as_slice() {
+                self.contents.public_owner = Some(rules::name_of(owner));
+            }
         } else if statement.begins(&["CREATE"]) {
             self.contents.objects.extend(made_object(text).map(|name| self.table_name(name)));
             let view = ["CREATE VIEW ", "CREATE MATERIALIZED VIEW "].iter().find_map(|begin| text.strip_prefix(begin));
@@ -318,6 +315,17 @@ impl Judge {
             None => TableName { schema: self.search_path.clone().unwrap_or_else(|| "public".into()), name: first },
         }
     }
+}
+
+/// `CREATE EXTENSION IF NOT EXISTS cube WITH SCHEMA public;`
+fn extension(statement: &Statement<'_>) -> Option<Extension> {
+    let (name, rest) = match statement.outline.get(2..)? {
+        [first, not, exists, name, rest @ ..] if first == "IF" && not == "NOT" && exists == "EXISTS" => (name, rest),
+        [name, rest @ ..] => (name, rest),
+        [] => return None,
+    };
+    let schema = rest.windows(2).find(|pair| pair[0] == "SCHEMA").map(|pair| rules::name_of(&pair[1]));
+    Some(Extension { name: rules::name_of(name), schema })
 }
 
 /// The column of `version` in the rows of the application's migrations. Another table of this name, in another schema or

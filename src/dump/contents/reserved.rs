@@ -3,6 +3,8 @@
 //! Source: PostgreSQL documentation, the reference pages of `CREATE …`.
 
 use super::names::names;
+use super::needs::language_of;
+use crate::dump::rules::{self, Routine, untrusted_language};
 use crate::dump::scan::Statement;
 
 /// The right that a statement takes.
@@ -14,12 +16,12 @@ pub enum Right {
     Setting(String),
 }
 
-/// More than the head of any function that pg_dump writes.
+/// More than the head of any cast, transform or type that pg_dump writes.
 const HEAD: usize = 64 << 10;
 
 /// The rights that a statement takes, beyond those of the owner of the database.
 pub(super) fn reserved(statement: &Statement<'_>) -> Vec<Right> {
-    let words: Vec<&str> = statement.words.iter().take(16).map(String::as_str).collect();
+    let words = statement.outline();
     let head = || String::from_utf8_lossy(&statement.text[..statement.text.len().min(HEAD)]).into_owned();
     let follows = |pair: [&str; 2]| words.windows(2).any(|found| found == pair);
     let is_superusers = match words.as_slice() {
@@ -35,10 +37,12 @@ pub(super) fn reserved(statement: &Statement<'_>) -> Vec<Right> {
             of_builtin_types(&head(), "TRANSFORM FOR ")
         }
         ["CREATE", "TYPE", ..] => is_base_type(&head()),
-        ["CREATE", ..] if is_routine(&words) => return of_routine(&head()),
-        // Without a handler, it is an extension by another name.
-        ["CREATE", ..] if words.iter().take(5).any(|word| *word == "LANGUAGE") => words.contains(&"HANDLER"),
-        _ => false,
+        _ => match (Routine::of(&words), language_of(&words)) {
+            (Some(routine), _) => return of_routine(&routine, &words),
+            // Without a handler, it is an extension by another name.
+            (None, Some((_, rest))) => rest.contains(&"HANDLER"),
+            (None, None) => false,
+        },
     };
     if is_superusers { vec![Right::Superuser] } else { Vec::new() }
 }
@@ -55,10 +59,6 @@ pub(super) fn shown(statement: &Statement<'_>) -> String {
 
 fn is_change_of_owner(words: &[&str]) -> bool {
     words[0] == "ALTER" && words.windows(2).any(|pair| pair == ["OWNER", "TO"])
-}
-
-fn is_routine(words: &[&str]) -> bool {
-    words.iter().take(4).any(|word| matches!(*word, "FUNCTION" | "PROCEDURE"))
 }
 
 /// Casts and transforms are for the owner of the type, of one of the two types. Those without a schema are the server's.
@@ -79,24 +79,15 @@ fn is_base_type(text: &str) -> bool {
     head.ends_with(';') && !head.contains(" AS ") || (head.ends_with('(') && !head.contains(" AS "))
 }
 
-/// As pg_dump writes a routine: its properties in lines of their own, before the body.
-fn of_routine(text: &str) -> Vec<Right> {
-    let mut rights = Vec::new();
-    let lines = text.lines().skip_while(|line| !line.starts_with("    LANGUAGE "));
-    let lines = lines
-        .take_while(|line| !["    AS ", "    BEGIN ATOMIC", "    RETURN "].iter().any(|end| line.starts_with(end)));
-    for (number, line) in lines.enumerate() {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        if number == 0 {
-            let is_servers = matches!(words.get(1), Some(&("c" | "internal")));
-            if is_servers || words[2..].contains(&"LEAKPROOF") {
-                rights.push(Right::Superuser);
-            }
-        } else if let ["SET", name, "TO", ..] = words.as_slice() {
-            rights.push(Right::Setting(name.replace('"', "")));
-        }
-    }
-    rights
+/// The rights that the properties of a routine take.
+fn of_routine(routine: &Routine<'_>, words: &[&str]) -> Vec<Right> {
+    let properties = routine.properties();
+    let is_value = |at: usize| at > 0 && matches!(properties[at - 1], "TO" | "=" | "," | "NOT" | "LANGUAGE");
+    let is_leakproof = properties.iter().enumerate().any(|(at, word)| *word == "LEAKPROOF" && !is_value(at));
+    let superuser = (untrusted_language(words).is_some() || is_leakproof).then_some(Right::Superuser);
+    let settings = properties.windows(3).filter(|three| three[0] == "SET" && matches!(three[2], "TO" | "="));
+    let settings = settings.map(|three| Right::Setting(rules::name_of(three[1]).replace('"', "")));
+    superuser.into_iter().chain(settings).collect()
 }
 
 #[cfg(test)]
@@ -131,6 +122,7 @@ mod tests {
             "CREATE TYPE public.b;",
             "CREATE TRUSTED PROCEDURAL LANGUAGE l HANDLER plpgsql_call_handler;",
             "CREATE FUNCTION public.f(integer) RETURNS integer\n    LANGUAGE sql IMMUTABLE LEAKPROOF\n    AS $$select 1$$;",
+            "CREATE FUNCTION public.f(language text) RETURNS integer\n    LANGUAGE \"c\"\n    AS 'a', 'b';",
         ] {
             assert_eq!(is(text), [Right::Superuser], "{text}");
         }
@@ -142,6 +134,9 @@ mod tests {
             "CREATE TABLE public.leakproof (\n    a integer\n);",
             "CREATE TEXT SEARCH CONFIGURATION public.t (\n    PARSER = pg_catalog.\"default\" );",
             "CREATE FUNCTION public.leakproof(leakproof integer) RETURNS integer\n    LANGUAGE sql\n    AS $$\n    SET x TO 1 LEAKPROOF$$;",
+            "CREATE FUNCTION public.f() RETURNS leakproof\n    LANGUAGE \n leakproof AS 'LANGUAGE c';",
+            "CREATE TABLE public.language (\n    handler text\n);",
+            "CREATE TABLE public.function (\n    leakproof text,\n    LANGUAGE c\n);",
         ] {
             assert_eq!(is(text), [], "{text}");
         }

@@ -43,6 +43,18 @@ fn what_pg_dump_writes_is_kept() {
         "SET SESSION AUTHORIZATION boss;",
         "RESET SESSION AUTHORIZATION;",
         "CREATE SUBSCRIPTION s CONNECTION 'host=x' PUBLICATION p WITH (connect = false, slot_name = 's');",
+        "COMMENT ON CONSTRAINT t_pkey ON role.t IS 'x';",
+        "COMMENT ON TRIGGER a ON tablespace IS 'x';",
+        "COMMENT ON TABLE public.t IS 'x';",
+        "SECURITY LABEL FOR dummy ON COLUMN role.t.on IS 'x';",
+        "GRANT SELECT ON TABLE database.t TO x;",
+        "GRANT SELECT ON database.t TO x;",
+        "GRANT SELECT ON parameter TO x;",
+        "CREATE TABLE public.function (language internal);",
+        "CREATE FUNCTION f(language c) RETURNS language LANGUAGE sql AS $$SELECT 1$$;",
+        "CREATE SCHEMA \"PUBLIC\";",
+        "COMMENT ON SCHEMA \"PUBLIC\" IS 'standard public schema';",
+        "COMMENT ON EXTENSION \"PLPGSQL\" IS 'x';",
     ] {
         assert_eq!(decide(text).0, [Disposition::Keep], "{text}");
     }
@@ -58,6 +70,9 @@ fn what_makes_room_or_concerns_the_database_is_left_out() {
         ("ALTER ROLE grafana IN DATABASE teslamate SET TimeZone TO 'UTC';", Skipped::Database),
         ("GRANT CONNECT ON DATABASE teslamate TO grafana;", Skipped::Database),
         ("CREATE SCHEMA public;", Skipped::PublicSchema),
+        ("CREATE SCHEMA \"public\";", Skipped::PublicSchema),
+        ("COMMENT ON EXTENSION \"plpgsql\" IS 'PL/pgSQL procedural language';", Skipped::BuiltIn),
+        ("COMMENT ON SCHEMA \"public\" IS 'standard public schema';", Skipped::BuiltIn),
         ("COMMIT;", Skipped::Transaction),
         ("COMMENT ON EXTENSION plpgsql IS 'PL/pgSQL procedural language';", Skipped::BuiltIn),
         ("COMMENT ON SCHEMA public IS 'standard public schema';", Skipped::BuiltIn),
@@ -99,7 +114,13 @@ fn r51_what_pg_dump_never_writes_is_refused() {
     ] {
         assert!(matches!(decide(text).0.as_slice(), [Disposition::Refuse(_)]), "{text}");
     }
+    let cut = format!("CREATE FUNCTION f() RETURNS int SET x TO language{} LANGUAGE c AS 'x';", ", a".repeat(3000));
     for text in [
+        &cut,
+        "CREATE FUNCTION f(language text) RETURNS int LANGUAGE internal AS 'x';",
+        "CREATE FUNCTION f() RETURNS TABLE(language text) LANGUAGE c AS 'x';",
+        "CREATE FUNCTION s.language() RETURNS language LANGUAGE c AS 'x';",
+        "CREATE FUNCTION f() RETURNS int SET x TO language, begin, atomic AS 'x' LANGUAGE c;",
         "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'libc', 'system';",
         "CREATE OR REPLACE FUNCTION f() RETURNS int AS 'libc', 'system' LANGUAGE \"c\";",
         "CREATE FUNCTION f() RETURNS int LANGUAGE 'internal' AS 'x';",
@@ -119,9 +140,31 @@ fn the_roles_that_must_exist_are_known() {
                 CREATE POLICY p ON public.a FOR SELECT TO eve, \"Mallory\" USING (true); \
                 CREATE USER MAPPING FOR trent SERVER s OPTIONS (password 'x'); \
                 REVOKE ALL ON TABLE a FROM peggy; GRANT SELECT ON a TO PUBLIC GRANTED BY walter; \
+                GRANT SELECT ON a TO cascade, granted WITH GRANT OPTION GRANTED BY restrict; \
+                CREATE POLICY p ON t USING (a > '1 year'::interval year to month); \
                 SET SESSION AUTHORIZATION 'Olivia'; SET SESSION AUTHORIZATION oscar; \
                 SET SESSION AUTHORIZATION DEFAULT;";
     // The one with default privileges has two reasons to be there.
-    let expected = "teslamate Graf\"ana bob boss bill boss eve Mallory trent peggy walter Olivia oscar";
+    let expected =
+        "teslamate Graf\"ana bob boss bill boss eve Mallory trent peggy walter cascade granted restrict Olivia oscar";
     assert_eq!(decide(text).1.join(" "), expected);
+}
+
+#[test]
+fn empty_views_that_make_room_are_left_out_without_columns_too() {
+    #[derive(Default)]
+    struct InOrder(Rules, Vec<Disposition>);
+    impl Visitor for InOrder {
+        fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+            self.1.push(self.0.disposition(statement));
+            Ok(())
+        }
+    }
+    let empty = "CREATE OR REPLACE VIEW public.v AS\nSELECT;\nCREATE OR REPLACE VIEW public.w AS\nSELECT\n    NULL::integer AS a;\n";
+    let mut decisions = InOrder::default();
+    let text = format!("{empty}{empty}CREATE TABLE public.t ();\n{empty}");
+    Scanner::default().feed(text.as_bytes(), &mut decisions).unwrap();
+    let (skip, keep) = (Disposition::Skip(Skipped::Clean), Disposition::Keep);
+    assert_eq!(decisions.1[..4], [skip.clone(), skip.clone(), skip.clone(), skip]);
+    assert_eq!(decisions.1[4..], [keep.clone(), keep.clone(), keep]);
 }

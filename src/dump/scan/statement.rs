@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Flaw;
 
-/// Stands among the words for a string that follows LANGUAGE.
+/// Stands for a string in an outline.
 pub const STRING: &str = "'";
 
 /// What a scanner finds. A [`Flaw`] ends the scan.
@@ -38,6 +38,10 @@ pub struct Statement<'a> {
     pub line: u64,
     /// Its first words outside of quotes, in upper case; what was quoted is in `"…"` as it is.
     pub words: &'a [String],
+    /// Its first words outside of parentheses, in the same form, but a name with its schema is one (`PUBLIC.T`). A
+    /// [`STRING`], a [`GROUP`], a comma and an equals sign have a place of their own: two keywords beside each other here
+    /// are beside each other in the text.
+    pub outline: &'a [String],
     /// The rows of `INSERT … VALUES (…), (…)`.
     pub groups: u64,
     /// The parentheses that are opened in it, outside of quotes.
@@ -49,6 +53,18 @@ pub struct Statement<'a> {
 }
 
 impl Statement<'_> {
+    /// Whether these words are beside each other in its outline.
+    #[must_use]
+    pub fn has(&self, words: &[&str]) -> bool {
+        self.outline.windows(words.len()).any(|found| found == words)
+    }
+
+    /// Its outline, for patterns.
+    #[must_use]
+    pub fn outline(&self) -> Vec<&str> {
+        self.outline.iter().map(String::as_str).collect()
+    }
+
     /// Whether it begins with these words.
     #[must_use]
     pub fn begins(&self, words: &[&str]) -> bool {

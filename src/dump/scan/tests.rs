@@ -82,6 +82,9 @@ fn k18_words_that_begin_and_end_bodies_may_be_names() {
         "CREATE FUNCTION public.f() RETURNS TABLE(begin integer, atomic integer) LANGUAGE sql AS 'SELECT 1, 2';",
         "CREATE FUNCTION f(atomic integer) RETURNS int BEGIN ATOMIC SELECT begin, CASE a WHEN 1 THEN 2 END FROM t; END;",
         "CREATE TABLE t (begin integer, \"end\" integer, \"case\" integer, atomic integer);",
+        "CREATE FUNCTION begin.atomic() RETURNS integer LANGUAGE sql AS 'SELECT 1';",
+        "CREATE FUNCTION begin . \"atomic\"() RETURNS begin.atomic LANGUAGE sql SET x TO begin, atomic AS 'SELECT 1';",
+        "CREATE FUNCTION \"f\".\"f\"() RETURNS begin BEGIN ATOMIC SELECT begin.atomic() AS end, t.case AS case; END;",
     ] {
         assert_scan(&format!("{head}\nDROP TABLE x;\nEND;\n"), &[&format!("1: {head}"), "2: DROP TABLE x;", "3: END;"]);
     }
@@ -202,4 +205,24 @@ fn rows_of_an_insert_are_counted() {
     let text = b"INSERT INTO t (a) VALUES (1);\nINSERT INTO t VALUES\n\t('(', f((2))),\n\t(3, 4);\n";
     scanner.feed(text, &mut groups).unwrap();
     assert_eq!(groups.0, [1, 2]);
+}
+
+#[test]
+fn an_outline_tells_keywords_from_names_and_parameters() {
+    struct Outlines(Vec<String>);
+    impl Visitor for Outlines {
+        fn statement(&mut self, statement: &Statement<'_>) -> Result<(), Flaw> {
+            self.0.push(statement.outline.join(" "));
+            Ok(())
+        }
+    }
+    for (text, outline) in [
+        ("GRANT a ON role.t, \"R\" . \"t\", x TO y;", "GRANT A ON ROLE.T , \"R\".\"t\" , X TO Y"),
+        ("CREATE FUNCTION f(language (text)) SET x = 'y' AS $$ z $$;", "CREATE FUNCTION F ( SET X = ' AS '"),
+        ("SELECT t.* FROM a/* . */b;", "SELECT T FROM A B"),
+    ] {
+        let (mut scanner, mut outlines) = (Scanner::default(), Outlines(Vec::new()));
+        scanner.feed(format!("{text}\n").as_bytes(), &mut outlines).unwrap();
+        assert_eq!(outlines.0, [outline]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Words of a statement, and what they say of its end.
 
-use super::{STRING, Scanner, WORDS};
+use super::{GROUP, Scanner, WORDS};
 
 impl Scanner {
     /// Ends the word before a byte that is not part of one.
@@ -14,34 +14,31 @@ impl Scanner {
             if self.in_values && self.no_literal.is_none() && !is_literal(&word) {
                 self.no_literal = Some(word.clone());
             }
-            let follows_begin = self.words.last().is_some_and(|last| last == "BEGIN");
             match word.as_str() {
                 "VALUES" if self.parentheses == 0 => self.in_values = true,
-                // Only the body of a function or procedure begins so; `begin` alone may be a name in it.
-                "ATOMIC" if self.parentheses == 0 && follows_begin && self.is_routine() => self.atomic += 1,
+                _ if self.outline.is_name_next() => {}
+                "ATOMIC" if self.atomic == 0 && self.parentheses == 0 && self.begins_body() => self.atomic = 1,
                 "CASE" if self.atomic > 0 => self.atomic += 1,
                 "END" => self.atomic = self.atomic.saturating_sub(1),
                 _ => {}
             }
         }
+        self.outline.add(&word, self.parentheses);
         if self.words.len() < WORDS {
             self.words.push(word);
         }
     }
 
-    /// Remembers that a string stands where a language is named.
-    pub(super) fn note_string(&mut self) {
-        if self.words.last().is_some_and(|last| last == "LANGUAGE") {
-            self.words.push(STRING.to_owned());
-        }
-    }
-
-    fn is_routine(&self) -> bool {
-        let words: Vec<&str> = self.words.iter().take(4).map(String::as_str).collect();
-        matches!(
-            words.as_slice(),
-            ["CREATE", "FUNCTION" | "PROCEDURE", ..] | ["CREATE", "OR", "REPLACE", "FUNCTION" | "PROCEDURE"]
-        )
+    /// Whether an ATOMIC that comes next begins the body of a function or procedure: after its parameters, and after a
+    /// BEGIN that is no name and no part of one.
+    fn begins_body(&self) -> bool {
+        let words: Vec<&str> = self.outline.words().iter().map(String::as_str).collect();
+        let (["CREATE", "FUNCTION" | "PROCEDURE", _, rest @ ..]
+        | ["CREATE", "OR", "REPLACE", "FUNCTION" | "PROCEDURE", _, rest @ ..]) = words.as_slice()
+        else {
+            return false;
+        };
+        rest.first() == Some(&GROUP) && rest.last() == Some(&"BEGIN")
     }
 }
 

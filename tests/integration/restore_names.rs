@@ -1,0 +1,114 @@
+//! Objects that are called like keywords: the server knows a name by its place in a statement, and so must a restore.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support::server::fixture;
+use crate::support::tree_server::TreeServer;
+use crate::support::{Server, Site};
+
+/// A server's programs, connected to it as its superuser.
+type Tool<'a> = &'a dyn Fn(&str) -> Command;
+
+/// Runs SQL, or a file of it.
+#[track_caller]
+fn psql(tool: Tool<'_>, database: &str, arguments: &[&str]) {
+    let mut psql = tool("psql");
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", database]).args(arguments);
+    let output = psql.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Writes a dump into a file.
+#[track_caller]
+fn dump(tool: Tool<'_>, database: &str, path: &PathBuf, options: &[&str]) {
+    let output = tool("pg_dump").args(options).args(["-d", database, "-f"]).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// All that stock `pg_dump` says of a database; the word of `\restrict` is another one each time.
+#[track_caller]
+fn dumped(tool: Tool<'_>, database: &str) -> String {
+    let output = tool("pg_dump").args(["-d", database]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n")
+}
+
+/// Restores dumps of a database in every form, and compares the results with it.
+#[track_caller]
+fn assert_restored(site: &Site, tool: Tool<'_>, database: &str, forms: &[(&str, &[&str])]) {
+    let expected = dumped(tool, database);
+    for (number, (name, options)) in forms.iter().enumerate() {
+        dump(tool, database, &site.path(name), options);
+        let copy = format!("{database}_copy_{number}");
+        site.run("teslamate-restore", &["--into", &copy, "--allow-other", name]).expect(0);
+        let found = dumped(tool, &copy);
+        let different = expected.lines().zip(found.lines()).find(|(expected, found)| expected != found);
+        assert!(expected == found, "{name} {options:?}: {different:?}");
+        psql(tool, "postgres", &["-c", &format!("DROP DATABASE {copy}")]);
+    }
+}
+
+const FORMS: [(&str, &[&str]); 4] = [
+    ("a.sql", &[]),
+    ("a.dump", &["-Fc"]),
+    ("quoted.sql", &["--quote-all-identifiers"]),
+    ("clean.sql", &["--clean", "--if-exists", "--create"]),
+];
+
+#[test]
+fn objects_called_like_keywords_come_back() {
+    let server = Server::shared();
+    let database = server.fresh_name("keywords");
+    server.query("postgres", &format!("CREATE DATABASE {database} OWNER teslamate"));
+    let tool = |program: &str| server.tool(program);
+    let file = fixture("keyword-names.sql").display().to_string();
+    psql(&tool, &database, &["-f", &file]);
+    assert_restored(&Site::new(server, &database), &tool, &database, &FORMS);
+}
+
+#[test]
+fn objects_called_like_keywords_come_back_on_18() {
+    let Some(server) = TreeServer::of(18, &["autovacuum=off"]) else { return };
+    server.query("postgres", "CREATE ROLE teslamate SUPERUSER LOGIN");
+    server.query("postgres", "CREATE DATABASE teslamate OWNER teslamate");
+    let tool = |program: &str| server.tool(program);
+    let file = fixture("keyword-names.sql").display().to_string();
+    psql(&tool, "teslamate", &["-f", &file]);
+    assert_restored(&server.site(Some(&server.tools())), &tool, "teslamate", &FORMS[1..3]);
+}
+
+#[test]
+fn clean_dumps_with_views_without_columns_come_back() {
+    let server = Server::shared();
+    let database = server.fresh_name("emptyviews");
+    server.query("postgres", &format!("CREATE DATABASE {database} OWNER teslamate"));
+    // Each needs the primary key, so pg_dump makes an empty view of it first, and of each one that needs it.
+    let views = "CREATE TABLE t (id integer PRIMARY KEY, a text); INSERT INTO t VALUES (1, 'x'); \
+                 CREATE VIEW v1 AS SELECT FROM t GROUP BY id HAVING a <> ''; \
+                 CREATE VIEW v2 AS SELECT a FROM t GROUP BY id; \
+                 CREATE VIEW v3 AS SELECT FROM t GROUP BY id HAVING a <> ''; \
+                 CREATE VIEW v4 AS SELECT FROM v1, v3; CREATE VIEW v5 AS SELECT v2.a FROM v2, v4";
+    server.query(&database, views);
+    let tool = |program: &str| server.tool(program);
+    let clean: &[&str] = &["--clean", "--if-exists"];
+    let site = Site::new(server, &database);
+    assert_restored(&site, &tool, &database, &[("a.sql", clean), ("a.dump", &["-Fc"])]);
+    let text = std::fs::read_to_string(site.path("a.sql")).unwrap();
+    assert!(text.contains(" AS\nSELECT;\n"), "{text}");
+}
+
+#[test]
+fn a_schema_public_in_quotes_is_the_one_that_is_there() {
+    let server = Server::shared();
+    let database = server.fresh_name("quotedpublic");
+    server.query("postgres", &format!("CREATE DATABASE {database} OWNER teslamate"));
+    let tables = "CREATE SCHEMA \"PUBLIC\"; CREATE TABLE \"PUBLIC\".t (a integer); CREATE TABLE public.t (b integer); \
+                  COMMENT ON SCHEMA \"PUBLIC\" IS 'standard public schema'; ALTER SCHEMA public OWNER TO teslamate";
+    server.query(&database, tables);
+    let tool = |program: &str| server.tool(program);
+    let options: &[&str] = &["-n", "public", "-n", "\"PUBLIC\"", "--quote-all-identifiers"];
+    let all: &[&str] = &["--quote-all-identifiers", "--clean", "--if-exists"];
+    assert_restored(&Site::new(server, &database), &tool, &database, &[("a.sql", options), ("all.sql", all)]);
+}
