@@ -11,7 +11,9 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::{Id, JoinSet};
 
 use super::access::Access;
+use super::authorization::{AUTHORIZATION, Denied};
 use super::failure::Failed;
+use super::lost::LostPrivileges;
 use super::session::{Rows, Session, Settings};
 use super::stream::{Item, Piece, Statement};
 use crate::database::application_settings::is_seen;
@@ -44,13 +46,15 @@ pub(super) struct Target<'a> {
     pub(super) jobs: usize,
     /// The section of the archive; `None` if the text holds all of them.
     pub(super) section: Option<&'static str>,
+    /// Takes the privileges that statements did not give or take away.
+    pub(super) lost: &'a LostPrivileges,
 }
 
 /// Executes what comes out of a stream.
 pub(super) struct Executor<'a> {
-    target: Target<'a>,
+    pub(super) target: Target<'a>,
     /// Executes what is not shared out.
-    main: Session,
+    pub(super) main: Session,
     /// The others that are free.
     idle: Vec<Session>,
     opened: usize,
@@ -58,7 +62,7 @@ pub(super) struct Executor<'a> {
     /// Tables that running statements lock; rows that are being loaded have none here.
     locked: HashMap<Id, Access>,
     waiting: VecDeque<(Statement, Access, Arc<Settings>)>,
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     batch: Vec<Statement>,
     batch_bytes: usize,
     /// Statements in the open transaction; `None` if there is none.
@@ -66,11 +70,14 @@ pub(super) struct Executor<'a> {
     /// A large object is open, which ends with the transaction.
     is_object_open: bool,
     section: &'static str,
+    /// The role that the session could not act as.
+    pub(super) denied: Option<Denied>,
 }
 
 impl<'a> Executor<'a> {
     pub(super) async fn new(target: Target<'a>) -> Result<Self> {
-        let main = Session::open(target.connector, target.database, target.application, target.memory).await?;
+        let Target { connector, database, application, memory, lost, .. } = target;
+        let main = Session::open(connector, database, application, memory, lost).await?;
         Ok(Self {
             main,
             idle: Vec::new(),
@@ -84,6 +91,7 @@ impl<'a> Executor<'a> {
             transaction: None,
             is_object_open: false,
             section: target.section.unwrap_or("pre-data"),
+            denied: None,
             target,
         })
     }
@@ -105,6 +113,7 @@ impl<'a> Executor<'a> {
         if let Some(key) = Settings::key(&statement) {
             return self.set(key, statement).await;
         }
+        self.check_authorization(&statement)?;
         self.enter_section(&statement);
         if is_row(&statement) {
             return self.add_to_batch(statement).await;
@@ -147,6 +156,12 @@ impl<'a> Executor<'a> {
             return Ok(());
         }
         self.flush().await?;
+        if key == AUTHORIZATION {
+            if !self.is_object_open {
+                self.commit().await?;
+            }
+            return self.authorize(key, statement).await;
+        }
         let settings = Arc::make_mut(&mut self.settings);
         if key == "CLIENT_ENCODING" {
             let text = String::from_utf8_lossy(&statement.text).into_owned();
@@ -206,6 +221,7 @@ impl<'a> Executor<'a> {
 
     /// Loads the rows of a COPY. The last of them may still be on their way when it returns.
     async fn copy(&mut self, statement: Statement, items: &mut mpsc::Receiver<Item>) -> Result<()> {
+        self.check_authorization(&statement)?;
         self.enter_section(&statement);
         self.end_transaction().await?;
         if !self.locked.is_empty() || !self.waiting.is_empty() {
@@ -299,8 +315,8 @@ impl<'a> Executor<'a> {
         if self.opened >= self.target.jobs {
             return Ok(None);
         }
-        let Target { connector, database, application, memory, .. } = self.target;
-        let session = Session::open(connector, database, application, memory).await?;
+        let Target { connector, database, application, memory, lost, .. } = self.target;
+        let session = Session::open(connector, database, application, memory, lost).await?;
         self.opened += 1;
         Ok(Some(session))
     }
@@ -344,7 +360,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn explain(&self, failed: Failed) -> Error {
+    pub(super) fn explain(&self, failed: Failed) -> Error {
         failed.into_error(self.target.source, self.section)
     }
 }
