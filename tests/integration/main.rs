@@ -67,6 +67,7 @@ mod restore_kill;
 mod restore_load;
 mod restore_order;
 mod restore_part;
+mod restore_policies;
 mod restore_privileges;
 mod restore_rights;
 mod restore_rows;
