@@ -109,3 +109,45 @@ fn k6_a_grant_in_another_roles_name_is_kept_by_a_plain_role() {
     let refused = plain.restore(&["b.sql", "--into", &copy]);
     assert!(matches!(refused.code, Some(10 | 14)) && server.databases(&copy).is_empty(), "{}", refused.stderr);
 }
+
+#[test]
+fn k5_an_owner_whose_rights_are_not_inherited_leaves_nothing_behind() {
+    let server = Server::shared();
+    let database = server.fresh_name("noinherit");
+    let (plain, owner) = (format!("plain_{database}"), format!("owner_{database}"));
+    server.query("postgres", &format!("CREATE ROLE {plain} LOGIN CREATEDB NOINHERIT; CREATE ROLE {owner}"));
+    server.query("postgres", &format!("GRANT {owner} TO {plain}"));
+    server.query("postgres", &format!("CREATE DATABASE {database} OWNER {owner} TEMPLATE template0"));
+    server.query(
+        &database,
+        &format!(
+            "CREATE SCHEMA s AUTHORIZATION {plain}; CREATE TABLE s.t AS SELECT 1 AS a; ALTER TABLE s.t OWNER TO {plain}"
+        ),
+    );
+    let site = Site::new(server, &database);
+    server.pg_dump(&database, &site.path("a.dump"), &["-Fc", "--create"]);
+    server.query("postgres", &format!("DROP DATABASE {database}"));
+    let restore = |name: &str| {
+        let arguments = [name, "--yes", "--allow-other", "--no-privileges"];
+        site.command("teslamate-restore").args(&arguments).env("DATABASE_USER", &plain).outcome()
+    };
+    restore("a.dump").expect(0).says(&format!("ALTER DATABASE \"{database}\" OWNER TO \"{owner}\""));
+    assert_eq!(server.databases(&format!("{database}_restore")), Vec::<String>::new());
+    assert_eq!(server.query(&database, "SELECT a FROM s.t"), "1");
+}
+
+#[test]
+fn k5_a_left_over_of_another_role_blocks_no_restore() {
+    let plain = Plain::new("left_other");
+    let (server, site) = (plain.server, &plain.site);
+    server.pg_dump(&site.database, &site.path("a.dump"), &["-Fc"]);
+    let left = format!("{}_restore_20260101_000000", site.database);
+    server.query("postgres", &format!("CREATE DATABASE {left}"));
+    let mark = format!("glovebox is loading a replacement for database {} here", site.database);
+    server.query("postgres", &format!("COMMENT ON DATABASE {left} IS '{mark}'"));
+    for how in [&["--drill"][..], &["--yes", "--allow-other"]] {
+        let told = plain.restore(&[&["a.dump"], how].concat()).expect(0);
+        told.says(&format!("\"{left}\"")).says(&format!("DROP DATABASE IF EXISTS \"{left}\" WITH (FORCE)"));
+    }
+    assert_eq!(server.databases(&left), [left]);
+}
