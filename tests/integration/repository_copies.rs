@@ -115,3 +115,17 @@ fn k2_copies_that_are_ours_are_told_without_their_ids() {
     site.run("teslamate-backup", &["check", "--copy", "all"]).expect(0);
     site.run("teslamate-backup", &["copy"]).expect(0);
 }
+
+#[test]
+fn k2_a_backup_is_there_once_after_repository_and_copy_changed_places() {
+    let (site, copy) = site("roles");
+    for _ in 0..2 {
+        exchange(&copy, &site.repository());
+        site.run("teslamate-backup", &["rebuild", "--new-ledger"]).expect(0);
+        site.run("teslamate-backup", &["copy"]).expect(0);
+        assert_eq!(site.files("copy/snapshots").len(), 1, "the copy has it already");
+    }
+    // Retention counts each backup once.
+    let kept = site.run("teslamate-backup", &["forget", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(kept["kept"].as_array().map(Vec::len), Some(1), "{kept}");
+}
