@@ -253,12 +253,15 @@ impl Backup<'_> {
         let seen = Seen::read(&snapshot).await?;
         let mut facts = Facts { written, ..Facts::read(&snapshot).await? };
         // A restore asks the live database, if there is one, for what could not be read now.
-        facts.application = self.connector.application_settings().await.unwrap_or_default();
+        let application = self.connector.application_settings().await;
+        let unread = application.as_ref().err().map(unread_settings);
+        facts.application = application.unwrap_or_default();
         facts.database["datname"] = self.connector.known_as().into();
         let mut catalog = Catalog::read(&snapshot).await?;
         seen.compare(&snapshot, self.connector, Scope::Definitions, is_last).await?;
         let mut warnings = catalog.find_unplannable(&snapshot, self.chunk_blocks).await?;
         warnings.extend(missing_on_standby(snapshot.client()).await?);
+        warnings.extend(unread);
         let (plan, others) = catalog.plan(self.chunk_blocks);
         let in_between =
             |error: Error| if error.kind() == Kind::Busy { error.with("while", IN_BETWEEN) } else { error };
@@ -339,4 +342,14 @@ impl Backup<'_> {
 /// An id of the repository, as the ledger has it.
 pub fn hex(id: Id) -> Result<HexId> {
     HexId::parse(&id.to_string())
+}
+
+/// An empty list in the manifest says that they are not known.
+fn unread_settings(error: &Error) -> String {
+    format!(
+        "the settings of the application are not in the backup: {} ({}); a restore takes those of the live database, and \
+         values that depend on the time zone, for example, may differ without one",
+        error.message(),
+        error.detail("cause").unwrap_or_default()
+    )
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use chrono::Utc;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
@@ -12,10 +13,11 @@ use super::hex;
 use crate::database::connect::QueryContext;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, RunId, RunKind, RunStatus, Snapshot as Noted};
+use crate::ledger::{Facts, HexId, Ledger, Outcome, Purpose, Run, RunId, RunKind, RunStatus, Snapshot as Noted};
 use crate::progress::Meter;
 use crate::repository::lock::Lock;
 use crate::repository::{self, Handle, Location, read, snapshots};
+use crate::retention::is_from_future;
 use crate::settings;
 use crate::tables::manifest::{self, Manifest};
 
@@ -308,11 +310,39 @@ impl<'a> Session<'a> {
         self.means_latest.set(true);
         let known = self.ledger.list()?;
         let newest = newest(&known, self.ledger.cluster()?.as_deref()).cloned();
+        if let Some(newest) = &newest {
+            self.refuse_from_future(newest, &known)?;
+        }
         newest.ok_or_else(|| {
             Error::new(Kind::Refused, "there is no backup in the ledger")
                 .with("ledger", self.ledger.path().display())
                 .hint("`teslamate-backup` takes one; `teslamate-backup rebuild` fills a ledger that was lost.")
         })
+    }
+
+    /// A ledger that was filled from the repository is ordered by the times of the backups: one that was taken while the
+    /// clock was ahead stands before those that were taken after it.
+    fn refuse_from_future(&self, newest: &Noted, known: &[Noted]) -> Result<()> {
+        let now = Utc::now();
+        let is_ahead = |noted: &Noted| is_from_future(noted.facts.time, now);
+        let is_rebuild = |run: &Run| run.kind == RunKind::Rebuild && run.status == RunStatus::Succeeded;
+        let other = known.iter().rfind(|noted| !is_ahead(noted));
+        let Some(other) = other.filter(|_| is_ahead(newest)) else { return Ok(()) };
+        if !self.stands_in && !self.ledger.runs(1000)?.iter().any(is_rebuild) {
+            return Ok(());
+        }
+        let line = |noted: &Noted| format!("{} of {}", noted.facts.id.short(), noted.facts.time.format("%F %T UTC"));
+        let ahead: Vec<String> = known.iter().filter(|noted| is_ahead(noted)).map(line).collect();
+        Err(Error::new(Kind::Refused, "which backup is the latest is not known: some lie in the future")
+            .with("in the future", ahead.join("\n"))
+            .with("newest of the others", line(other))
+            .with("now", now.format("%F %T UTC"))
+            .hint("Set the clock if it is behind (`timedatectl`).")
+            .hint(format!(
+                "Else choose one by its id, or take a backup, which is the latest then. `teslamate-backup show {}` says \
+                 how many rows it has.",
+                newest.facts.id.short()
+            )))
     }
 
     /// The newest backup of another cluster, if it has more rows than this one, which `latest` means: on a new machine the

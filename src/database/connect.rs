@@ -13,6 +13,7 @@ mod relay;
 mod tool_environment;
 mod transport;
 mod wait;
+mod warnings;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::settings::{Address, Database, Ssl};
 
 pub use cause::{QueryContext, chain};
+pub use warnings::PrivilegeWarnings;
 
 /// How long a server that is starting up is waited for.
 pub const STARTUP_WAIT: Duration = Duration::from_mins(1);
@@ -61,6 +63,8 @@ pub struct Connector {
     known: Known,
     /// The name under which the database is known, if it has another one.
     known_as: Option<String>,
+    /// Receives the server's warnings about privileges.
+    warnings: Option<PrivilegeWarnings>,
 }
 
 /// The settings that a session begins with.
@@ -91,6 +95,7 @@ impl Connector {
             relay: Arc::default(),
             known,
             known_as: None,
+            warnings: None,
         }
     }
 
@@ -106,6 +111,12 @@ impl Connector {
         let known_as = Some(self.known_as().to_owned());
         let database = Database { name: name.to_owned(), ..self.database.clone() };
         Self { database, known_as, ..self.clone() }
+    }
+
+    /// One whose sessions hand over the server's warnings about privileges.
+    #[must_use]
+    pub fn with_warnings(&self, warnings: &PrivilegeWarnings) -> Self {
+        Self { warnings: Some(warnings.clone()), ..self.clone() }
     }
 
     /// The name under which backups of the database are kept.

@@ -90,7 +90,8 @@ impl Properties {
     /// The same, as far as it goes: returns the statements that failed, each with its reason.
     pub async fn apply_leniently(&self, client: &Client, name: &str) -> Vec<(String, String)> {
         let mut settled = self.clone();
-        let mut failed = settled.settle_grantors(client, name).await.unwrap_or_default();
+        let grantors = settled.settle_grantors(client, name).await.unwrap_or_default();
+        let mut failed: Vec<_> = grantors.forbidden.into_iter().chain(grantors.owners).collect();
         for statement in settled.opening_statements(name) {
             if let Err(cause) = client.batch_execute(&statement).await {
                 failed.push((statement, super::connect::chain(&cause)));
@@ -103,10 +104,10 @@ impl Properties {
     /// role may not do is taken out of the settings and privileges.
     ///
     /// Returns the statements that somebody else has to run, each with the server's words.
-    pub async fn take_out_forbidden(&mut self, client: &Client, name: &str) -> Result<Vec<(String, String)>> {
+    pub async fn take_out_forbidden(&mut self, client: &Client, name: &str) -> Result<grantors::Settled> {
         let failed = "cannot try the properties of the live database on the new one";
         let database = ident(name);
-        let mut forbidden = self.settle_grantors(client, name).await?;
+        let grantors::Settled { mut forbidden, owners } = self.settle_grantors(client, name).await?;
         client.batch_execute("BEGIN").await.query_context(failed)?;
         let mut settings = Vec::new();
         for item in std::mem::take(&mut self.settings) {
@@ -125,7 +126,7 @@ impl Properties {
             }
         }
         client.batch_execute("ROLLBACK").await.query_context(failed)?;
-        Ok(forbidden)
+        Ok(grantors::Settled { forbidden, owners })
     }
 
     /// The roles that own it or that its privileges and settings name.

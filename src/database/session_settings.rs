@@ -73,6 +73,14 @@ struct Facts {
     databases: BTreeMap<String, Vec<Setting>>,
 }
 
+impl Facts {
+    /// A trigger that fires at each login may write a row into what is being counted.
+    fn without_event_triggers(&self) -> Option<Setting> {
+        let can = self.is_superuser && self.version.is_some_and(|version| version >= 170_000);
+        can.then(|| ("event_triggers".into(), "off".into()))
+    }
+}
+
 impl Known {
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -107,10 +115,7 @@ impl Known {
         let mut settings = self.limits();
         settings.extend(owned(FIXED));
         let facts = self.facts();
-        if facts.is_superuser && facts.version.is_some_and(|version| version >= 170_000) {
-            // A trigger that fires at each login may write a row into what is being counted.
-            settings.push(("event_triggers".into(), "off".into()));
-        }
+        settings.extend(facts.without_event_triggers());
         // Of two values for one setting, the later one holds.
         let others = facts.databases.get(database).into_iter().flatten();
         settings.extend(others.filter(|(name, _)| !is_fixed(name, &[NO_LIMITS, FIXED])).cloned());
@@ -128,9 +133,12 @@ impl Known {
         options(&settings)
     }
 
-    /// Startup options of a session with the application's own settings, but for the time limits.
+    /// Startup options of a session with the application's own settings, but for the time limits, and for triggers that
+    /// fire at each login: it is no session of the application.
     pub(super) fn application_options(&self) -> String {
-        options(&self.limits())
+        let mut settings = self.limits();
+        settings.extend(self.facts().without_event_triggers());
+        options(&settings)
     }
 
     /// Startup options of a client program of PostgreSQL.
@@ -328,7 +336,8 @@ mod tests {
         assert!(
             known.options("d").contains("event_triggers=off") && known.options("d").contains("transaction_timeout=0")
         );
-        assert!(!known.application_options().contains("event_triggers"));
+        assert!(known.application_options().contains("event_triggers=off"));
+        assert!(!Known::default().application_options().contains("event_triggers"));
         assert!(!Known::default().tool_options("d").contains("lc_messages"));
     }
 }

@@ -158,13 +158,16 @@ fn indexed(handle: &Handle) -> Result<Reader> {
     guard::run("reading the index", Kind::Store, || library.to_indexed())
 }
 
-/// The backups in the target, by what they are copies of. The content is compared too: its hash is the same in every
-/// repository.
+/// The backups in the target, by what they are copies of; its own are among them, as it may have been the repository
+/// before. The content is compared too: its hash is the same in every repository.
 fn originals(target: &Handle) -> Result<BTreeMap<(Id, Id), Id>> {
     let (files, _) = target.vault.snapshots()?;
     let published = files.into_iter().filter(|(_, file)| is_published(file));
-    let copies = published.filter_map(|(id, file)| Some(((Id::from(&*file.original?), Id::from(&*file.tree)), id)));
-    Ok(copies.collect())
+    let key = |id, file: SnapshotFile| {
+        let original = file.original.map_or(id, |original| Id::from(&*original));
+        ((original, Id::from(&*file.tree)), id)
+    };
+    Ok(published.map(|(id, file)| key(id, file)).collect())
 }
 
 /// The ids of the published backups in a repository, a copy's by what it is a copy of.

@@ -5,9 +5,11 @@
 //! statements that concern the database itself are left out (`dump/rules.rs`).
 
 mod access;
+mod authorization;
 mod executor;
 mod failure;
 pub mod list;
+mod lost;
 mod raw;
 mod session;
 mod stream;
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use self::executor::{Executor, Target};
+use self::lost::LostPrivileges;
 use self::stream::{Item, Reader, Trust};
 use super::left_out::LeftOut;
 use super::part::Part;
@@ -77,20 +80,29 @@ impl Loader<'_> {
         judgement: &Judgement,
         database: &str,
     ) -> Result<()> {
+        let lost = LostPrivileges::default();
         match &source.body {
-            Body::Plain { .. } => self.plain(source, judgement, database).await,
-            Body::Archive(_) => self.archive(source, stored, &judgement.contents, database).await,
+            Body::Plain { .. } => self.plain(source, judgement, database, &lost).await?,
+            Body::Archive(_) => self.archive(source, stored, &judgement.contents, database, &lost).await?,
         }
+        lost.tell(self.reporter, self.connector.user());
+        Ok(())
     }
 
-    async fn plain(&self, source: &Source, judgement: &Judgement, database: &str) -> Result<()> {
+    async fn plain(
+        &self,
+        source: &Source,
+        judgement: &Judgement,
+        database: &str,
+        unchanged: &LostPrivileges,
+    ) -> Result<()> {
         let Body::Plain { file, compression } = &source.body else { return Ok(()) };
         let meter = Meter::new("loading");
         meter.total.store(file.metadata().map_or(0, |metadata| metadata.len()), Ordering::Relaxed);
         let file = file.try_clone().context(Kind::Refused, "cannot share a descriptor")?;
         let (compression, wanted) = (*compression, judgement.sha256.clone());
         let reader = self.reader(false, &meter);
-        let (items, executor) = self.executor(source, database, None).await?;
+        let (items, executor) = self.executor(source, database, None, unchanged).await?;
         let reading = on_thread(move || reader.plain(file, compression, wanted.as_deref(), items.0));
         let work = async { tokio::join!(reading, executor.run(items.1)) };
         let (read, executed) = self.reporter.show(&meter, Box::pin(work)).await;
@@ -103,6 +115,7 @@ impl Loader<'_> {
         stored: Option<&Stored>,
         contents: &Contents,
         database: &str,
+        unchanged: &LostPrivileges,
     ) -> Result<()> {
         let list = self.list(source).await?;
         if contents.makes_public
@@ -115,7 +128,8 @@ impl Loader<'_> {
             if self.policy.schema_only && section == "data" {
                 continue;
             }
-            self.section(source, list.as_ref(), section, stored.is_some(), database).await?;
+            let origin = (source, stored.is_some());
+            self.section(origin, list.as_ref(), section, database, unchanged).await?;
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
                 let loading = stored.load(self.connector, database, self.application, self.policy, self.jobs, &meter);
@@ -131,11 +145,11 @@ impl Loader<'_> {
     /// Lets `pg_restore` unpack a section of an archive to text, and executes that.
     async fn section(
         &self,
-        source: &Source,
+        (source, is_ours): (&Source, bool),
         list: Option<&tempfile::NamedTempFile>,
         section: &'static str,
-        is_ours: bool,
         database: &str,
+        unchanged: &LostPrivileges,
     ) -> Result<()> {
         let (stdin, path) = source.for_pg_restore()?;
         let mut command = crate::process::command(&self.tools.path("pg_restore"));
@@ -149,7 +163,7 @@ impl Loader<'_> {
         let pipe = File::from(pipe.ok().flatten().ok_or_else(|| Error::new(Kind::Refused, "cannot run pg_restore"))?);
         let meter = Meter::new(&format!("loading {section}"));
         let reader = self.reader(is_ours, &meter);
-        let (items, executor) = self.executor(source, database, Some(section)).await?;
+        let (items, executor) = self.executor(source, database, Some(section), unchanged).await?;
         let reading = on_thread(move || reader.unpacked(pipe, items.0));
         let work = async { tokio::join!(reading, executor.run(items.1), child.wait_with_output()) };
         let (read, executed, output) = self.reporter.show(&meter, Box::pin(work)).await;
@@ -174,12 +188,14 @@ impl Loader<'_> {
         source: &'a Source,
         database: &'a str,
         section: Option<&'static str>,
+        unchanged: &'a LostPrivileges,
     ) -> Result<((mpsc::Sender<Item>, mpsc::Receiver<Item>), Executor<'a>)> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
         let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
         let (connector, application) = (self.connector, self.application);
-        let (reporter, partial) = (self.reporter, self.policy.partial);
-        let target = Target { connector, database, source, application, memory, jobs, section, partial, reporter };
+        let (reporter, partial, lost) = (self.reporter, self.policy.partial, unchanged);
+        let target =
+            Target { connector, database, source, application, memory, jobs, section, partial, reporter, lost };
         Ok((stream::channel(), Executor::new(target).await?))
     }
 

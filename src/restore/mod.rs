@@ -114,8 +114,15 @@ impl<'a> Session<'a> {
     async fn with_lock(env: &'a Env, lock: Lock) -> Result<Self> {
         let server = server_version(lock.client()).await?;
         let session = Self { env, lock, server, with_service: false };
-        for name in staging::sweep(session.client(), &env.connector, session.live_name()).await? {
+        let swept = staging::sweep(session.client(), &env.connector, session.live_name()).await?;
+        for name in swept.dropped {
             env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
+        }
+        for (name, why) in swept.left {
+            let drop = staging::drop_statement(&name);
+            env.reporter.warn(&format!(
+                "\"{name}\", which an earlier run left behind, cannot be dropped ({why}); as a superuser: {drop}"
+            ));
         }
         subscriptions::disable_left_over(env, session.client()).await;
         Ok(session)

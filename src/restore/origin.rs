@@ -147,10 +147,12 @@ impl Origin {
         }
     }
 
-    /// Who may not act for the owner cannot give the database to them.
+    /// The database goes to a role that this one may set, and whose rights it has all the same: else nobody could give
+    /// it its properties, or drop it.
     async fn keep_possible_owner(&mut self, client: &Client, env: &Env) -> Result<()> {
-        let sql = "SELECT NOT pg_has_role(current_user, r.oid, CASE WHEN \
-                     current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) FROM pg_roles r WHERE r.rolname = $1";
+        let sql = "SELECT NOT (pg_has_role(current_user, r.oid, 'USAGE') AND pg_has_role(current_user, r.oid, CASE WHEN \
+                     current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)) \
+                   FROM pg_roles r WHERE r.rolname = $1";
         let row = client.query_opt(sql, &[&self.properties.owner]).await.query_context("cannot ask for the role")?;
         if row.is_some_and(|row| row.get(0)) {
             let (name, user) = (ident(&env.settings.database.name), &env.settings.database.user);

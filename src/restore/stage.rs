@@ -54,8 +54,12 @@ impl Session<'_> {
         staging::create(self.client(), &env.connector, self.live_name(), name, &origin.properties, self.server).await?;
         let mut origin = origin.clone();
         if origin.witness == Witness::Live {
-            let forbidden = origin.properties.take_out_forbidden(self.client(), name).await?;
-            self.tell_forbidden(&forbidden, name, destination, policy)?;
+            let settled = origin.properties.take_out_forbidden(self.client(), name).await?;
+            self.tell_forbidden(&settled.forbidden, name, destination, policy)?;
+            for (statement, why) in &settled.owners {
+                let statement = statement.replace(&ident(name), &ident(self.target(destination)));
+                env.reporter.warn(&format!("a privilege gets another grantor ({why}): {statement}"));
+            }
         }
         let part = self.part(material, policy).await?;
         let tried = part.as_ref().map(|part| part.of(contents, policy));
@@ -198,6 +202,14 @@ impl Session<'_> {
         again.map_err(|error| with_missing_table(error, &judgement.contents, policy))
     }
 
+    /// The name that the new database gets, or would get.
+    fn target<'a>(&'a self, destination: &'a Destination) -> &'a str {
+        match destination {
+            Destination::Beside(target) => target,
+            Destination::Live | Destination::Drill => self.live_name(),
+        }
+    }
+
     /// Settings and privileges of the live database that this role may not give to another one: a drill and a copy go
     /// without them, and say so; for the live database a person has to choose.
     fn tell_forbidden(
@@ -210,10 +222,7 @@ impl Session<'_> {
         if forbidden.is_empty() {
             return Ok(());
         }
-        let target = match destination {
-            Destination::Beside(target) => target,
-            Destination::Live | Destination::Drill => self.live_name(),
-        };
+        let target = self.target(destination);
         let lines = |with_cause: bool| {
             let line = |(statement, cause): &(String, String)| {
                 let statement = statement.replace(&ident(name), &ident(target));

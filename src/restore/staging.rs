@@ -71,8 +71,12 @@ pub async fn drop_database(client: &Client, connector: &Connector, name: &str) -
         let statement = format!("ALTER DATABASE {} IS_TEMPLATE false", ident(name));
         client.batch_execute(&statement).await.query_context(format!("cannot drop database \"{name}\""))?;
     }
-    let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(name));
-    client.batch_execute(&statement).await.query_context(format!("cannot drop database \"{name}\""))
+    client.batch_execute(&drop_statement(name)).await.query_context(format!("cannot drop database \"{name}\""))
+}
+
+/// Drops a database, ending the sessions in it.
+pub(super) fn drop_statement(name: &str) -> String {
+    format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(name))
 }
 
 async fn detach(client: &Client, connector: &Connector, name: &str) -> Result<()> {
@@ -98,8 +102,18 @@ async fn detach(client: &Client, connector: &Connector, name: &str) -> Result<()
     Ok(())
 }
 
-/// Drops what a killed run left behind. The caller holds the lock, so nobody is at work on it. Returns the names.
-pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result<Vec<String>> {
+/// Result of sweeping.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Databases that were dropped.
+    pub dropped: Vec<String>,
+    /// Those that are still there, each with the reason.
+    pub left: Vec<(String, String)>,
+}
+
+/// Drops what a killed run left behind. The caller holds the lock, so nobody is at work on it. One that cannot be dropped
+/// is in nobody's way.
+pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result<Swept> {
     let rows = client
         .query(
             "SELECT datname, shobj_description(oid, 'pg_database'), datallowconn FROM pg_database WHERE datname <> $1",
@@ -107,7 +121,7 @@ pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result
         )
         .await
         .query_context("cannot list the databases")?;
-    let mut dropped = Vec::new();
+    let mut swept = Swept::default();
     for row in rows {
         let (name, comment, takes_connections): (String, Option<String>, bool) = (row.get(0), row.get(1), row.get(2));
         // Somebody may have given it another name to keep it.
@@ -118,11 +132,14 @@ pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result
         // Killed between making and marking it: it takes no connections then, and so nothing is in it.
         let unmarked = comment.is_none() && names::time_of(&name, live, Role::Staging).is_some();
         if marked || (unmarked && !takes_connections) {
-            drop_database(client, connector, &name).await?;
-            dropped.push(name);
+            match drop_database(client, connector, &name).await {
+                Ok(()) => swept.dropped.push(name),
+                Err(error) if client.is_closed() => return Err(error),
+                Err(error) => swept.left.push((name, error.detail("cause").unwrap_or_default().to_owned())),
+            }
         }
     }
-    Ok(dropped)
+    Ok(swept)
 }
 
 /// Adds to a failure what became of the staging database, which is dropped.
@@ -133,6 +150,7 @@ pub async fn abandon(client: &Client, connector: &Connector, name: &str, error: 
         Err(cause) => error
             .or_state(format!("the live database and its service are as they were, database \"{name}\" is left"))
             .with("cause", cause.message())
-            .hint("The next run of teslamate-restore drops it."),
+            .hint("The next run of teslamate-restore drops it, if its role may.")
+            .hint(format!("As a superuser: {}", drop_statement(name))),
     }
 }

@@ -230,9 +230,15 @@ fn refuse_empty(policy: &Retention) -> Result<()> {
         .hint("Set at least one of the keys in [retention], for example `keep_daily = 7`."))
 }
 
+/// Whether a backup's clock was ahead of `now`.
+#[must_use]
+pub fn is_from_future(taken: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    taken.signed_duration_since(now) > TOLERANCE
+}
+
 fn refuse_wrong_clock(decisions: &[Decision<'_>], now: DateTime<Utc>) -> Result<()> {
     let shown = |time: DateTime<Utc>| time.format("%F %T UTC").to_string();
-    let ahead = |decision: &Decision<'_>| decision.snapshot.facts.time.signed_duration_since(now) > TOLERANCE;
+    let ahead = |decision: &Decision<'_>| is_from_future(decision.snapshot.facts.time, now);
     let Some(newest) = decisions.last() else { return Ok(()) };
     // The newest first: if it lies in the future, it is now that is in doubt, whatever older ones say.
     let (message, hint, snapshot) = if ahead(newest) {
@@ -246,9 +252,12 @@ fn refuse_wrong_clock(decisions: &[Decision<'_>], now: DateTime<Utc>) -> Result<
     } else {
         return Ok(());
     };
+    let line = |one: &Decision<'_>| format!("{} of {}", one.snapshot.facts.id.short(), shown(one.snapshot.facts.time));
+    let all: Vec<String> = decisions.iter().filter(|decision| ahead(decision)).map(line).collect();
     Err(Error::new(Kind::Refused, message)
         .with("taken", shown(snapshot.facts.time))
         .with("now", shown(now))
         .with("state", "no backup was given up")
+        .with("in the future", all.join("\n"))
         .hint(format!("{hint}: `teslamate-backup delete {}`.", snapshot.facts.id)))
 }

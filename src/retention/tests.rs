@@ -163,6 +163,12 @@ fn r44_a_clock_that_went_back_or_a_backup_of_the_future_stops_retention() {
     assert_eq!(error.detail("now"), Some("2026-11-21 02:00:00 UTC"));
     assert!(error.to_string().contains(&format!("`teslamate-backup delete {id}`")), "{error}");
 
+    let list = taken(&["2027-11-19 01:00", "2027-11-20 01:00", "2026-11-21 01:00"]);
+    let error = decide(&list, &policy, at("2026-11-21 02:00")).unwrap_err();
+    let ahead = error.detail("in the future").unwrap();
+    assert!(list[..2].iter().all(|one| ahead.contains(one.facts.id.short())), "{error}");
+    let list = taken(&["2026-11-20 01:00", "2027-11-20 01:00", "2026-11-21 01:00"]);
+
     let error = decide(&list[..2], &policy, at("2026-11-21 02:00")).unwrap_err();
     assert_eq!(error.message(), format!("the clock is behind the newest backup {id}"));
     // Five minutes are no matter, one second more is.

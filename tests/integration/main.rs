@@ -69,6 +69,8 @@ mod restore_load;
 mod restore_names;
 mod restore_order;
 mod restore_part;
+mod restore_policies;
+mod restore_privileges;
 mod restore_rights;
 mod restore_rows;
 mod restore_rows_definitions;

@@ -115,3 +115,43 @@ fn k2_copies_that_are_ours_are_told_without_their_ids() {
     site.run("teslamate-backup", &["check", "--copy", "all"]).expect(0);
     site.run("teslamate-backup", &["copy"]).expect(0);
 }
+
+#[test]
+fn k2_a_backup_is_there_once_after_repository_and_copy_changed_places() {
+    let (site, copy) = site("roles");
+    for _ in 0..2 {
+        exchange(&copy, &site.repository());
+        site.run("teslamate-backup", &["rebuild", "--new-ledger"]).expect(0);
+        site.run("teslamate-backup", &["copy"]).expect(0);
+        assert_eq!(site.files("copy/snapshots").len(), 1, "the copy has it already");
+    }
+    // Retention counts each backup once.
+    let kept = site.run("teslamate-backup", &["forget", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(kept["kept"].as_array().map(Vec::len), Some(1), "{kept}");
+}
+
+#[test]
+fn r44_latest_is_not_guessed_after_a_rebuild_with_a_wrong_clock() {
+    let server = Server::shared();
+    let site = Site::with_repository(server, &server.teslamate("ahead"));
+    for _ in 0..2 {
+        site.run("teslamate-backup", &[]).expect(0);
+    }
+    let ids = site.backups();
+    let put_ahead = || {
+        let ledger = rusqlite::Connection::open(site.state_dir().join("ledger.sqlite")).unwrap();
+        ledger.execute("UPDATE snapshots SET time = '2099-01-01T00:00:00.000Z' WHERE sequence = 2", []).unwrap();
+    };
+    // The ledger knows in which order they were taken.
+    put_ahead();
+    site.run("teslamate-restore", &["latest", "--drill"]).expect(0);
+    site.run("teslamate-backup", &["rebuild", "--new-ledger"]).expect(0);
+    put_ahead();
+    let refused = site.run("teslamate-restore", &["latest", "--drill"]).expect(10).says("is not known");
+    for id in &ids {
+        assert!(refused.stderr.contains(&id[..8]), "{id}: {}", refused.stderr);
+        site.run("teslamate-restore", &[id, "--drill"]).expect(0);
+    }
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-restore", &["latest", "--drill"]).expect(0);
+}

@@ -102,6 +102,47 @@ fn k6_a_privilege_that_another_role_gave_is_not_lost_on_a_plain_role() {
 }
 
 #[test]
+fn k6_a_chain_of_grants_is_corrected_in_its_order() {
+    let granted = Granted::new("chain");
+    let (server, site) = (granted.server, &granted.site);
+    let [own, c, b, _] = &granted.roles;
+    // It may act as the last grantor of the chain and not as the first one.
+    server.query("postgres", &format!("GRANT {b} TO {own}"));
+    server.pg_dump(&site.database, &site.path("a.dump"), &["-Fc"]);
+    let copy = server.fresh_name("chain_copy");
+    let restore = site.command("teslamate-restore").args(&["a.dump", "--allow-other", "--into", &copy]);
+    let told = restore.env("DATABASE_USER", own).outcome().expect(0).says("CASCADE");
+    let may = format!("SELECT has_database_privilege('{c}', '{copy}', 'CONNECT')");
+    assert_eq!(server.query("postgres", &may), "t");
+    for sql in told.stderr.lines().filter(|line| line.starts_with("REVOKE") || line.starts_with("SET ROLE")) {
+        server.query("postgres", sql);
+    }
+    assert_eq!(granted.privileges_of(&copy), granted.privileges());
+}
+
+#[test]
+fn k6_a_grantor_with_the_owners_rights_stops_no_restore() {
+    for by in ["ALTER ROLE {giver} SUPERUSER", "GRANT {own} TO {giver}"] {
+        let granted = Granted::new("powerful");
+        let (server, site) = (granted.server, &granted.site);
+        let [own, _, b, giver] = &granted.roles;
+        let giver = format!("\"{}\"", giver.replace('"', "\"\""));
+        server.query("postgres", &by.replace("{giver}", &giver).replace("{own}", own));
+        site.run("teslamate-backup", &[]).expect(0);
+        let restore = || site.run("teslamate-restore", &["latest", "--yes", "--allow-other"]);
+        let told = restore().expect(0).says("a privilege gets another grantor");
+        let told = told.says(&format!("GRANT CONNECT ON DATABASE \"{}\" TO \"{b}\"", site.database));
+        assert!(!told.stderr.contains("_restore_2\""), "{}", told.stderr);
+        let given = granted.privileges();
+        assert!(given.contains(&format!("{b}=c*/{own}")) && given.contains(&format!("=c/{b}")), "{given}");
+        // Then it is as it was made.
+        let again = restore().expect(0);
+        assert!(!again.stderr.contains("another grantor"), "{}", again.stderr);
+        assert_eq!(granted.privileges(), given);
+    }
+}
+
+#[test]
 fn k5_objects_that_only_a_superuser_may_make_are_named_at_once() {
     let server = Server::shared();
     let database = server.fresh_name("reserved");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::Utc;
 use serde_json::json;
 
 use super::end_with_report;
@@ -13,6 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::ledger::{self, Facts, Ledger, RunKind, RunStatus, Snapshot};
 use crate::repository::copy::init_copy;
 use crate::repository::{self, Handle, Location};
+use crate::retention::is_from_future;
 
 /// Whether to begin anew.
 #[derive(clap::Args, Debug)]
@@ -142,6 +144,16 @@ async fn fill(env: &Env, session: &mut Session<'_>, before: &Before) -> Result<R
         }
         kept => format!("pins and verifications of {kept} of them are those of the ledger before"),
     };
+    let ahead = adopted.iter().filter(|facts| is_from_future(facts.time, Utc::now()));
+    let ahead: Vec<String> =
+        ahead.map(|facts| format!("{} of {}", facts.id.short(), facts.time.format("%F %T UTC"))).collect();
+    if !ahead.is_empty() {
+        env.reporter.warn(&format!(
+            "backups lie in the future: the clock was wrong when they were taken, or it is behind now. The order is that of \
+             their times, so the newest may not be the latest:\n{}",
+            ahead.join("\n")
+        ));
+    }
     let mut lines = vec![format!(
         "the ledger knows {} backups of \"{database}\" again, the newest is the latest; {marks}",
         adopted.len()

@@ -8,6 +8,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::transport::{Guard, GuardedTls, Socket};
+use super::warnings::run;
 use super::{Connector, tls};
 use crate::database::tools::parse_version;
 use crate::error::{Context, Kind, Result};
@@ -27,7 +28,7 @@ impl Connector {
                 let opened = config.connect_raw(self.guard().over(socket), NoTls).await;
                 return Ok(opened.map(|(client, connection)| {
                     let version = connection.parameter("server_version").and_then(parse_version);
-                    tokio::spawn(connection);
+                    run(connection, self.warnings.clone());
                     (client, version)
                 }));
             }
@@ -38,7 +39,7 @@ impl Connector {
         let opened = config.connect_raw(socket, GuardedTls(connect, self.guard())).await;
         Ok(opened.map(|(client, connection)| {
             let version = connection.parameter("server_version").and_then(parse_version);
-            tokio::spawn(connection);
+            run(connection, self.warnings.clone());
             (client, version)
         }))
     }

@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 
 use super::access::Access;
+use super::authorization::{AUTHORIZATION, Denied};
 use super::failure::Failed;
+use super::lost::LostPrivileges;
 use super::session::{Session, Settings};
 use super::stream::{Item, Statement};
 use crate::database::application_settings::is_seen;
@@ -49,13 +51,15 @@ pub(super) struct Target<'a> {
     pub(super) partial: bool,
     /// Says what does not come out as it was.
     pub(super) reporter: &'a Reporter,
+    /// Takes the privileges that statements did not give or take away.
+    pub(super) lost: &'a LostPrivileges,
 }
 
 /// Executes what comes out of a stream.
 pub(super) struct Executor<'a> {
-    target: Target<'a>,
+    pub(super) target: Target<'a>,
     /// Executes what is not shared out.
-    main: Session,
+    pub(super) main: Session,
     /// The others that are free.
     idle: Vec<Session>,
     opened: usize,
@@ -65,7 +69,7 @@ pub(super) struct Executor<'a> {
     waiting: VecDeque<(Statement, Access)>,
     /// Event triggers, which come last: they would act on what follows them.
     last: Vec<Statement>,
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     batch: Vec<Statement>,
     batch_bytes: usize,
     /// Statements in the open transaction; `None` if there is none.
@@ -75,13 +79,16 @@ pub(super) struct Executor<'a> {
     section: &'static str,
     /// Generated columns of a plain text were computed.
     is_computed: bool,
+    /// The role that the session could not act as.
+    pub(super) denied: Option<Denied>,
 }
 
 impl<'a> Executor<'a> {
     pub(super) async fn new(target: Target<'a>) -> Result<Self> {
-        let main = Session::open(target.connector, target.database, target.application, target.memory).await?;
+        let Target { connector, database, application, memory, lost, .. } = target;
+        let main = Session::open(connector, database, application, memory, lost).await?;
         if target.section == Some("post-data") {
-            main.adopt_application(target.application, target.reporter).await?;
+            main.adopt_application(application, target.reporter).await?;
         }
         Ok(Self {
             main,
@@ -98,6 +105,7 @@ impl<'a> Executor<'a> {
             is_object_open: false,
             section: target.section.unwrap_or("pre-data"),
             is_computed: false,
+            denied: None,
             target,
         })
     }
@@ -140,6 +148,7 @@ impl<'a> Executor<'a> {
         if let Some(key) = Settings::key(&statement) {
             return self.set(key, statement).await;
         }
+        self.check_authorization(&statement)?;
         self.enter_section(&statement);
         if self.section == "post-data" {
             self.end_of_rows().await?;
@@ -188,12 +197,18 @@ impl<'a> Executor<'a> {
             // The session has the application's.
             return Ok(());
         }
-        if self.settings.has(&key, &statement) {
+        if key != AUTHORIZATION && self.settings.has(&key, &statement) {
             return Ok(());
         }
         self.flush().await?;
         // What waits is executed under the settings that stood before it.
         self.drain_statements().await?;
+        if key == AUTHORIZATION {
+            if !self.is_object_open {
+                self.commit().await?;
+            }
+            return self.authorize(key, statement).await;
+        }
         let settings = Arc::make_mut(&mut self.settings);
         if key == "CLIENT_ENCODING" {
             let text = String::from_utf8_lossy(&statement.text).into_owned();
@@ -284,8 +299,8 @@ impl<'a> Executor<'a> {
         if self.opened >= self.target.jobs {
             return Ok(None);
         }
-        let Target { connector, database, application, memory, .. } = self.target;
-        let session = Session::open(connector, database, application, memory).await?;
+        let Target { connector, database, application, memory, lost, .. } = self.target;
+        let session = Session::open(connector, database, application, memory, lost).await?;
         self.opened += 1;
         Ok(Some(session))
     }
@@ -339,7 +354,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn explain(&self, failed: Failed) -> Error {
+    pub(super) fn explain(&self, failed: Failed) -> Error {
         failed.into_error(self.target.source, self.section)
     }
 }

@@ -21,15 +21,7 @@ pub(super) struct Failed {
 
 impl Failed {
     pub(super) fn at(statement: &Statement, cause: tokio_postgres::Error) -> Self {
-        let length = statement.text.len().min(SHOWN);
-        let mut shown = String::from_utf8_lossy(&statement.text[..length]).into_owned();
-        if length < statement.text.len() {
-            shown.push('…');
-        }
-        if may_hold_secrets(&String::from_utf8_lossy(&statement.text)) {
-            "(not shown: it may hold a password)".clone_into(&mut shown);
-        }
-        Self { line: statement.line, statement: shown, cause }
+        Self { line: statement.line, statement: shown(statement), cause }
     }
 
     /// In a row of a COPY, which the server counts within what one session got: `begins` are its numbers there, each
@@ -42,6 +34,11 @@ impl Failed {
             failed.line = line + row - number - 1;
         }
         failed
+    }
+
+    /// The code of the server's error.
+    pub(super) fn code(&self) -> Option<&SqlState> {
+        self.cause.code()
     }
 
     /// The error as people see it.
@@ -87,6 +84,19 @@ impl Failed {
         }
         words
     }
+}
+
+/// A statement as people see it.
+pub(super) fn shown(statement: &Statement) -> String {
+    if may_hold_secrets(&String::from_utf8_lossy(&statement.text)) {
+        return "(not shown: it may hold a password)".to_owned();
+    }
+    let length = statement.text.len().min(SHOWN);
+    let mut shown = String::from_utf8_lossy(&statement.text[..length]).into_owned();
+    if length < statement.text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// The row that the server was at in a COPY, counted from 1: `COPY cars, line 3, column id: "x"`.

@@ -15,10 +15,12 @@ use futures_util::future::maybe_done;
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
+use super::authorization::AUTHORIZATION;
 use super::failure::Failed;
+use super::lost::LostPrivileges;
 use super::raw;
 use super::stream::{Piece, Statement};
-use crate::database::connect::QueryContext;
+use crate::database::connect::{PrivilegeWarnings, QueryContext};
 use crate::database::{Connector, Setting, literal};
 use crate::error::Result;
 use crate::progress::Reporter;
@@ -38,7 +40,7 @@ impl Settings {
     pub(super) fn key(statement: &Statement) -> Option<String> {
         let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["SET" | "RESET", "SESSION", "AUTHORIZATION", ..] => Some("SESSION AUTHORIZATION".to_owned()),
+            ["SET" | "RESET", "SESSION", "AUTHORIZATION", ..] => Some(AUTHORIZATION.to_owned()),
             ["SET", name, ..] => Some((*name).to_owned()),
             ["SELECT", "PG_CATALOG", "SET_CONFIG", ..] => Some("SEARCH_PATH".to_owned()),
             _ => None,
@@ -75,6 +77,8 @@ pub(super) struct Session {
     client: Client,
     /// How many of the settings it has.
     settings: u64,
+    warnings: PrivilegeWarnings,
+    lost: LostPrivileges,
 }
 
 impl Session {
@@ -84,12 +88,14 @@ impl Session {
         database: &str,
         application: &[Setting],
         memory: u64,
+        lost: &LostPrivileges,
     ) -> Result<Self> {
-        let client = connector.connect_to_load(database, application).await?;
+        let warnings = PrivilegeWarnings::default();
+        let client = connector.with_warnings(&warnings).connect_to_load(database, application).await?;
         let sql =
             format!("SET synchronous_commit = off; SET maintenance_work_mem = '{memory}kB'; SET row_security = off");
         client.batch_execute(&sql).await.query_context("cannot prepare a session to load into")?;
-        Ok(Self { client, settings: 0 })
+        Ok(Self { client, settings: 0, warnings, lost: lost.clone() })
     }
 
     /// Sets what the application works with once more, and tells what this server does not know: it is too late for what was computed
@@ -128,7 +134,7 @@ impl Session {
             Some(text) => self.client.execute_typed(text, &[]).await.map(drop),
             None => raw::execute(&self.client, &statement.text).await,
         };
-        done.map_err(|cause| Failed::at(statement, cause))
+        self.lost.judge(statement, &self.warnings.take(), done).map_err(|cause| Failed::at(statement, cause))
     }
 
     /// Executes statements of the dump one after the other, without waiting for one before the next is sent.
