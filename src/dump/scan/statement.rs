@@ -39,7 +39,7 @@ pub struct Statement<'a> {
     /// Its first words outside of quotes, in upper case; what was quoted is in `"…"` as it is.
     pub words: &'a [String],
     /// Its first words outside of parentheses, in the same form, but a name with its schema is one (`PUBLIC.T`). A
-    /// [`STRING`], a [`GROUP`], a comma and an equals sign have a place of their own: two keywords beside each other here
+    /// [`STRING`], a `GROUP`, a comma and an equals sign have a place of their own: two keywords beside each other here
     /// are beside each other in the text.
     pub outline: &'a [String],
     /// The rows of `INSERT … VALUES (…), (…)`.
