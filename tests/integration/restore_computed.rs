@@ -1,4 +1,4 @@
-//! What a load computes, under the settings and in the order that its text wants.
+//! Values that a load computes, under the settings and in the order that its text wants.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;

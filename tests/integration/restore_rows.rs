@@ -5,13 +5,13 @@ use crate::support::tree_server::TreeServer;
 use crate::support::{Outcome, Server, Site};
 
 /// An installation with this schema and one backup of it.
-struct Kept {
-    server: &'static Server,
-    site: Site,
+pub(crate) struct Kept {
+    pub(crate) server: &'static Server,
+    pub(crate) site: Site,
 }
 
 impl Kept {
-    fn new(hint: &str, schema: &str) -> Self {
+    pub(crate) fn new(hint: &str, schema: &str) -> Self {
         let server = Server::shared();
         let database = server.fresh_name(hint);
         server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
@@ -21,11 +21,11 @@ impl Kept {
         Self { server, site }
     }
 
-    fn query(&self, sql: &str) -> String {
+    pub(crate) fn query(&self, sql: &str) -> String {
         self.server.query(&self.site.database, sql)
     }
 
-    fn rows(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn rows(&self, arguments: &[&str]) -> Outcome {
         let all = [&["latest", "--data-only", "--yes", "--no-safety-backup"], arguments].concat();
         self.site.run("teslamate-restore", &all)
     }

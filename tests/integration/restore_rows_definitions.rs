@@ -1,34 +1,7 @@
 //! `teslamate-restore --data-only` where definitions of the live database are other ones than when it was backed up, or
 //! do more than they seem to.
 
-use crate::support::{Outcome, Server, Site};
-
-/// An installation with this schema and one backup of it.
-struct Kept {
-    server: &'static Server,
-    site: Site,
-}
-
-impl Kept {
-    fn new(hint: &str, schema: &str) -> Self {
-        let server = Server::shared();
-        let database = server.fresh_name(hint);
-        server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
-        server.query(&database, schema);
-        let site = Site::with_repository(server, &database);
-        site.run("teslamate-backup", &[]).expect(0);
-        Self { server, site }
-    }
-
-    fn query(&self, sql: &str) -> String {
-        self.server.query(&self.site.database, sql)
-    }
-
-    fn rows(&self, arguments: &[&str]) -> Outcome {
-        let all = [&["latest", "--data-only", "--yes", "--no-safety-backup"], arguments].concat();
-        self.site.run("teslamate-restore", &all)
-    }
-}
+use crate::restore_rows::Kept;
 
 /// They would delete rows of a table that nobody named.
 #[test]

@@ -3,7 +3,7 @@
 /// How such a message begins.
 const BEGIN: &[u8] = b"pg_dump: ";
 
-/// The same behind the end of a line.
+/// Such a begin, behind the end of a line.
 const BEGIN_OF_LINE: &[u8] = b"\npg_dump: ";
 
 /// Looks for messages in rows of more than one column, which arrive in pieces: a line that begins like one and has no tab

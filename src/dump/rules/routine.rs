@@ -3,7 +3,7 @@
 use super::name_of;
 use crate::dump::scan::{GROUP, STRING, WORDS};
 
-/// What follows the parameters and the type of the result of a function or procedure, up to its body in SQL.
+/// The clauses of a function or procedure, after its parameters and the type of its result, up to its body in SQL.
 #[derive(Debug)]
 pub struct Routine<'a> {
     clauses: &'a [&'a str],

@@ -87,7 +87,7 @@ async fn partitions(client: &Client) -> Result<Leaves> {
     Ok(rows.iter().map(|row| (name(row, 0), name(row, 2))).collect())
 }
 
-/// The same of the backup. Its definitions are read only if a table is named that was partitioned.
+/// The partitioned tables of the backup, in this form. Its definitions are read only if a table is named that was partitioned.
 async fn kept_partitions(
     client: &Client,
     env: &Env,
