@@ -495,6 +495,41 @@ fn k1_definitions_of_every_catalog_are_of_one_moment() {
     assert!(mixed.is_empty(), "neither from before nor from after: {mixed:#?}");
 }
 
+#[test]
+fn k1_a_role_counts_where_the_database_mentions_it() {
+    let server = Server::shared();
+    let database = database(server, "roles");
+    // Each by another way to mention a role.
+    let mentions = [
+        (1, "CREATE DATABASE of_{role} OWNER {role}"),
+        (1, "ALTER ROLE {role} SET work_mem = '5MB'"),
+        (2, "ALTER TABLE a OWNER TO {role}"),
+        (2, "GRANT SELECT (x) ON a TO {role}"),
+        (2, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {role}"),
+        (2, "GRANT CONNECT ON DATABASE {database} TO {role}"),
+        (2, "ALTER ROLE {role} IN DATABASE {database} SET work_mem = '5MB'"),
+        (2, "SELECT lo_create(1); GRANT SELECT ON LARGE OBJECT 1 TO {role}"),
+        (2, "CREATE USER MAPPING FOR {role} SERVER srv"),
+        (2, "CREATE POLICY of_role ON a TO {role} USING (true)"),
+    ];
+    server.query(&database, "CREATE FOREIGN DATA WRAPPER fdw; CREATE SERVER srv FOREIGN DATA WRAPPER fdw");
+    let site = Site::with_repository(server, &database);
+    fs::create_dir(site.path("out")).unwrap();
+    for (attempts, mention) in mentions {
+        let role = server.fresh_name("role");
+        server.query("postgres", &format!("CREATE ROLE {role}"));
+        for statement in mention.replace("{role}", &role).replace("{database}", &database).split("; ") {
+            server.query(&database, statement);
+        }
+        let count = altering_pg_dump(server, &site, &format!("-c 'ALTER ROLE {role} RENAME TO {role}_now'"));
+        let _ = fs::remove_file(&count);
+        let file = format!("out/{role}.sql");
+        site.run("teslamate-backup", &[&file]).expect(0);
+        assert_eq!(fs::read_to_string(&count).unwrap().lines().count(), attempts, "{mention}");
+        assert!(!fs::read_to_string(site.path(&file)).unwrap().contains(&format!("{role};")), "{mention}");
+    }
+}
+
 /// A plain dump without its remarks, which differ each time.
 fn text_of(file: &std::path::Path) -> String {
     let text = fs::read_to_string(file).unwrap();

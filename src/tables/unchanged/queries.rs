@@ -5,6 +5,7 @@
 /// System objects have OIDs below 16384, all but the schema `public` (2200). Of an extension's relations only those count whose rows are dumped. An array type or a row type changes with its element or its table.
 /// The last columns are the transaction that wrote the row with the name, and whether a change of it is harmless almost always. A view's name is written in its row type, too, which REFRESH and CREATE OR REPLACE leave alone; a
 /// function that is made again gets new dependencies. Indexes come and go with CONCURRENTLY: only some are mentioned by other definitions.
+/// Of the roles of a cluster, which others may alter at any time, those count that own something in this database, have privileges or settings in it, or come with the server: definitions mention no others.
 /// A rule is compared without the places in the text that it was typed as. The label of an enum carries `xmin`, since it can be renamed and renamed back while rows are read.
 pub(super) const OBJECTS: &str = "\
     WITH n AS MATERIALIZED ( \
@@ -18,7 +19,17 @@ pub(super) const OBJECTS: &str = "\
                               AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE d.objid = ANY (e.extconfig)))), \
     named AS MATERIALIZED ( \
         SELECT c.*, CASE WHEN c.relkind IN ('S', 'i', 'I') THEN c.mark ELSE t.xmin::text END AS renamed \
-        FROM c LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype AND c.relkind IN ('v', 'm', 'f', 'c')) \
+        FROM c LEFT JOIN pg_catalog.pg_type t ON t.oid = c.reltype AND c.relkind IN ('v', 'm', 'f', 'c')), \
+    mentioned AS MATERIALIZED ( \
+        SELECT d.refobjid AS oid FROM pg_catalog.pg_database b CROSS JOIN pg_catalog.pg_shdepend d \
+        WHERE b.datname = current_database() AND d.refclassid = 'pg_catalog.pg_authid'::regclass \
+              AND (d.dbid = b.oid \
+                   OR d.classid = 'pg_catalog.pg_database'::regclass AND d.objid = b.oid \
+                   OR d.classid = 'pg_catalog.pg_subscription'::regclass \
+                      AND d.objid IN (SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = b.oid)) \
+        UNION \
+        SELECT s.setrole FROM pg_catalog.pg_database b JOIN pg_catalog.pg_db_role_setting s ON s.setdatabase = b.oid \
+        WHERE b.datname = current_database()) \
     SELECT 'schema', oid, nspname, NULL::text, nspname, nspname, mark, false FROM n \
     UNION ALL \
     SELECT CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type' \
@@ -80,7 +91,8 @@ pub(super) const OBJECTS: &str = "\
            o.xmin::text, false \
     FROM pg_catalog.pg_ts_dict o JOIN n ON n.oid = o.dictnamespace WHERE ($1 OR $2) AND o.oid >= 16384 \
     UNION ALL \
-    SELECT 'role', r.oid, NULL, NULL, r.rolname::text, r.rolname::text, ROLE_MARK, false FROM ROLE_TABLE r WHERE $1 OR $2 \
+    SELECT 'role', r.oid, NULL, NULL, r.rolname::text, r.rolname::text, ROLE_MARK, false FROM ROLE_TABLE r \
+    WHERE $2 OR $1 AND (r.oid < 16384 OR r.oid IN (SELECT oid FROM mentioned)) \
     UNION ALL \
     SELECT 'function', p.oid, n.nspname, NULL, p.proname::text, md5((pg_catalog.to_jsonb(p) - 'proacl' - 'proowner')::text), NULL, false \
     FROM pg_catalog.pg_proc p JOIN n ON n.oid = p.pronamespace WHERE $1 AND p.oid >= 16384 \
