@@ -14,6 +14,7 @@ use crate::restore::subscriptions;
 /// what `restores`, and left to its user by the others.
 pub async fn before_work(env: &Env, restores: bool) {
     let unit = &env.settings.service.unit;
+    warn_of_former_services(env).await;
     match recover(env, restores).await {
         Ok(Recovered::Nothing) => {}
         Ok(Recovered::Started) => env.reporter.info(&started(unit)),
@@ -33,6 +34,7 @@ pub async fn before_work(env: &Env, restores: bool) {
 /// [`Kind::Busy`] while a restore is at work; [`Kind::Refused`] without the right to it; what starting the service says.
 pub async fn run(env: &Env) -> Result<Report> {
     let unit = &env.settings.service.unit;
+    warn_of_former_services(env).await;
     let recovered = recover(env, false).await.map_err(|error| error.with("while", unrecovered(unit)))?;
     let text = match recovered {
         Recovered::Nothing => format!("no run that was killed left {unit} stopped"),
@@ -57,6 +59,13 @@ async fn recover(env: &Env, not_started: bool) -> Result<Recovered> {
     let recovered = env.host.recover_service(not_started).await;
     lock.release().await?;
     recovered
+}
+
+/// A unit that the settings do not name any more: nobody else says that it is stopped.
+async fn warn_of_former_services(env: &Env) {
+    for warning in env.host.former_services().await.unwrap_or_default() {
+        env.reporter.warn(&warning);
+    }
 }
 
 fn started(unit: &str) -> String {

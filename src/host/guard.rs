@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use rustix::fs::FlockOperation;
 
 use super::RUN_DIR;
+use super::former::{self, HOLD};
 use super::marks::Mark;
 use crate::error::{Error, Kind, Result};
 use crate::service::{State, Unit};
-use crate::settings::Settings;
+use crate::settings::{Service, Settings};
 
 /// The second line of a note: the service did not start, and its user knows.
 const TOLD: &str = "does not start";
@@ -33,6 +34,7 @@ pub enum Recovered {
 #[derive(Debug)]
 pub struct ServiceGuard {
     unit: Unit,
+    settings: Service,
     state_dir: PathBuf,
     /// It was running, or an earlier run stopped it: it is to be started.
     stopped: bool,
@@ -50,6 +52,7 @@ impl ServiceGuard {
     pub fn new(settings: &Settings) -> Self {
         Self {
             unit: Unit::new(&settings.service),
+            settings: settings.service.clone(),
             state_dir: settings.state_dir.clone(),
             stopped: false,
             is_down: false,
@@ -181,10 +184,15 @@ impl ServiceGuard {
         Ok(Recovered::Started)
     }
 
+    /// Warnings about a unit that a killed run left stopped or held, and that is not the one of the settings any more.
+    pub async fn former_units(&self) -> Vec<String> {
+        former::warnings(&self.settings, &self.notes("")).await
+    }
+
     /// The application must not come up while its database is being exchanged, whoever starts it: its unit has
     /// `ConditionPathExists=!` with this path. Masking would not do, since NixOS has its units where a mask does not reach.
     fn hold_mark(&self) -> Mark {
-        Mark::new(RUN_DIR.into(), format!("{}.hold", self.unit.name()), "")
+        Mark::new(RUN_DIR.into(), format!("{}{HOLD}", self.unit.name()), "")
     }
 
     /// Where the note may be: in the state directory, which outlives a boot, or, where that cannot be written, where only
@@ -255,6 +263,6 @@ impl ServiceGuard {
     }
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

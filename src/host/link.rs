@@ -76,7 +76,16 @@ impl Host {
 
     /// Stops the service if it runs; answers with warnings.
     pub async fn stop_service(&self) -> Result<Vec<String>> {
-        match self.call(Request::ServiceStop).await? {
+        self.warnings_of(Request::ServiceStop).await
+    }
+
+    /// Warnings about a unit that a killed run left stopped, and that the settings do not name any more.
+    pub async fn former_services(&self) -> Result<Vec<String>> {
+        self.warnings_of(Request::ServiceFormer).await
+    }
+
+    async fn warnings_of(&self, request: Request) -> Result<Vec<String>> {
+        match self.call(request).await? {
             Answer::Warnings(warnings) => Ok(warnings),
             _ => Err(out_of_step()),
         }

@@ -39,11 +39,14 @@ impl Mark {
 
     /// A file of our own account, with this content.
     pub(super) fn is_ours(&self) -> bool {
-        self.open().is_some_and(|file| {
-            let mut text = String::new();
-            self.content.is_empty()
-                || (file.take(LONGEST).read_to_string(&mut text).is_ok() && text.trim() == self.content)
-        })
+        self.read().is_some_and(|text| self.content.is_empty() || text.trim() == self.content)
+    }
+
+    /// What is in a file of our own account by its name.
+    pub(super) fn read(&self) -> Option<String> {
+        let mut text = String::new();
+        self.open()?.take(LONGEST).read_to_string(&mut text).ok()?;
+        Some(text)
     }
 
     /// Whether the process that made it lives.

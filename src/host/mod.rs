@@ -7,6 +7,7 @@
 
 pub mod directory;
 pub mod extra;
+mod former;
 pub mod guard;
 pub mod identity;
 pub mod link;
@@ -98,6 +99,8 @@ pub enum Request {
     ServiceCanComeBack,
     /// Did a run that was killed leave something of the service's?
     ServiceLeftOver,
+    /// Did one leave a unit stopped that the settings do not name any more?
+    ServiceFormer,
     /// Stop the service, remembering whether it ran.
     ServiceStop,
     /// Start the service again if it ran.
@@ -127,7 +130,7 @@ pub enum Answer {
     State(State),
     /// For [`Request::ServiceIsPart`] and [`Request::ServiceLeftOver`].
     Yes(bool),
-    /// For [`Request::ServiceStop`].
+    /// For [`Request::ServiceStop`] and [`Request::ServiceFormer`].
     Warnings(Vec<String>),
     /// For [`Request::ServiceRecover`].
     Recovered(Recovered),
@@ -182,6 +185,7 @@ impl HostState {
             Request::ServiceIsPart => self.service.is_part().await.map(Answer::Yes),
             Request::ServiceCanComeBack => self.service.can_come_back().await.map(|()| Answer::Done),
             Request::ServiceLeftOver => Ok(Answer::Yes(self.service.is_left_over())),
+            Request::ServiceFormer => Ok(Answer::Warnings(self.service.former_units().await)),
             Request::ServiceStop => self.service.stop().await.map(Answer::Warnings),
             Request::ServiceStart => self.service.start().await.map(|()| Answer::Done),
             Request::ServiceRecover { not_started } => self.service.recover(not_started).await.map(Answer::Recovered),

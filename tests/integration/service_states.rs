@@ -186,6 +186,33 @@ fn k2_a_restore_that_is_at_work_starts_its_service_itself() {
     assert!(!note.exists());
 }
 
+/// `service.unit` was changed after a restore was killed.
+#[test]
+fn k11_a_unit_that_the_settings_do_not_name_any_more_is_told_until_it_runs() {
+    let site = site("former");
+    let note = site.state_dir().join("service-stopped");
+    site.systemctl.set("inactive", "SubState=dead", "");
+    let words =
+        "left former.service stopped; service.unit is teslamate.service now: `systemctl start former.service` if";
+    fs::write(&note, "former.service\n").unwrap();
+    site.run("teslamate-backup", &["b.sql"]).expect(0).says(words).says("else `rm ");
+    site.run("teslamate-restore", &["--recover"]).expect(0).says(words);
+    site.run("teslamate-restore", &["--drill", "a.dump"]).expect(0).says(words);
+    assert_eq!((verbs(&site), note.exists()), (Vec::new(), true));
+    // It runs again.
+    site.systemctl.set("active", "SubState=running", "");
+    let done = site.run("teslamate-backup", &["c.sql"]).expect(0);
+    assert!(!done.stderr.contains("former.service") && !note.exists(), "{}", done.stderr);
+    // What is no name of a unit is not shown, and nothing is waited for.
+    for text in ["former.service; rm -rf /\n", "\u{1b}[2J.service\n", "-h.service\n", "nothing\n", ""] {
+        fs::write(&note, text).unwrap();
+        site.systemctl.set("inactive", "SubState=dead", "");
+        let done = site.run("teslamate-restore", &["--recover"]).expect(0);
+        assert!(!done.stderr.contains("a run that was killed left "), "{text:?} {}", done.stderr);
+    }
+    assert_eq!(verbs(&site), Vec::<String>::new());
+}
+
 /// `systemctl clean` may take long, and a stop would wait for it after everything was loaded.
 #[test]
 fn k11_a_unit_in_maintenance_is_known_before_the_load() {

@@ -200,6 +200,7 @@ fn k2_the_next_timer_starts_what_a_killed_restore_left_stopped() {
         assert!(!machine.host.run(&format!("test -e {HOLD}")).status.success(), "{command}");
         assert_eq!(machine.host.sh("ls /var/lib/glovebox | grep -c service-stopped || true"), "0");
     }
+    former_unit(&machine);
     // A restore that is at work keeps its hold and its note.
     unit(&machine, "", &format!("ExecStop={UNTIL_THEN}"));
     machine.start(SERVICE);
@@ -210,6 +211,26 @@ fn k2_the_next_timer_starts_what_a_killed_restore_left_stopped() {
     machine.host.sh("touch /tmp/go");
     until("it is done", || machine.show("working.service", "ActiveState") != "active");
     assert_eq!(machine.show(SERVICE, "ActiveState"), "active");
+}
+
+/// The settings name another unit before the next command.
+fn former_unit(machine: &Machine) {
+    killed_in_the_middle(machine);
+    machine.host.sh("printf '[Service]\\nExecStart=/bin/sleep 3600\\n' >/run/systemd/system/other.service
+        cp /etc/glovebox/config.toml /root/config.toml
+        sed -i 's/teslamate\\.service/other.service/' /etc/glovebox/config.toml
+        grep -q other.service /etc/glovebox/config.toml");
+    let said = || machine.host.sh("teslamate-backup list 2>&1 >/dev/null");
+    let words = said();
+    assert!(words.contains("service.unit is other.service now: `rm /run/glovebox/teslamate.service.hold` and `systemctl start teslamate.service` if"), "{words}");
+    machine.host.sh("rm /run/glovebox/teslamate.service.hold && systemctl start teslamate.service");
+    assert_eq!(machine.show(SERVICE, "ActiveState"), "active");
+    assert_eq!(said(), "");
+    // Of another installation, or of one that is gone: its note cannot be found.
+    machine.host.sh("touch /run/glovebox/elsewhere.service.hold; printf '[Service]\\nExecStart=/bin/true\\n' >/run/systemd/system/elsewhere.service");
+    let words = said();
+    assert!(words.contains("held elsewhere.service") && words.contains("unless another installation"), "{words}");
+    machine.host.sh("rm /run/glovebox/elsewhere.service.hold; mv /root/config.toml /etc/glovebox/config.toml");
 }
 
 /// While the service is stopped.
