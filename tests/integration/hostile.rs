@@ -272,17 +272,20 @@ fn k18_text_in_an_encoding_of_clients_alone_comes_back() {
 
 #[test]
 fn k18_a_text_without_an_end_is_refused_in_little_memory() {
+    /// Of memory, and nearly all that a run takes, in MiB.
+    const LIMIT: usize = 96;
     let case = Case::new("endless");
     for (begin, filler) in [("\\", "x"), ("-- ", "x"), ("/* ", "x"), ("", "DO;\n"), ("SET a = $", "x")] {
         let mut compressor = zstd::Encoder::new(Vec::new(), 1).unwrap();
         compressor.write_all(format!("{}\n{begin}", &case.text[..200]).as_bytes()).unwrap();
         let filler = filler.repeat((1 << 20) / filler.len());
-        for _ in 0..300 {
+        // More than the limit.
+        for _ in 0..LIMIT + 20 {
             compressor.write_all(filler.as_bytes()).unwrap();
         }
         let path = case.file("endless.sql.zst", compressor.finish().unwrap());
         let mut limited = Command::new("prlimit");
-        limited.arg(format!("--data={}", 250 << 20));
+        limited.arg(format!("--data={}", LIMIT << 20));
         let outcome = case.site.under(limited, "teslamate-restore").args(&["--drill"]).arg(path).outcome();
         assert!([Some(10), Some(14)].contains(&outcome.code), "{begin:?}: {:?} {}", outcome.code, outcome.stderr);
     }

@@ -1,6 +1,6 @@
 //! Random changes to real dumps: what the server executes is what the scanner named, statement by statement.
 //!
-//! `FUZZ_SECONDS` (60) says how long it goes on, `TEST_SEED` repeats a run. `make fuzz` runs it for ten minutes.
+//! `FUZZ_SECONDS` (40) says how long it goes on, `TEST_SEED` repeats a run. `make fuzz` runs it for ten minutes.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -100,7 +100,7 @@ fn mutated(text: &[char], random: &mut Random) -> String {
 
 #[test]
 fn k18_the_server_executes_what_the_scanner_named() {
-    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     let seed = std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 2_654_435_761 + 1);
     println!("TEST_SEED={seed}");

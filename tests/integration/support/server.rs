@@ -112,6 +112,8 @@ impl Server {
             format!("listen_addresses = '{}'", if options.tcp { "127.0.0.1" } else { "" }),
             format!("port = {port}"),
             "fsync = off".into(),
+            "full_page_writes = off".into(),
+            "wal_init_zero = off".into(),
             "max_connections = 60".into(),
             "max_prepared_transactions = 5".into(),
             "shared_buffers = 64MB".into(),
