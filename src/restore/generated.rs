@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use tokio_postgres::{Client, Row};
 
 use crate::database::connect::{QueryContext, chain};
-use crate::database::{Connector, Setting};
 use crate::error::Result;
 use crate::progress::Reporter;
 
@@ -18,17 +17,18 @@ use crate::progress::Reporter;
 const OF_EXPRESSION: &str = "(d.classid = 'pg_attrdef'::regclass AND d.objid = e.oid \
                               OR d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = a.attnum)";
 
-/// The columns, each with its expression, of the column's type, and with a column to write, and whether the expression reads that and
-/// whether it is one that only the server gives a value to. One that it reads is wanted, and one that may be written.
+/// The columns, each with its expression, of the column's type, and with a column to write that the expression reads, if there is one
+/// that may be written.
 const COLUMNS: &str = "\
     SELECT format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), \
-           format('(%s)::%s', pg_get_expr(e.adbin, e.adrelid), format_type(a.atttypid, a.atttypmod)), b.name, b.is_read, b.is_identity \
+           format('(%s)::%s', pg_get_expr(e.adbin, e.adrelid), format_type(a.atttypid, a.atttypmod)), b.name \
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_attrdef e ON e.adrelid = c.oid AND e.adnum = a.attnum \
-         LEFT JOIN LATERAL (SELECT quote_ident(b.attname) AS name, b.attidentity = 'a' AS is_identity, EXISTS (SELECT FROM pg_depend d \
-             WHERE OF_EXPRESSION AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = b.attnum) AS is_read \
-             FROM pg_attribute b WHERE b.attrelid = c.oid AND b.attnum > 0 AND NOT b.attisdropped AND b.attgenerated = '' \
-             ORDER BY is_read DESC, is_identity, b.attnum LIMIT 1) AS b ON true \
+         LEFT JOIN LATERAL (SELECT quote_ident(b.attname) AS name FROM pg_attribute b \
+             WHERE b.attrelid = c.oid AND b.attnum > 0 AND NOT b.attisdropped AND b.attgenerated = '' AND b.attidentity <> 'a' \
+                   AND EXISTS (SELECT FROM pg_depend d WHERE OF_EXPRESSION AND d.refclassid = 'pg_class'::regclass \
+                               AND d.refobjid = c.oid AND d.refobjsubid = b.attnum) \
+             ORDER BY b.attnum LIMIT 1) AS b ON true \
     WHERE a.attgenerated = 's' AND NOT a.attisdropped AND c.relkind = 'r' \
           AND EXISTS (SELECT FROM pg_depend d WHERE OF_EXPRESSION AND d.refobjid >= 16384 \
                       AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
@@ -57,45 +57,24 @@ struct Column {
     /// Quoted.
     name: String,
     expression: String,
-    base: Option<Base>,
+    /// A column whose UPDATE makes the server compute this one, quoted.
+    base: Option<String>,
     /// Rows that were written.
     rows: u64,
 }
 
-/// A column whose UPDATE makes the server compute another one.
-struct Base {
-    /// Quoted.
-    name: String,
-    is_read: bool,
-    /// `GENERATED ALWAYS AS IDENTITY`
-    is_identity: bool,
-}
-
 impl Column {
     fn of(row: &Row) -> Self {
-        let base = row.get::<_, Option<String>>(3);
-        Self {
-            table: row.get(0),
-            name: row.get(1),
-            expression: row.get(2),
-            base: base.map(|name| Base { name, is_read: row.get(4), is_identity: row.get(5) }),
-            rows: 0,
-        }
+        Self { table: row.get(0), name: row.get(1), expression: row.get(2), base: row.get(3), rows: 0 }
     }
 }
 
 /// Computes the columns again in a database whose rows are loaded and whose indexes and triggers are not made yet, writes what differs,
-/// and says so.
+/// and says so. The session has the settings of the application.
 ///
 /// # Errors
 /// Those of the connection. What a function of the database refuses is a warning: the load did not meet it.
-pub async fn compute_again(
-    connector: &Connector,
-    database: &str,
-    application: &[Setting],
-    reporter: &Reporter,
-) -> Result<()> {
-    let client = connector.connect_to_load(database, application).await?;
+pub async fn compute_again(client: &Client, reporter: &Reporter) -> Result<()> {
     let path = "SET search_path = pg_catalog";
     client.batch_execute(path).await.query_context("cannot prepare a session to compute columns")?;
     let rows = client.query(&columns_query(), &[]).await.query_context("cannot look for generated columns")?;
@@ -105,7 +84,7 @@ pub async fn compute_again(
     for _ in 0..columns.len() {
         let mut written = 0;
         for column in &mut columns {
-            let rows = write(&client, column, reporter, &mut failed).await?;
+            let rows = write(client, column, reporter, &mut failed).await?;
             column.rows = column.rows.max(rows);
             written += rows;
         }
@@ -129,14 +108,14 @@ async fn write(
     reporter: &Reporter,
     failed: &mut BTreeSet<(String, String)>,
 ) -> Result<u64> {
-    let Column { table, name, expression, base, .. } = column;
+    let Column { table, name, expression, .. } = column;
     let differs = differs(expression, name);
     let begin = "BEGIN; SET LOCAL row_security = off";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
     let counted = client.query_one(&format!("SELECT count(*) FROM ONLY {table} WHERE {differs}"), &[]).await;
-    let done = match (counted, base) {
-        (Ok(row), Some(base)) if row.get::<_, i64>(0) > 0 => update(client, column, base, &differs).await,
-        (counted, _) => counted.map(|_| 0),
+    let done = match counted {
+        Ok(row) if row.get::<_, i64>(0) > 0 => update(client, column, &differs).await,
+        counted => counted.map(|_| 0),
     };
     let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = client.batch_execute(end).await;
@@ -155,30 +134,16 @@ async fn write(
     }
 }
 
-async fn update(
-    client: &Client,
-    column: &Column,
-    base: &Base,
-    differs: &str,
-) -> std::result::Result<u64, tokio_postgres::Error> {
-    let Column { table, .. } = column;
-    let Base { name, is_read, is_identity } = base;
-    if !is_read {
-        client.batch_execute(TOUCH).await?;
-        let trigger = "CREATE TRIGGER glovebox_touch BEFORE UPDATE ON";
-        client
-            .batch_execute(&format!("{trigger} {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.glovebox_touch()"))
-            .await?;
+async fn update(client: &Client, column: &Column, differs: &str) -> std::result::Result<u64, tokio_postgres::Error> {
+    let Column { table, name, base, .. } = column;
+    if let Some(base) = base {
+        return client.execute(&format!("UPDATE ONLY {table} SET {base} = {base} WHERE {differs}"), &[]).await;
     }
-    let identity = async |word: &str| {
-        let sql = format!("ALTER TABLE ONLY {table} ALTER COLUMN {name} SET GENERATED {word}");
-        if *is_identity { client.batch_execute(&sql).await } else { Ok(()) }
-    };
-    identity("BY DEFAULT").await?;
-    let rows = client.execute(&format!("UPDATE ONLY {table} SET {name} = {name} WHERE {differs}"), &[]).await?;
-    identity("ALWAYS").await?;
-    if !is_read {
-        client.batch_execute("DROP FUNCTION pg_temp.glovebox_touch() CASCADE").await?;
-    }
+    client.batch_execute(TOUCH).await?;
+    let trigger = "CREATE TRIGGER glovebox_touch BEFORE UPDATE ON";
+    client.batch_execute(&format!("{trigger} {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.glovebox_touch()")).await?;
+    // The only value that a generated column may be given.
+    let rows = client.execute(&format!("UPDATE ONLY {table} SET {name} = DEFAULT WHERE {differs}"), &[]).await?;
+    client.batch_execute("DROP FUNCTION pg_temp.glovebox_touch() CASCADE").await?;
     Ok(rows)
 }

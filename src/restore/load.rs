@@ -8,6 +8,7 @@ mod access;
 mod authorization;
 mod executor;
 mod failure;
+mod held;
 pub mod list;
 mod lost;
 mod raw;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use self::executor::{Executor, Target};
+use self::held::Held;
 use self::lost::LostPrivileges;
 use self::stream::{Item, Reader, Trust};
 use super::left_out::LeftOut;
@@ -89,20 +91,15 @@ impl Loader<'_> {
         Ok(())
     }
 
-    async fn plain(
-        &self,
-        source: &Source,
-        judgement: &Judgement,
-        database: &str,
-        unchanged: &LostPrivileges,
-    ) -> Result<()> {
+    async fn plain(&self, source: &Source, judgement: &Judgement, database: &str, lost: &LostPrivileges) -> Result<()> {
         let Body::Plain { file, compression } = &source.body else { return Ok(()) };
         let meter = Meter::new("loading");
         meter.total.store(file.metadata().map_or(0, |metadata| metadata.len()), Ordering::Relaxed);
         let file = file.try_clone().context(Kind::Refused, "cannot share a descriptor")?;
         let (compression, wanted) = (*compression, judgement.sha256.clone());
         let reader = self.reader(false, &meter);
-        let (items, executor) = self.executor(source, database, None, unchanged).await?;
+        let held = Held::default();
+        let (items, executor) = self.executor(source, database, None, (lost, &held)).await?;
         let reading = on_thread(move || reader.plain(file, compression, wanted.as_deref(), items.0));
         let work = async { tokio::join!(reading, executor.run(items.1)) };
         let (read, executed) = self.reporter.show(&meter, Box::pin(work)).await;
@@ -124,19 +121,21 @@ impl Loader<'_> {
         {
             self.own_public(database, owner).await?;
         }
+        let held = Held::default();
         for section in ["pre-data", "data", "post-data"] {
             if self.policy.schema_only && section == "data" {
                 continue;
             }
             let origin = (source, stored.is_some());
-            self.section(origin, list.as_ref(), section, database, unchanged).await?;
+            self.section(origin, list.as_ref(), section, database, (unchanged, &held)).await?;
             if let (Some(stored), "data") = (stored, section) {
                 let meter = Meter::new("loading rows");
                 let loading = stored.load(self.connector, database, self.application, self.policy, self.jobs, &meter);
                 self.reporter.show(&meter, Box::pin(loading)).await?;
             }
             if section == "data" && !self.policy.partial {
-                generated::compute_again(self.connector, database, self.application, self.reporter).await?;
+                let client = self.connector.connect_to_load(database, self.application).await?;
+                generated::compute_again(&client, self.reporter).await?;
             }
         }
         Ok(())
@@ -149,7 +148,7 @@ impl Loader<'_> {
         list: Option<&tempfile::NamedTempFile>,
         section: &'static str,
         database: &str,
-        unchanged: &LostPrivileges,
+        privileges: (&LostPrivileges, &Held),
     ) -> Result<()> {
         let (stdin, path) = source.for_pg_restore()?;
         let mut command = crate::process::command(&self.tools.path("pg_restore"));
@@ -163,7 +162,7 @@ impl Loader<'_> {
         let pipe = File::from(pipe.ok().flatten().ok_or_else(|| Error::new(Kind::Refused, "cannot run pg_restore"))?);
         let meter = Meter::new(&format!("loading {section}"));
         let reader = self.reader(is_ours, &meter);
-        let (items, executor) = self.executor(source, database, Some(section), unchanged).await?;
+        let (items, executor) = self.executor(source, database, Some(section), privileges).await?;
         let reading = on_thread(move || reader.unpacked(pipe, items.0));
         let work = async { tokio::join!(reading, executor.run(items.1), child.wait_with_output()) };
         let (read, executed, output) = self.reporter.show(&meter, Box::pin(work)).await;
@@ -188,14 +187,14 @@ impl Loader<'_> {
         source: &'a Source,
         database: &'a str,
         section: Option<&'static str>,
-        unchanged: &'a LostPrivileges,
+        (lost, held): (&'a LostPrivileges, &'a Held),
     ) -> Result<((mpsc::Sender<Item>, mpsc::Receiver<Item>), Executor<'a>)> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
         let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
         let (connector, application) = (self.connector, self.application);
-        let (reporter, partial, lost) = (self.reporter, self.policy.partial, unchanged);
+        let (reporter, partial) = (self.reporter, self.policy.partial);
         let target =
-            Target { connector, database, source, application, memory, jobs, section, partial, reporter, lost };
+            Target { connector, database, source, application, memory, jobs, section, partial, reporter, lost, held };
         Ok((stream::channel(), Executor::new(target).await?))
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 
+use crate::support::tree_server::TreeServer;
 use crate::support::{Server, Site};
 
 /// A database that exists in none of the tests' sources yet.
@@ -187,4 +188,107 @@ fn k4_a_setting_that_the_server_does_not_know_is_told() {
     assert_eq!(server.query(&copy, "SELECT n FROM made"), "\"n\"");
     let copy = server.fresh_name("zones_copy");
     site.run("teslamate-restore", &["b.sql", "--into", &copy, "--allow-other"]).expect(14).says("Mars/Olympus");
+}
+
+/// An export says under which settings its rows were written. A server elsewhere has others.
+#[test]
+fn k9_what_an_export_says_of_its_rows_holds_for_all_that_is_computed_from_them() {
+    let server = Server::shared();
+    let database = made(server, "export", "");
+    server.query("postgres", &format!("ALTER DATABASE {database} SET timezone = 'Asia/Kolkata'"));
+    server.query(
+        &database,
+        "CREATE FUNCTION day(timestamptz) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT to_char($1, ''YYYY-MM-DD'')'; \
+         CREATE TABLE d (id int PRIMARY KEY, t timestamptz, day text GENERATED ALWAYS AS (day(t)) STORED); \
+         INSERT INTO d (id, t) SELECT i, '2024-03-01 20:00+00'::timestamptz + i * interval '1 day' FROM generate_series(1, 40) i; \
+         CREATE INDEX by_day ON d (day(t)); CREATE MATERIALIZED VIEW m AS SELECT id, day(t) AS day FROM d",
+    );
+    let site = Site::with_repository(server, &database);
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-backup", &["export", "latest", "a.sql"]).expect(0);
+    let elsewhere = made(server, "elsewhere", "CREATE TABLE d (id int)");
+    server.query("postgres", &format!("ALTER DATABASE {elsewhere} SET timezone = 'America/New_York'"));
+    let there = Site::new(server, &elsewhere);
+    let file = site.path("a.sql");
+    let content = "SET timezone = 'Asia/Kolkata'; SET enable_seqscan = off; SET enable_bitmapscan = off; \
+                   SELECT (SELECT day FROM d WHERE id = 1), (SELECT day FROM m WHERE id = 1), \
+                   (SELECT count(*) FROM d WHERE day(t) = '2024-03-03'), (SELECT count(*) FROM d WHERE day = day(t))";
+    let before = server.query(&database, content);
+    assert_eq!(before, "2024-03-03|2024-03-03|1|40");
+    for jobs in ["1", "4"] {
+        let copy = server.fresh_name("export_copy");
+        let arguments = [file.to_str().unwrap(), "--into", &copy, "--allow-other", "--jobs", jobs];
+        let done = there.run("teslamate-restore", &arguments).expect(0);
+        assert_eq!(server.query(&copy, content), before, "{jobs} jobs");
+        assert!(!done.stderr.contains("computed again"), "{}", done.stderr);
+    }
+    // Where the text gives a setting up, the application's own holds for the rows that follow.
+    let text = "--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\nSET standard_conforming_strings = on;\n\
+                CREATE TABLE public.d (t timestamp with time zone);\nSET timezone = 'Asia/Kolkata';\n\
+                COPY public.d (t) FROM stdin;\n2024-01-01 00:00\n\\.\n\nSET timezone TO DEFAULT;\n\
+                COPY public.d (t) FROM stdin;\n2024-01-01 00:00\n\\.\n\n\
+                INSERT INTO public.d VALUES ('2024-01-02 00:00');\n\n--\n-- PostgreSQL database dump complete\n--\n\n";
+    std::fs::write(there.path("b.sql"), text).unwrap();
+    for jobs in ["1", "4"] {
+        let copy = server.fresh_name("export_copy");
+        there.run("teslamate-restore", &["b.sql", "--into", &copy, "--allow-other", "--jobs", jobs]).expect(0);
+        let times = "SET timezone = 'UTC'; SELECT string_agg(to_char(t, 'DD HH24:MI'), ' ' ORDER BY t) FROM d";
+        assert_eq!(server.query(&copy, times), "31 18:30 01 05:00 02 05:00", "{jobs} jobs");
+    }
+}
+
+#[test]
+fn k9_large_objects_do_not_hide_where_the_rows_end() {
+    let server = Server::shared();
+    let database = made(
+        server,
+        "objects",
+        "CREATE TABLE z_rates (k int PRIMARY KEY, r int); INSERT INTO z_rates VALUES (1, 10); \
+         CREATE FUNCTION rate(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS \
+             'BEGIN RETURN (SELECT r FROM public.z_rates WHERE k = $1); END'; \
+         CREATE TABLE a_paid (k int, v int GENERATED ALWAYS AS (rate(k)) STORED); INSERT INTO a_paid SELECT 1 FROM generate_series(1, 50); \
+         SELECT lo_from_bytea(4242, 'hello'); COMMENT ON LARGE OBJECT 4242 IS 'a comment'; GRANT SELECT ON LARGE OBJECT 4242 TO PUBLIC",
+    );
+    let site = Site::with_repository(server, &database);
+    let [latest, sql, dump] = sources(server, &site, &database);
+    server.pg_dump(&database, &site.path("b.sql"), &["--inserts"]);
+    site.run("teslamate-backup", &["export", "latest", "c.sql"]).expect(0);
+    for source in [latest, sql, dump, "b.sql", "c.sql"] {
+        let copy = server.fresh_name("objects_copy");
+        site.run("teslamate-restore", &[source, "--into", &copy, "--allow-other"]).expect(0);
+        let content = "SELECT count(*), sum(v), (SELECT encode(lo_get(4242), 'escape')), \
+                       (SELECT obj_description(4242, 'pg_largeobject')) FROM a_paid";
+        assert_eq!(server.query(&copy, content), "50|500|hello|a comment", "{source}");
+    }
+}
+
+#[test]
+fn k9_a_column_is_computed_again_where_nothing_else_may_be_written() {
+    let alone = "CREATE FUNCTION number() RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS \
+                     'BEGIN RETURN (SELECT count(*) FROM public.z_counted); EXCEPTION WHEN undefined_table THEN RETURN NULL; END'; \
+                 CREATE TABLE z_counted (i int); INSERT INTO z_counted SELECT generate_series(1, 40); \
+                 CREATE TABLE alone (g bigint GENERATED ALWAYS AS (number()) STORED, h bigint GENERATED ALWAYS AS (number()) STORED); \
+                 INSERT INTO alone DEFAULT VALUES; ";
+    let server = Server::shared();
+    let database = made(server, "alone", alone);
+    let site = Site::with_repository(server, &database);
+    for source in sources(server, &site, &database) {
+        let copy = server.fresh_name("alone_copy");
+        site.run("teslamate-restore", &[source, "--into", &copy, "--allow-other"]).expect(0).says("was computed again");
+        assert_eq!(server.query(&copy, "TABLE alone"), "40|40", "{source}");
+    }
+    // An identity column of a partition may not be altered by itself.
+    let Some(server) = TreeServer::of(17, &[]) else { return };
+    server.query("postgres", "CREATE DATABASE teslamate");
+    server.query(
+        "teslamate",
+        &format!(
+            "{alone} CREATE TABLE parted (i int GENERATED ALWAYS AS IDENTITY, g bigint GENERATED ALWAYS AS (number()) STORED) PARTITION BY RANGE (i); \
+             CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (9); INSERT INTO parted DEFAULT VALUES"
+        ),
+    );
+    let site = server.site(Some(&server.tools()));
+    site.run("teslamate-backup", &["a.dump"]).expect(0);
+    site.run("teslamate-restore", &["a.dump", "--into", "copy", "--allow-other"]).expect(0).says("was computed again");
+    assert_eq!(server.query("copy", "SELECT i, g, (SELECT attidentity FROM pg_attribute WHERE attrelid = 'part'::regclass AND attname = 'i') FROM parted"), "1|40|a");
 }

@@ -151,3 +151,58 @@ fn k5_a_left_over_of_another_role_blocks_no_restore() {
     }
     assert_eq!(server.databases(&left), [left]);
 }
+
+/// On a table that is only read by now, say.
+#[test]
+fn k6_what_an_owner_took_from_itself_does_not_keep_its_rows_out() {
+    let plain = Plain::new("took");
+    let (server, site) = (plain.server, &plain.site);
+    plain.query(&format!(
+        "SET ROLE {role}; CREATE TABLE keys (id serial PRIMARY KEY); INSERT INTO keys DEFAULT VALUES; \
+         CREATE TABLE rows (id int REFERENCES keys, n int CHECK (n > 0), g int GENERATED ALWAYS AS (n + 1) STORED); \
+         INSERT INTO rows VALUES (1, 2); CREATE INDEX ON rows (n); CREATE MATERIALIZED VIEW m AS SELECT n FROM rows; \
+         REVOKE ALL ON rows, keys FROM {role}; GRANT SELECT ON rows TO {role}; REVOKE ALL ON SEQUENCE keys_id_seq FROM {role}",
+        role = plain.role
+    ));
+    let privileges = "SELECT string_agg(format('%s %s', relname, relacl), ', ' ORDER BY relname) FROM pg_class WHERE relacl IS NOT NULL AND oid >= 16384";
+    let before = plain.query(privileges);
+    assert!(before.contains("rows {plain_") && before.contains("=r/") && before.contains("keys {}"), "{before}");
+    for (name, format) in [("a.sql", "-Fp"), ("a.dump", "-Fc"), ("a.tar", "-Ft"), ("b.sql", "--inserts")] {
+        server.pg_dump(&site.database, &site.path(name), &[format]);
+        let copy = server.fresh_name("took_copy");
+        plain.restore(&[name, "--into", &copy]).expect(0);
+        assert_eq!(server.query(&copy, privileges), before, "{name}");
+        let content = "SELECT (SELECT rows FROM rows), (SELECT n FROM m), (SELECT last_value FROM keys_id_seq)";
+        assert_eq!(server.query(&copy, content), "(1,2,3)|2|1", "{name}");
+    }
+}
+
+/// `pg_dump --use-set-session-authorization` makes each object as its owner.
+#[test]
+fn k6_event_triggers_are_their_owners() {
+    let server = Server::shared();
+    let database = server.fresh_name("triggers");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(&database, "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'");
+    for number in 1..=3 {
+        let role = format!("{database}_{number}");
+        server.query("postgres", &format!("CREATE ROLE {role} SUPERUSER"));
+        server.query(
+            &database,
+            &format!("CREATE EVENT TRIGGER e{number} ON ddl_command_end EXECUTE FUNCTION f(); ALTER EVENT TRIGGER e{number} OWNER TO {role}"),
+        );
+    }
+    server.query(&database, "CREATE EVENT TRIGGER e4 ON ddl_command_end EXECUTE FUNCTION f()");
+    let site = Site::new(server, &database);
+    let owners =
+        "SELECT string_agg(format('%s %s', evtname, evtowner::regrole), ',' ORDER BY evtname) FROM pg_event_trigger";
+    let before = server.query(&database, owners);
+    for (name, options) in [("a.sql", &["--use-set-session-authorization"][..]), ("b.sql", &[]), ("a.dump", &["-Fc"])] {
+        server.pg_dump(&database, &site.path(name), options);
+        for jobs in ["1", "4"] {
+            let copy = server.fresh_name("triggers_copy");
+            site.run("teslamate-restore", &[name, "--into", &copy, "--allow-other", "--jobs", jobs]).expect(0);
+            assert_eq!(server.query(&copy, owners), before, "{name}");
+        }
+    }
+}

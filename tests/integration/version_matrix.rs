@@ -217,3 +217,34 @@ fn dump_files_carry_a_database_from_15_to_19() {
         assert_eq!(to.content(&to.database), content);
     });
 }
+
+/// `database.tools` may be newer than the server: what they write that it does not know changes nothing.
+#[test]
+fn k10_newer_client_programs_restore_into_the_server_that_they_dumped() {
+    let server = Server::shared();
+    for major in [17, 18, 19].into_iter().filter(|major| *major > server.major()) {
+        let Some(newer) = TreeServer::of(major, &[]) else { continue };
+        let database = server.teslamate("newer_tools");
+        let site = Site::with_repository(server, &database);
+        let text =
+            format!("port = {}\ntools = {:?}\n{}", server.port(), newer.tools().display().to_string(), section(&site));
+        site.configure(&text, "");
+        site.run("teslamate-backup", &[]).expect(0);
+        let mut sources = vec!["latest", "a.sql", "a.dump"];
+        site.run("teslamate-backup", &["a.sql"]).expect(0);
+        site.run("teslamate-backup", &["a.dump"]).expect(0);
+        if major >= 18 {
+            let mut dump = newer.tool("pg_dump");
+            dump.env("PGHOST", server.dir()).args(["--statistics", "-d", &database, "-f"]).arg(site.path("b.sql"));
+            assert!(dump.status().unwrap().success());
+            let text = fs::read_to_string(site.path("b.sql")).unwrap();
+            assert!(text.contains("pg_restore_relation_stats") && text.contains("transaction_timeout"));
+            sources.push("b.sql");
+        }
+        for source in sources {
+            let copy = server.fresh_name("newer_copy");
+            site.run("teslamate-restore", &[source, "--into", &copy]).expect(0);
+            assert_eq!(server.content(&copy), server.content(&database), "{major} {source}");
+        }
+    }
+}

@@ -5,6 +5,8 @@
 //! of a big table to all of them. With one job, everything has the order of the dump.
 
 mod copy;
+mod sections;
+mod settings;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,17 +15,16 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 
 use super::access::Access;
-use super::authorization::{AUTHORIZATION, Denied};
+use super::authorization::Denied;
 use super::failure::Failed;
+use super::held::Held;
 use super::lost::LostPrivileges;
 use super::session::{Session, Settings};
 use super::stream::{Item, Statement};
-use crate::database::application_settings::is_seen;
 use crate::database::{Connector, Setting};
 use crate::dump::source::Source;
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::Reporter;
-use crate::restore::generated;
 
 /// Statements that wait for a session or a table.
 const WAITING: usize = 512;
@@ -53,6 +54,8 @@ pub(super) struct Target<'a> {
     pub(super) reporter: &'a Reporter,
     /// Takes the privileges that statements did not give or take away.
     pub(super) lost: &'a LostPrivileges,
+    /// Keeps the privileges of an archive until they are due.
+    pub(super) held: &'a Held,
 }
 
 /// Executes what comes out of a stream.
@@ -67,9 +70,13 @@ pub(super) struct Executor<'a> {
     /// Tables that running statements lock; rows that are being loaded have none here.
     locked: HashMap<Id, Access>,
     waiting: VecDeque<(Statement, Access)>,
-    /// Event triggers, which come last: they would act on what follows them.
-    last: Vec<Statement>,
+    /// Event triggers, which come last: they would act on what follows them. Each with the settings that stood before it.
+    last: Vec<(Statement, Arc<Settings>)>,
     pub(super) settings: Arc<Settings>,
+    /// Those under which the last rows were loaded.
+    of_rows: Arc<Settings>,
+    /// Functions for the planner's statistics that the text calls, and whether the server has them.
+    statistics: HashMap<String, bool>,
     batch: Vec<Statement>,
     batch_bytes: usize,
     /// Statements in the open transaction; `None` if there is none.
@@ -99,6 +106,8 @@ impl<'a> Executor<'a> {
             waiting: VecDeque::new(),
             last: Vec::new(),
             settings: Arc::default(),
+            of_rows: Arc::default(),
+            statistics: HashMap::new(),
             batch: Vec::new(),
             batch_bytes: 0,
             transaction: None,
@@ -121,45 +130,49 @@ impl<'a> Executor<'a> {
         }
         self.end_transaction().await?;
         self.end_of_rows().await?;
+        self.give_privileges().await?;
         self.drain().await?;
-        for statement in std::mem::take(&mut self.last) {
-            self.main.execute(&statement, &self.settings).await.map_err(|failed| self.explain(failed))?;
+        let last = std::mem::take(&mut self.last);
+        if last.is_empty() {
+            return Ok(());
+        }
+        // One that goes through the settings again: the owner of an event trigger is who makes it.
+        let mut session = self.open().await?;
+        for (statement, settings) in last {
+            session.adopt(&settings).await.map_err(|failed| self.explain(failed))?;
+            session.execute(&statement, &settings).await.map_err(|failed| self.explain(failed))?;
         }
         Ok(())
     }
 
-    /// All rows of a plain text are there, and what depends on them is not made yet.
-    async fn end_of_rows(&mut self) -> Result<()> {
-        if self.target.section.is_some() || self.is_computed {
-            return Ok(());
-        }
-        self.is_computed = true;
-        self.end_transaction().await?;
-        self.drain().await?;
-        let Target { connector, database, application, reporter, partial, .. } = self.target;
-        // Settings may name what the text has made, which sessions from before could not have.
-        self.idle.clear();
-        self.opened = 0;
-        self.main.adopt_application(application, reporter).await?;
-        if partial { Ok(()) } else { generated::compute_again(connector, database, application, reporter).await }
-    }
-
     async fn statement(&mut self, statement: Statement) -> Result<()> {
+        let Some(statement) = self.target.held.keep(self.target.section, statement) else { return Ok(()) };
         if let Some(key) = Settings::key(&statement) {
             return self.set(key, statement).await;
         }
         self.check_authorization(&statement)?;
-        self.enter_section(&statement);
+        self.enter_section(&statement).await?;
         if self.section == "post-data" {
             self.end_of_rows().await?;
         }
         if is_event_trigger(&statement) {
-            self.last.push(statement);
+            self.last.push((statement, self.settings.clone()));
             return Ok(());
         }
-        if is_row(&statement) {
-            return self.add_to_batch(statement).await;
+        if statement.begins(&["REFRESH"]) {
+            // It is filled with the rights of its owner.
+            self.give_privileges().await?;
         }
+        if !is_row(&statement) {
+            return self.execute(statement).await;
+        }
+        if statement.begins(&["INSERT"]) {
+            self.of_rows = self.settings.clone();
+        }
+        if self.has_statistics_for(&statement).await? { self.add_to_batch(statement).await } else { Ok(()) }
+    }
+
+    async fn execute(&mut self, statement: Statement) -> Result<()> {
         self.end_transaction().await?;
         let Some(access) = Access::of(&statement) else {
             self.drain().await?;
@@ -176,47 +189,6 @@ impl<'a> Executor<'a> {
             self.dispatch().await?;
         }
         Ok(())
-    }
-
-    /// Plain text tells its sections by what is in them.
-    fn enter_section(&mut self, statement: &Statement) {
-        if self.target.section.is_some() {
-            return;
-        }
-        let first = statement.words.first().map_or("", String::as_str);
-        self.section = match (self.section, first) {
-            ("pre-data", "SELECT" | "INSERT" | "COPY") => "data",
-            ("data", "CREATE" | "REFRESH" | "COMMENT" | "GRANT" | "REVOKE") => "post-data",
-            ("data", "ALTER") if Access::of(statement).is_some() => "post-data",
-            (section, _) => section,
-        };
-    }
-
-    async fn set(&mut self, key: String, statement: Statement) -> Result<()> {
-        if is_seen(&key) && statement.words.iter().any(|word| word == "DEFAULT") {
-            // The session has the application's.
-            return Ok(());
-        }
-        if key != AUTHORIZATION && self.settings.has(&key, &statement) {
-            return Ok(());
-        }
-        self.flush().await?;
-        // What waits is executed under the settings that stood before it.
-        self.drain_statements().await?;
-        if key == AUTHORIZATION {
-            if !self.is_object_open {
-                self.commit().await?;
-            }
-            return self.authorize(key, statement).await;
-        }
-        let settings = Arc::make_mut(&mut self.settings);
-        if key == "CLIENT_ENCODING" {
-            let text = String::from_utf8_lossy(&statement.text).into_owned();
-            settings.declare(text.split('\'').nth(1).unwrap_or("UTF8"));
-            return Ok(());
-        }
-        settings.add(key, statement);
-        self.main.adopt(&self.settings).await.map_err(|failed| self.explain(failed))
     }
 
     async fn add_to_batch(&mut self, statement: Statement) -> Result<()> {
@@ -299,10 +271,14 @@ impl<'a> Executor<'a> {
         if self.opened >= self.target.jobs {
             return Ok(None);
         }
-        let Target { connector, database, application, memory, lost, .. } = self.target;
-        let session = Session::open(connector, database, application, memory, lost).await?;
+        let session = self.open().await?;
         self.opened += 1;
         Ok(Some(session))
+    }
+
+    async fn open(&self) -> Result<Session> {
+        let Target { connector, database, application, memory, lost, .. } = self.target;
+        Session::open(connector, database, application, memory, lost).await
     }
 
     async fn next_session(&mut self) -> Result<Session> {
@@ -364,6 +340,10 @@ type Done = std::result::Result<Session, Failed>;
 /// Whether a statement writes rows or parts of a large object: there may be very many of these.
 fn is_row(statement: &Statement) -> bool {
     statement.begins(&["INSERT"]) || statement.begins(&["SELECT"])
+}
+
+fn words(statement: &Statement) -> Vec<&str> {
+    statement.words.iter().map(String::as_str).collect()
 }
 
 fn is_event_trigger(statement: &Statement) -> bool {

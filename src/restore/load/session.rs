@@ -20,10 +20,12 @@ use super::failure::Failed;
 use super::lost::LostPrivileges;
 use super::raw;
 use super::stream::{Piece, Statement};
+use crate::database::application_settings::is_seen;
 use crate::database::connect::{PrivilegeWarnings, QueryContext};
 use crate::database::{Connector, Setting, literal};
 use crate::error::Result;
 use crate::progress::Reporter;
+use crate::restore::generated;
 
 /// Settings that the text has made so far, each by its last statement.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +49,22 @@ impl Settings {
         }
     }
 
+    /// Those that expressions see.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (&String, &Arc<Statement>)> {
+        let mut seen: Vec<_> = self.statements.iter().filter(|(key, _)| is_seen(key)).collect();
+        seen.sort_by_key(|(_, (number, _))| *number);
+        seen.into_iter().map(|(key, (_, statement))| (key, statement))
+    }
+
     /// Remembers a statement for the sessions that come to need it.
-    pub(super) fn add(&mut self, key: String, statement: Statement) {
+    pub(super) fn add(&mut self, key: String, statement: impl Into<Arc<Statement>>) {
         self.count += 1;
-        self.statements.insert(key, (self.count, Arc::new(statement)));
+        self.statements.insert(key, (self.count, statement.into()));
+    }
+
+    /// Whether the text has made a setting.
+    pub(super) fn is_made(&self, key: &str) -> bool {
+        self.statements.contains_key(key)
     }
 
     /// Whether a setting was last made by the same words.
@@ -108,6 +122,26 @@ impl Session {
             ));
         }
         Ok(())
+    }
+
+    /// Computes generated columns again whose functions may read other tables.
+    pub(super) async fn compute_again(&self, reporter: &Reporter) -> Result<()> {
+        generated::compute_again(&self.client, reporter).await
+    }
+
+    /// Whether the server knows a setting.
+    pub(super) async fn knows_setting(&self, name: &str) -> Result<bool> {
+        self.is_true("SELECT pg_catalog.current_setting($1, true) IS NOT NULL", name).await
+    }
+
+    /// Whether the server has a function of its own with this name.
+    pub(super) async fn knows_function(&self, name: &str) -> Result<bool> {
+        self.is_true("SELECT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE proname = $1 AND oid < 16384)", name).await
+    }
+
+    async fn is_true(&self, sql: &str, name: &str) -> Result<bool> {
+        let row = self.client.query_one(sql, &[&name]).await.query_context("cannot ask what the server knows")?;
+        Ok(row.get(0))
     }
 
     /// Executes a statement of our own.

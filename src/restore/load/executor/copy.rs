@@ -16,7 +16,8 @@ impl Executor<'_> {
     /// Loads the rows of a COPY. The last of them may still be on their way when it returns.
     pub(super) async fn copy(&mut self, statement: Statement, items: &mut mpsc::Receiver<Item>) -> Result<()> {
         self.check_authorization(&statement)?;
-        self.enter_section(&statement);
+        self.enter_section(&statement).await?;
+        self.of_rows = self.settings.clone();
         self.end_transaction().await?;
         if !self.locked.is_empty() || !self.waiting.is_empty() {
             self.drain().await?;

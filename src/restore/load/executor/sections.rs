@@ -1,0 +1,85 @@
+//! The parts that a dump has by PostgreSQL's own division, and what is due between them.
+
+use std::sync::Arc;
+
+use super::{Executor, Target, words};
+use crate::error::Result;
+use crate::restore::load::access::Access;
+use crate::restore::load::session::Settings;
+use crate::restore::load::stream::Statement;
+
+impl Executor<'_> {
+    /// Plain text tells its sections by what is in them. Large objects are made before tables by one version of `pg_dump`,
+    /// and after rows by another.
+    pub(super) async fn enter_section(&mut self, statement: &Statement) -> Result<()> {
+        if self.target.section.is_some() || concerns_large_object(statement) {
+            return Ok(());
+        }
+        let first = statement.words.first().map_or("", String::as_str);
+        let section = match (self.section, first) {
+            ("pre-data", "SELECT" | "INSERT" | "COPY") => "data",
+            ("data", "CREATE" | "REFRESH" | "COMMENT" | "GRANT" | "REVOKE") => "post-data",
+            ("data", "ALTER") if Access::of(statement).is_some() => "post-data",
+            (section, _) => section,
+        };
+        if section != self.section {
+            // A row that is refused is one of its own section.
+            self.end_transaction().await?;
+        }
+        self.section = section;
+        Ok(())
+    }
+
+    /// All rows of a plain text are there, and what depends on them is not made yet.
+    pub(super) async fn end_of_rows(&mut self) -> Result<()> {
+        if self.target.section.is_some() || self.is_computed {
+            return Ok(());
+        }
+        self.is_computed = true;
+        self.end_transaction().await?;
+        self.drain().await?;
+        let Target { application, reporter, partial, .. } = self.target;
+        // Settings may name what the text has made, which sessions from before could not have.
+        self.idle.clear();
+        self.opened = 0;
+        self.main.adopt_application(application, reporter).await?;
+        // What the text says of its rows, as an export does, holds for what is computed from them, too.
+        let settings = Arc::make_mut(&mut self.settings);
+        let mut seen = Settings::default();
+        for (key, statement) in self.of_rows.seen() {
+            settings.add(key.clone(), statement.clone());
+            seen.add(key.clone(), statement.clone());
+        }
+        self.main.adopt(&self.settings).await.map_err(|failed| self.explain(failed))?;
+        if partial {
+            return Ok(());
+        }
+        let mut session = self.open().await?;
+        session.adopt(&seen).await.map_err(|failed| self.explain(failed))?;
+        session.compute_again(reporter).await
+    }
+
+    /// Gives the privileges that were held back, if this is the last section of an archive.
+    pub(super) async fn give_privileges(&mut self) -> Result<()> {
+        if self.target.section != Some("post-data") {
+            return Ok(());
+        }
+        for statement in self.target.held.take() {
+            if let Some(key) = Settings::key(&statement) {
+                self.set(key, statement).await?;
+            } else {
+                self.check_authorization(&statement)?;
+                self.execute(statement).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a statement makes a large object, or says something of one.
+fn concerns_large_object(statement: &Statement) -> bool {
+    let words = words(statement);
+    matches!(words[..], ["SELECT", "PG_CATALOG", "LO_CREATE", ..] | ["SELECT", "LO_CREATE", ..])
+        || words.windows(2).any(|pair| pair == ["LARGE", "OBJECT"])
+            && ["ALTER", "COMMENT", "GRANT", "REVOKE"].contains(&words[0])
+}
