@@ -205,3 +205,17 @@ fn k9_a_generated_column_that_reads_another_table_is_right() {
         assert!(!outcome.stderr.contains("zz_right") && !outcome.stderr.contains("plain:"), "{}", outcome.stderr);
     }
 }
+
+#[test]
+fn k12_a_row_that_is_refused_is_one_of_the_rows() {
+    let server = Server::shared();
+    let database = server.fresh_name("refused_row");
+    server.query("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+    server.query(&database, "CREATE TABLE t (id int PRIMARY KEY, v varchar(9)); INSERT INTO t VALUES (1, 'long')");
+    let site = Site::new(server, &database);
+    server.pg_dump(&database, &site.path("a.sql"), &["--inserts"]);
+    let text = std::fs::read_to_string(site.path("a.sql")).unwrap().replace("varying(9)", "varying(3)");
+    std::fs::write(site.path("a.sql"), text).unwrap();
+    let refused = site.run("teslamate-restore", &["a.sql", "--drill"]).expect(14);
+    refused.says("section:   data").says("INSERT INTO public.t VALUES (1, 'long');");
+}
