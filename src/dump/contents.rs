@@ -7,6 +7,7 @@ mod names;
 mod needs;
 mod reader;
 mod reserved;
+mod spelling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,7 @@ pub use names::{TableName, qualified, used_object};
 pub use needs::Need;
 pub use reader::Reader;
 pub use reserved::Right;
+pub use spelling::Spelling;
 
 /// A partition that is attached to its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub struct Contents {
     /// SHA-256 of its definitions alone, 64 hex digits: the same for two dumps of one schema, whatever its rows, the
     /// values of its sequences and its large objects.
     pub definitions: String,
+    /// Characters of its names that the server converted.
+    pub spelling: Spelling,
     /// Statements that `pg_dump` never writes: let pass with `--trust-dump`.
     pub untrusted: Vec<Flaw>,
     /// Statements that give the dump the rights of the server's account: let pass with `--trust-dump`, and in a backup

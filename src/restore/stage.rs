@@ -116,7 +116,9 @@ impl Session<'_> {
             return Ok(None);
         }
         let Material { source, judgement, tools, .. } = *material;
-        let part = Part::choose(&load::list::read(source, tools, true).await?, &judgement.contents, policy);
+        let contents = &judgement.contents;
+        let list = load::list::read(source, tools, &contents.spelling, true).await?;
+        let part = Part::choose(&list, contents, policy);
         if !part.unknown.is_empty() {
             let names: Vec<String> = part.unknown.iter().map(ToString::to_string).collect();
             return Err(Error::new(Kind::Refused, "the archive's list of contents does not tell these tables from others")

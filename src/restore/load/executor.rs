@@ -20,6 +20,7 @@ use super::session::{Session, Settings};
 use super::stream::{Item, Statement};
 use crate::database::application_settings::is_seen;
 use crate::database::{Connector, Setting};
+use crate::dump::scan::declared_encoding;
 use crate::dump::source::Source;
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::Reporter;
@@ -211,8 +212,7 @@ impl<'a> Executor<'a> {
         }
         let settings = Arc::make_mut(&mut self.settings);
         if key == "CLIENT_ENCODING" {
-            let text = String::from_utf8_lossy(&statement.text).into_owned();
-            settings.declare(text.split('\'').nth(1).unwrap_or("UTF8"));
+            settings.declare(&declared_encoding(&statement.words, &statement.text).unwrap_or_default());
             return Ok(());
         }
         settings.add(key, statement);
