@@ -215,3 +215,20 @@ fn roles_with_quotes_and_backslashes_are_found() {
     assert_restored(&site, &tool, &database, &forms);
     psql(&tool, "postgres", &["-c", &format!("DROP DATABASE {database}"), "-c", &format!("DROP ROLE \"{role}\"")]);
 }
+
+#[test]
+fn a_superuser_is_not_told_to_restore_as_a_superuser() {
+    let server = Server::shared();
+    let role = server.fresh_name("powerless");
+    server.query("postgres", &format!("CREATE ROLE {role}"));
+    // Nobody but the owner of the database may make tables in its schema `public`.
+    let database = database_of("powerless", "", &format!("CREATE TABLE t (a integer); ALTER TABLE t OWNER TO {role}"));
+    let site = Site::new(server, &database);
+    let tool = |program: &str| server.tool(program);
+    dump(&tool, &database, &site.path("a.sql"), &["--use-set-session-authorization"]);
+    let copy = server.fresh_name("powerless_copy");
+    let outcome = site.run("teslamate-restore", &["--into", &copy, "--allow-other", "a.sql"]).expect(14);
+    let outcome = outcome.says("This role is a superuser");
+    assert!(!outcome.stderr.contains("Restore as a superuser"), "{}", outcome.stderr);
+    site.run("teslamate-restore", &["--into", &copy, "--allow-other", "--no-owner", "a.sql"]).expect(0);
+}
