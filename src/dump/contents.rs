@@ -81,6 +81,8 @@ pub struct Contents {
     pub newest_migration: Option<i64>,
     /// Properties of the database itself: in SQL text with `--create`, in archives always.
     pub database: Option<Properties>,
+    /// Statistics of tables and columns.
+    pub statistics: u64,
     /// Large objects.
     pub large_objects: u64,
     /// Bytes of text.
@@ -132,6 +134,12 @@ impl Contents {
         };
         let rows = self.rows.keys().filter(|table| !self.created.contains(table)).cloned().map(Need::Table);
         self.needs.iter().cloned().chain(rows).filter(move |need| !is_made(need))
+    }
+
+    /// Whether it holds statistics of tables and nothing else, as `pg_dump --statistics-only` writes.
+    #[must_use]
+    pub fn is_statistics_only(&self) -> bool {
+        self.statistics > 0 && self.objects.is_empty() && self.created.is_empty() && self.rows.is_empty()
     }
 
     /// Whether it holds a definition or rows of a table of this name, in any schema.

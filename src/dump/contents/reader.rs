@@ -246,6 +246,8 @@ impl Judge {
         } else if statement.begins(&["INSERT", "INTO"]) {
             let table = self.table_name(&text["INSERT INTO ".len()..]);
             *self.contents.rows.entry(table).or_default() += statement.groups.max(1);
+        } else if statement.begins(&["SELECT", "FROM", "PG_CATALOG"]) {
+            self.contents.statistics += 1;
         } else if statement.begins(&["SELECT", "PG_CATALOG", "LO_CREATE"]) {
             self.contents.large_objects += 1;
         }
