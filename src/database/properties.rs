@@ -74,6 +74,27 @@ impl Properties {
         Self { owner: owner.to_owned(), ..Self::default() }
     }
 
+    /// Replaces every text that a dump may hold in an encoding of its own.
+    #[must_use]
+    pub(crate) fn with_texts(mut self, replaced: &mut dyn FnMut(&str) -> String) -> Self {
+        self.owner = replaced(&self.owner);
+        self.tablespace = replaced(&self.tablespace);
+        self.comment = self.comment.map(|text| replaced(&text));
+        self.gives = self.gives.map(|role| replaced(&role));
+        self.columns.values_mut().for_each(|value| *value = replaced(value));
+        let mut privilege = |given: Privilege| Privilege {
+            grantee: replaced(&given.grantee),
+            grantor: given.grantor.map(|role| replaced(&role)),
+            ..given
+        };
+        self.privileges = self.privileges.map(|given| given.into_iter().map(&mut privilege).collect());
+        for (role, name, value) in &mut self.settings {
+            (*role, *name, *value) = (replaced(role), replaced(name), replaced(value));
+        }
+        self.labels = self.labels.iter().map(|(provider, label)| (replaced(provider), replaced(label))).collect();
+        self
+    }
+
     /// Gives a database what can be given after it was made, but for the comment, which is part of the swap. It is open to
     /// others from then on.
     pub async fn apply(&self, client: &Client, name: &str) -> Result<()> {

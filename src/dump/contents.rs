@@ -7,6 +7,7 @@ mod names;
 mod needs;
 mod reader;
 mod reserved;
+mod spelling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,7 @@ pub use names::{TableName, qualified, used_object};
 pub use needs::Need;
 pub use reader::Reader;
 pub use reserved::Right;
+pub use spelling::Spelling;
 
 /// A partition that is attached to its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub struct Contents {
     pub newest_migration: Option<i64>,
     /// Properties of the database itself: in SQL text with `--create`, in archives always.
     pub database: Option<Properties>,
+    /// Statistics of tables and columns.
+    pub statistics: u64,
     /// Large objects.
     pub large_objects: u64,
     /// Bytes of text.
@@ -86,6 +90,8 @@ pub struct Contents {
     /// SHA-256 of its definitions alone, 64 hex digits: the same for two dumps of one schema, whatever its rows, the
     /// values of its sequences and its large objects.
     pub definitions: String,
+    /// Characters of its names that the server converted.
+    pub spelling: Spelling,
     /// Statements that `pg_dump` never writes: let pass with `--trust-dump`.
     pub untrusted: Vec<Flaw>,
     /// Statements that give the dump the rights of the server's account: let pass with `--trust-dump`, and in a backup
@@ -128,6 +134,12 @@ impl Contents {
         };
         let rows = self.rows.keys().filter(|table| !self.created.contains(table)).cloned().map(Need::Table);
         self.needs.iter().cloned().chain(rows).filter(move |need| !is_made(need))
+    }
+
+    /// Whether it holds statistics of tables and nothing else, as `pg_dump --statistics-only` writes.
+    #[must_use]
+    pub fn is_statistics_only(&self) -> bool {
+        self.statistics > 0 && self.objects.is_empty() && self.created.is_empty() && self.rows.is_empty()
     }
 
     /// Whether it holds a definition or rows of a table of this name, in any schema.

@@ -3,6 +3,7 @@
 
 use crate::database::Properties;
 use crate::database::properties::is_name_list;
+use crate::dump::scan::{Statement, quoted};
 
 /// A piece of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +42,12 @@ impl Token {
 }
 
 /// Notes what a statement about the database says of it. What is not understood is left out.
-pub fn learn(properties: &mut Option<Properties>, text: &str) {
-    let tokens = tokens(text);
+pub fn learn(properties: &mut Option<Properties>, statement: &Statement<'_>) {
+    learn_text(properties, &statement.decoded(), statement.escapes);
+}
+
+fn learn_text(properties: &mut Option<Properties>, text: &str, escapes: bool) {
+    let tokens = tokens(text, escapes);
     let words: Vec<String> =
         tokens.iter().take(3).map(|token| token.value().unwrap_or_default().to_uppercase()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -198,7 +203,7 @@ fn privileges(properties: &mut Properties, tokens: &[Token]) {
     }
 }
 
-fn tokens(text: &str) -> Vec<Token> {
+fn tokens(text: &str, escapes: bool) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut characters = text.trim_end().trim_end_matches(';').chars().peekable();
     while let Some(character) = characters.next() {
@@ -206,11 +211,11 @@ fn tokens(text: &str) -> Vec<Token> {
             character if character.is_whitespace() => {}
             '\'' => {
                 // `E'…'`: the letter before it was taken for a word.
-                let escapes = matches!(tokens.last(), Some(token) if Token::is(token, "E"));
-                if escapes {
+                let is_escaped = matches!(tokens.last(), Some(token) if Token::is(token, "E"));
+                if is_escaped {
                     tokens.pop();
                 }
-                tokens.push(Token::Text(quoted(&mut characters, '\'', escapes)));
+                tokens.push(Token::Text(quoted(&mut characters, '\'', escapes || is_escaped)));
             }
             '"' => tokens.push(Token::Name(quoted(&mut characters, '"', false))),
             character if character.is_alphanumeric() || matches!(character, '_' | '$') => {
@@ -226,25 +231,6 @@ fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
-fn quoted(characters: &mut std::iter::Peekable<std::str::Chars<'_>>, quote: char, escapes: bool) -> String {
-    let mut text = String::new();
-    while let Some(character) = characters.next() {
-        if character == '\\' && escapes {
-            match characters.next() {
-                Some('n') => text.push('\n'),
-                Some('r') => text.push('\r'),
-                Some('t') => text.push('\t'),
-                other => text.extend(other),
-            }
-        } else if character != quote || characters.next_if_eq(&quote).is_some() {
-            text.push(character);
-        } else {
-            break;
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +238,7 @@ mod tests {
     fn read(statements: &[&str]) -> Properties {
         let mut properties = None;
         for statement in statements {
-            learn(&mut properties, statement);
+            learn_text(&mut properties, statement, false);
         }
         properties.unwrap()
     }
@@ -302,7 +288,7 @@ mod tests {
         ]);
         assert_eq!((new.shown_locale().as_str(), new.tablespace.as_str()), ("UTF8, builtin \"C.UTF-8\"", "Side"));
         let mut none = None;
-        learn(&mut none, "ALTER DATABASE other SET work_mem TO '1MB';");
+        learn_text(&mut none, "ALTER DATABASE other SET work_mem TO '1MB';", false);
         assert_eq!(none, None);
     }
 }

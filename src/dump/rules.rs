@@ -204,8 +204,7 @@ pub fn roles(statement: &Statement<'_>) -> Vec<(RoleUse, String)> {
     let words = statement.outline();
     let (reason, mut named): (RoleUse, Vec<&str>) = match words.as_slice() {
         ["SET", "SESSION", "AUTHORIZATION", STRING] => {
-            let text = String::from_utf8_lossy(statement.text);
-            return text.split('\'').nth(1).map(|role| (Owner, role.to_owned())).into_iter().collect();
+            return statement.string().map(|role| (Owner, role)).into_iter().collect();
         }
         ["SET", "SESSION", "AUTHORIZATION", role, ..] => (Privilege, vec![role]),
         ["ALTER", "DEFAULT", "PRIVILEGES", "FOR", "ROLE" | "USER", role, ..] => {

@@ -13,14 +13,17 @@ use super::text::{Cleaner, Flaw};
 
 mod aside;
 mod characters;
+mod charset;
 mod outline;
 mod statement;
+mod string;
 mod words;
 
-use characters::Embedding;
+pub use charset::{Charset, bytes_of, runs, spelled};
 use outline::Outline;
 pub use outline::{GROUP, is_named};
-pub use statement::{STRING, Statement, Visitor};
+pub use statement::{STRING, Statement, Visitor, declared_encoding};
+pub use string::{first_string, quoted};
 
 /// A statement larger than this cannot be held, by the server neither.
 const STATEMENT_LIMIT: usize = 1 << 30;
@@ -96,9 +99,9 @@ pub struct Scanner {
     at_line_start: bool,
     /// The begin of a line of COPY data that may become [`END_OF_DATA`] with the next piece.
     line_head: Vec<u8>,
-    /// The text is in an encoding in which a character may end with bytes of ASCII.
-    embedding: Option<Embedding>,
-    /// The bytes of the character at hand, in such an encoding: how many were seen, and how many there are.
+    /// The encoding that the text has declared.
+    charset: Charset,
+    /// The bytes of the character at hand, where one may end with bytes of ASCII: how many were seen, and how many there are.
     character: (usize, usize),
 }
 
@@ -127,7 +130,7 @@ impl Default for Scanner {
             rows: 0,
             at_line_start: true,
             line_head: Vec::new(),
-            embedding: None,
+            charset: Charset::default(),
             character: (0, 0),
         }
     }
@@ -426,13 +429,15 @@ impl Scanner {
             opened: std::mem::take(&mut self.opened),
             deepest: std::mem::take(&mut self.deepest),
             no_literal: self.no_literal.take(),
+            charset: self.charset,
+            escapes: self.escapes,
         };
         if statement.begins(&["SET", "STANDARD_CONFORMING_STRINGS"]) {
             self.escapes = words.last().is_some_and(|value| value == "OFF");
         }
         if let Some(encoding) = statement.encoding() {
             self.declared = true;
-            self.embedding = Embedding::of(&encoding);
+            self.charset = Charset::of(&encoding);
             match &*encoding {
                 "UTF8" => {}
                 "SQL_ASCII" => self.cleaner.accept_unknown_encoding(),

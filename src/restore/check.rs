@@ -149,6 +149,11 @@ pub fn contents(
     policy: &Policy,
 ) -> Result<Vec<String>> {
     trust(contents, is_ours, policy)?;
+    if contents.is_statistics_only() {
+        return Err(Error::new(Kind::Refused, "the dump holds statistics only: it defines no tables")
+            .with("state", UNTOUCHED)
+            .hint("Take a dump with definitions and rows; statistics are gathered anew after a restore."));
+    }
     if let Some(version) = contents.server_version.filter(|version| version / 10_000 > server / 10_000)
         && !policy.allow_newer
     {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::{Destination, Policy};
 use crate::dump::Contents;
-use crate::dump::contents::{TableName, qualified, used_object};
+use crate::dump::contents::{Spelling, TableName, qualified, used_object};
 use crate::dump::rules;
 use crate::dump::scan::Statement;
 
@@ -28,6 +28,8 @@ pub struct LeftOut {
     kept: BTreeSet<TableName>,
     /// The archive makes the schema that is there already.
     public: bool,
+    /// Names in the statements of a dump are not converted, those here are.
+    spelling: Spelling,
 }
 
 impl LeftOut {
@@ -50,6 +52,7 @@ impl LeftOut {
             extensions,
             unknown: unknown.into_iter().cloned().collect(),
             public: contents.makes_public,
+            spelling: contents.spelling.clone(),
         }
     }
 
@@ -97,11 +100,12 @@ impl LeftOut {
 
     fn belongs_to_extension(&self, statement: &Statement<'_>) -> bool {
         if let Some(name) = is_about(statement, "EXTENSION") {
-            return self.extensions.contains(&name);
+            return self.extensions.contains(&self.spelling.text(&name));
         }
-        let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(4096)]);
+        let text = statement.head(4096);
         let rows = ["COPY ", "INSERT INTO "].iter().find_map(|verb| text.strip_prefix(verb));
-        rows.map(qualified).or_else(|| used_object(statement, &text)).is_some_and(|name| self.has(&name))
+        let name = rows.map(qualified).or_else(|| used_object(statement, &text));
+        name.is_some_and(|name| self.has(&self.spelling.table(name)))
     }
 
     /// Options of `pg_restore` that say the same.

@@ -114,7 +114,7 @@ impl Loader<'_> {
         database: &str,
         unchanged: &LostPrivileges,
     ) -> Result<()> {
-        let list = self.list(source).await?;
+        let list = self.list(source, contents).await?;
         if contents.makes_public
             && !self.policy.no_owner
             && let Some(owner) = &contents.public_owner
@@ -199,10 +199,10 @@ impl Loader<'_> {
     }
 
     /// The archive's list of contents without what is left out, in a file; `None` if all of it stays.
-    async fn list(&self, source: &Source) -> Result<Option<tempfile::NamedTempFile>> {
+    async fn list(&self, source: &Source, contents: &Contents) -> Result<Option<tempfile::NamedTempFile>> {
         let shortened = match self.part {
             Some(part) => Some(self.left_out.shortened(&part.list).unwrap_or_else(|| part.list.clone())),
-            None => self.left_out.shortened(&list::read(source, self.tools, false).await?),
+            None => self.left_out.shortened(&list::read(source, self.tools, &contents.spelling, false).await?),
         };
         let Some(shortened) = shortened else { return Ok(None) };
         let failed = "cannot write a temporary file";

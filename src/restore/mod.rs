@@ -278,7 +278,9 @@ impl<'a> Session<'a> {
         let reporter = &self.env.reporter;
         reporter.step(&format!("checking {} ({})", source.name, source.format.word())).await;
         let meter = Meter::new("checking");
-        reporter.show(&meter, judge(source, tools, &meter)).await
+        let mut judgement = reporter.show(&meter, judge(source, tools, &meter)).await?;
+        judgement.contents.convert(self.client()).await?;
+        Ok(judgement)
     }
 
     /// Everything that can be known beforehand.

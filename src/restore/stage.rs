@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio_postgres::error::SqlState;
+
 use super::check::Live;
 use super::left_out::LeftOut;
 use super::load::{self, Loader};
@@ -116,7 +118,9 @@ impl Session<'_> {
             return Ok(None);
         }
         let Material { source, judgement, tools, .. } = *material;
-        let part = Part::choose(&load::list::read(source, tools, true).await?, &judgement.contents, policy);
+        let contents = &judgement.contents;
+        let list = load::list::read(source, tools, &contents.spelling, true).await?;
+        let part = Part::choose(&list, contents, policy);
         if !part.unknown.is_empty() {
             let names: Vec<String> = part.unknown.iter().map(ToString::to_string).collect();
             return Err(Error::new(Kind::Refused, "the archive's list of contents does not tell these tables from others")
@@ -190,7 +194,7 @@ impl Session<'_> {
         };
         let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
         if !load::may_load_in_order(&error, policy.jobs) {
-            return Err(with_missing_table(error, &judgement.contents, policy));
+            return Err(self.with_way_to_rights(with_missing_table(error, &judgement.contents, policy)).await);
         }
         let what =
             format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
@@ -199,7 +203,25 @@ impl Session<'_> {
         staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
         extensions::add(&env.connector, name, wanted.added).await?;
         let again = loader(1).load(source, stored, judgement, name).await;
-        again.map_err(|error| with_missing_table(error, &judgement.contents, policy))
+        let Err(error) = again else { return Ok(()) };
+        Err(self.with_way_to_rights(with_missing_table(error, &judgement.contents, policy)).await)
+    }
+
+    /// A statement that the server permits to nobody with so few rights: says how to get them. A superuser has them all,
+    /// unless the statement runs as another role.
+    async fn with_way_to_rights(&self, error: Error) -> Error {
+        if error.detail("code") != Some(SqlState::INSUFFICIENT_PRIVILEGE.code()) {
+            return error;
+        }
+        let sql = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user";
+        let is_superuser = self.client().query_one(sql, &[]).await.is_ok_and(|row| row.get(0));
+        if !is_superuser {
+            return error.hint("Restore as a superuser; or repeat it with --no-owner --no-privileges.");
+        }
+        error.hint(
+            "This role is a superuser, so the statement ran as another role, after a SET SESSION AUTHORIZATION of the dump or \
+             in a function: give that role the right, or repeat it with --no-owner, which leaves SET SESSION AUTHORIZATION out.",
+        )
     }
 
     /// The name that the new database gets, or would get.

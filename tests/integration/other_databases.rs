@@ -184,3 +184,19 @@ fn k10_statistics_in_a_dump_of_18_and_19_are_loaded() {
         }
     }
 }
+
+#[test]
+fn a_dump_of_statistics_alone_is_refused_beforehand() {
+    let Some(server) = TreeServer::of(18, &[]) else { return };
+    server.query("postgres", "CREATE DATABASE teslamate");
+    server.query("teslamate", "CREATE SCHEMA s CREATE TABLE t (a int); INSERT INTO s.t VALUES (1); ANALYZE s.t");
+    let site = server.site(Some(&server.tools()));
+    for (file, format) in [("a.sql", "plain"), ("a.dump", "custom")] {
+        let mut dump = server.tool("pg_dump");
+        dump.args(["--statistics-only", &format!("--format={format}"), "-d", "teslamate", "-f"]).arg(site.path(file));
+        assert!(dump.status().unwrap().success());
+        let outcome = site.run("teslamate-restore", &["--into", "copy", "--allow-other", file]).expect(10);
+        let outcome = outcome.says("holds statistics only");
+        assert!(!outcome.stderr.contains("loading"), "{}", outcome.stderr);
+    }
+}

@@ -65,7 +65,7 @@ pub fn used_object(statement: &Statement<'_>, text: &str) -> Option<TableName> {
         };
     }
     if statement.begins(&["SELECT", "PG_CATALOG", "SETVAL"]) {
-        return text.split('\'').nth(1).map(qualified);
+        return statement.string().map(|name| qualified(&name));
     }
     None
 }

@@ -40,9 +40,7 @@ pub(super) fn needed(statement: &Statement<'_>) -> Vec<Need> {
             wrapper.map(|four| Need::Wrapper(name_of(four[3]))).into_iter().collect()
         }
         ["CREATE", "FOREIGN", "DATA", "WRAPPER", _, rest @ ..] => handler(rest).into_iter().collect(),
-        ["CREATE", "TABLE", ..] | ["CREATE", "UNLOGGED" | "FOREIGN", "TABLE", ..] => {
-            column_types(&String::from_utf8_lossy(statement.text))
-        }
+        ["CREATE", "TABLE", ..] | ["CREATE", "UNLOGGED" | "FOREIGN", "TABLE", ..] => column_types(&statement.decoded()),
         _ => match (language_of(&words), Routine::of(&words)) {
             (Some((_, rest)), _) => handler(rest).into_iter().collect(),
             (None, Some(routine)) => routine.language().map(Need::Language).into_iter().collect(),

@@ -1,7 +1,5 @@
 //! Reads the text of a dump in one pass, and collects what a restore has to know of it.
 
-use std::borrow::Cow;
-
 use sha2::{Digest, Sha256};
 
 use super::messages::Messages;
@@ -108,15 +106,13 @@ impl Visitor for Judge {
                 self.learn(statement);
                 // Who gives the privileges on the database that come next.
                 if statement.words.get(1..3).is_some_and(|words| words == ["SESSION", "AUTHORIZATION"]) {
-                    let text = self.decode(statement.text);
-                    database::learn(&mut self.contents.database, &text);
+                    database::learn(&mut self.contents.database, statement);
                 }
                 Ok(())
             }
             Disposition::Skip(Skipped::Database) => {
                 self.may_connect = true;
-                let text = self.decode(statement.text);
-                database::learn(&mut self.contents.database, &text);
+                database::learn(&mut self.contents.database, statement);
                 Ok(())
             }
             Disposition::Skip(Skipped::PublicSchema) => {
@@ -215,22 +211,14 @@ fn note(flaws: &mut Vec<Flaw>, line: u64, what: String) {
 }
 
 impl Judge {
-    /// A statement as text. Of other encodings than UTF-8 one is known in which every byte is a character of that number.
-    fn decode<'a>(&self, text: &'a [u8]) -> Cow<'a, str> {
-        match self.contents.encoding.as_deref() {
-            Some("LATIN1") => text.iter().map(|byte| char::from(*byte)).collect::<String>().into(),
-            _ => String::from_utf8_lossy(text),
-        }
-    }
-
     /// Takes from a statement what a restore has to know beforehand.
     fn learn(&mut self, statement: &Statement<'_>) {
         self.contents.roles.extend(rules::roles(statement));
         self.contents.tablespaces.extend(rules::tablespace(statement));
-        let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(4096)]);
+        let text = statement.head(4096);
         self.learn_objects(statement, &text);
         if let Some(encoding) = statement.encoding() {
-            self.contents.encoding = Some(encoding.into_owned());
+            self.contents.encoding = Some(encoding);
         } else if statement.begins(&["SET", "SEARCH_PATH"]) {
             self.search_path = text.split_once('=').map(|(_, path)| names(path)).and_then(|mut path| path.pop());
         } else if statement.begins(&["CREATE", "EXTENSION"]) {
@@ -239,14 +227,14 @@ impl Judge {
             if let Some((_, name)) = text.split_once("TABLE ") {
                 let name = name.strip_prefix("IF NOT EXISTS ").unwrap_or(name);
                 let name = self.table_name(name);
-                let whole = String::from_utf8_lossy(statement.text);
+                let whole = statement.decoded();
                 if let Some((_, parents)) = whole.rsplit_once("\nINHERITS (") {
                     self.contents.children.push((name.clone(), self.table_name(parents)));
                 }
                 self.contents.created.insert(name);
             }
         } else if statement.begins(&["ALTER", "TABLE"]) && statement.has(&["ATTACH", "PARTITION"]) {
-            self.contents.partitions.extend(self.partition(&String::from_utf8_lossy(statement.text)));
+            self.contents.partitions.extend(self.partition(&statement.decoded()));
         } else if statement.begins(&["COPY"]) {
             let table = self.table_name(&text["COPY ".len()..]);
             self.captured = captured_column(&table, &text).map(|column| (column, Vec::new()));
@@ -258,6 +246,8 @@ impl Judge {
         } else if statement.begins(&["INSERT", "INTO"]) {
             let table = self.table_name(&text["INSERT INTO ".len()..]);
             *self.contents.rows.entry(table).or_default() += statement.groups.max(1);
+        } else if statement.begins(&["SELECT", "FROM", "PG_CATALOG"]) {
+            self.contents.statistics += 1;
         } else if statement.begins(&["SELECT", "PG_CATALOG", "LO_CREATE"]) {
             self.contents.large_objects += 1;
         }

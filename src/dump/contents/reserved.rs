@@ -22,7 +22,7 @@ const HEAD: usize = 64 << 10;
 /// The rights that a statement takes, beyond those of the owner of the database.
 pub(super) fn reserved(statement: &Statement<'_>) -> Vec<Right> {
     let words = statement.outline();
-    let head = || String::from_utf8_lossy(&statement.text[..statement.text.len().min(HEAD)]).into_owned();
+    let head = || statement.head(HEAD);
     let follows = |pair: [&str; 2]| words.windows(2).any(|found| found == pair);
     let is_superusers = match words.as_slice() {
         ["CREATE", "PUBLICATION", ..] => follows(["FOR", "ALL"]) || follows(["TABLES", "IN"]),
@@ -49,7 +49,7 @@ pub(super) fn reserved(statement: &Statement<'_>) -> Vec<Right> {
 
 /// The begin of a statement, for people.
 pub(super) fn shown(statement: &Statement<'_>) -> String {
-    let text = String::from_utf8_lossy(&statement.text[..statement.text.len().min(400)]).into_owned();
+    let text = statement.head(400);
     let line = text.lines().next().unwrap_or_default().trim_end_matches([';', '(', ' ']);
     match line.char_indices().nth(100) {
         Some((at, _)) => format!("{}…", &line[..at]),

@@ -39,10 +39,20 @@ impl Embedding {
     }
 }
 
+impl Embedding {
+    /// The bytes of the character that these bytes begin with.
+    pub(super) fn whole_length(self, bytes: &[u8]) -> usize {
+        match bytes {
+            [first, second, ..] if self.length(*first) > 1 => self.length_by_second(*second),
+            _ => 1,
+        }
+    }
+}
+
 impl Scanner {
     /// Whether a byte belongs to the character that began before it, whatever it would be by itself.
     pub(super) fn is_rest_of_character(&mut self, byte: u8) -> bool {
-        let Some(embedding) = self.embedding else { return false };
+        let Some(embedding) = self.charset.embedding else { return false };
         let (seen, length) = self.character;
         if seen >= length {
             self.character = (1, embedding.length(byte));

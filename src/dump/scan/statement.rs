@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::Flaw;
+use super::string::first_string;
+use super::{Charset, Flaw};
+
+/// Longer than what comes before any string that names something, and that string, in bytes.
+const STRING_LIMIT: usize = 64 << 10;
 
 /// Stands for a string in an outline.
 pub const STRING: &str = "'";
@@ -50,6 +54,22 @@ pub struct Statement<'a> {
     pub deepest: u32,
     /// The first word after VALUES that is no literal: the values are not what `pg_dump` writes.
     pub no_literal: Option<String>,
+    /// The encoding of its text.
+    pub charset: Charset,
+    /// A backslash escapes in each of its strings.
+    pub escapes: bool,
+}
+
+/// The encoding that a statement declares, by its words and its text.
+#[must_use]
+pub fn declared_encoding(words: &[String], text: &[u8]) -> Option<String> {
+    let ["SET", "CLIENT_ENCODING", ..] = words.iter().take(2).map(String::as_str).collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    let word = || words.get(2..)?.last().map(|word| word.trim_matches('"').to_owned());
+    // Of this session, DEFAULT is UTF-8.
+    let named = first_string(&String::from_utf8_lossy(text), false).or_else(word).filter(|name| name != "DEFAULT");
+    Some(named.unwrap_or_else(|| "UTF8".to_owned()))
 }
 
 impl Statement<'_> {
@@ -88,8 +108,25 @@ impl Statement<'_> {
 
     /// The encoding that the text has from the next line on, if this declares one.
     #[must_use]
-    pub fn encoding(&self) -> Option<Cow<'_, str>> {
-        let value = || self.text.split(|byte| *byte == b'\'').nth(1).unwrap_or_default();
-        self.begins(&["SET", "CLIENT_ENCODING"]).then(|| String::from_utf8_lossy(value()))
+    pub fn encoding(&self) -> Option<String> {
+        declared_encoding(self.words, self.text)
+    }
+
+    /// Its text, or the begin of it that has so many bytes. Names in other encodings are as [`Charset::decode`] gives them.
+    #[must_use]
+    pub fn head(&self, limit: usize) -> Cow<'_, str> {
+        self.charset.decode(&self.text[..self.text.len().min(limit)])
+    }
+
+    /// All of its text, in the same form.
+    #[must_use]
+    pub fn decoded(&self) -> Cow<'_, str> {
+        self.charset.decode(self.text)
+    }
+
+    /// Its first string.
+    #[must_use]
+    pub fn string(&self) -> Option<String> {
+        first_string(&self.head(STRING_LIMIT), self.escapes)
     }
 }

@@ -8,7 +8,7 @@ impl Scanner {
         if self.word.is_empty() {
             return;
         }
-        let mut word = String::from_utf8_lossy(&std::mem::take(&mut self.word)).into_owned();
+        let mut word = self.charset.decode(&std::mem::take(&mut self.word)).into_owned();
         if keyword {
             word.make_ascii_uppercase();
             if self.in_values && self.no_literal.is_none() && !is_literal(&word) {

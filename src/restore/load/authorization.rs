@@ -34,10 +34,12 @@ impl Executor<'_> {
         let (key, statement) = match self.main.execute(&statement, &self.settings).await {
             Ok(()) => (key, statement),
             Err(failed) if failed.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-                let text = String::from_utf8_lossy(&statement.text);
-                let Some((_, role)) = text.split_once(AUTHORIZATION) else { return Err(self.explain(failed)) };
-                let role = role.trim_end_matches(';').trim().to_owned();
-                let text = format!("SET ROLE {role};").into_bytes();
+                let found = memchr::memmem::find(&statement.text, AUTHORIZATION.as_bytes());
+                let Some(at) = found else { return Err(self.explain(failed)) };
+                // In the encoding of the dump, as every statement.
+                let role = statement.text[at + AUTHORIZATION.len()..].trim_ascii();
+                let text = [b"SET ROLE ", role].concat();
+                let role = String::from_utf8_lossy(role.strip_suffix(b";").unwrap_or(role)).into_owned();
                 let instead = Statement { text, line: statement.line, words: Vec::new() };
                 if self.main.execute(&instead, &self.settings).await.is_err() {
                     self.denied = Some(Denied { role, failed: Some(failed) });

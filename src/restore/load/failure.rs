@@ -69,9 +69,6 @@ impl Failed {
                  drop that index in the source, or edit it out of the dump.",
             );
         }
-        if code == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-            error = error.hint("Restore as a superuser; or repeat it with --no-owner --no-privileges.");
-        }
         error
     }
 

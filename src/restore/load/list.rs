@@ -3,15 +3,17 @@
 use std::process::Stdio;
 
 use crate::database::tools::Tools;
+use crate::dump::contents::Spelling;
 use crate::dump::judge::explain_pg_restore;
 use crate::dump::source::Source;
 use crate::error::{Context, Kind, Result};
 
-/// Reads the list of contents; with `verbose`, each entry is followed by the numbers of those that it depends on.
+/// Reads the list of contents, with the names of the archive as the server converted them; with `verbose`, each entry is
+/// followed by the numbers of those that it depends on.
 ///
 /// # Errors
 /// [`Kind::Verify`] or [`Kind::Refused`] if `pg_restore` cannot read the archive.
-pub async fn read(source: &Source, tools: &Tools, verbose: bool) -> Result<String> {
+pub async fn read(source: &Source, tools: &Tools, spelling: &Spelling, verbose: bool) -> Result<String> {
     let (stdin, path) = source.for_pg_restore()?;
     let mut command = crate::process::command(&tools.path("pg_restore"));
     command.arg("--list");
@@ -27,5 +29,5 @@ pub async fn read(source: &Source, tools: &Tools, verbose: bool) -> Result<Strin
     if !output.status.success() {
         return Err(explain_pg_restore(&String::from_utf8_lossy(&output.stderr), tools));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(spelling.decode(&output.stdout))
 }

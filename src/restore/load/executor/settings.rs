@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Executor, words};
 use crate::database::application_settings::is_seen;
 use crate::database::{ident, literal};
+use crate::dump::scan::declared_encoding;
 use crate::error::Result;
 use crate::restore::load::authorization::AUTHORIZATION;
 use crate::restore::load::stream::Statement;
@@ -29,8 +30,7 @@ impl Executor<'_> {
         }
         let settings = Arc::make_mut(&mut self.settings);
         if key == "CLIENT_ENCODING" {
-            let text = String::from_utf8_lossy(&statement.text).into_owned();
-            settings.declare(text.split('\'').nth(1).unwrap_or("UTF8"));
+            settings.declare(&declared_encoding(&statement.words, &statement.text).unwrap_or_default());
             return Ok(());
         }
         settings.add(key, statement);
