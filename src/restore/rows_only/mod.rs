@@ -17,8 +17,10 @@ mod event_triggers;
 mod incoming;
 mod meant;
 mod of_extensions;
+mod publications;
 mod settings;
 mod shapes;
+mod texts;
 mod triggers;
 
 use std::sync::Arc;
