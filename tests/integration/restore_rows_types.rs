@@ -47,8 +47,9 @@ fn k3_values_that_another_base_type_changes_are_refused() {
     let table = |n: usize, kind: &str| format!("CREATE TABLE t{n} (id int PRIMARY KEY, v s{n}.{kind});");
     let in_schema = |n: usize, types: &str| format!("CREATE SCHEMA s{n}; SET search_path = s{n}, public; {types};");
     for (n, (kind, types, value, ..)) in CHANGED.iter().enumerate() {
-        schema += &format!("{} SET search_path = public; {}", in_schema(n, types), table(n, kind));
-        schema += &format!("INSERT INTO t{n} VALUES (1, '{value}'), (2, NULL);");
+        let types = in_schema(n, types);
+        let rows = format!("INSERT INTO t{n} VALUES (1, '{value}'), (2, NULL);");
+        schema = [schema, types, "SET search_path = public;".to_owned(), table(n, kind), rows].concat();
     }
     let kept = Kept::new("bases", &schema);
     let rows = |n: usize| kept.query(&format!("SELECT string_agg(t{n}::text, ',' ORDER BY id) FROM t{n}"));
@@ -160,4 +161,16 @@ fn k3_types_that_change_while_rows_are_staged_are_refused() {
                     ALTER TABLE t ALTER d TYPE dm";
     change(replaced).expect(10).says("were changed meanwhile");
     assert_eq!(kept.query("SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn k3_a_table_that_is_renamed_meanwhile_is_said_to_be_gone() {
+    let kept = Kept::new("renamed", "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    kept.query("DELETE FROM t");
+    let mut other = while_waiting(&kept, "ALTER TABLE t RENAME TO t9");
+    let refused = kept.rows(&[]).expect(10).says("a table was renamed or dropped meanwhile");
+    assert!(other.wait().unwrap().success());
+    refused.says("the live database is as it was").says("Repeat the command");
+    kept.rows(&[]).expect(10).says("\"public\".\"t\" is not in the live database");
+    assert_eq!(kept.query("SELECT count(*) FROM t9"), "0");
 }

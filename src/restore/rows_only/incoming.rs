@@ -40,6 +40,8 @@ pub(super) struct Incoming {
     matching: Matching,
     /// The server's reason for not removing rows of this table, if it does not.
     pub is_append_only: Option<String>,
+    /// The columns of the primary key that rows are told apart by; empty without one.
+    pub key: String,
     /// The types of its columns when the rows were loaded.
     types: Vec<Now>,
 }
@@ -95,7 +97,8 @@ impl Incoming {
         let staged = image("t", &|_| String::new());
         // A key of which a column is computed is not in the backup.
         let is_copied = |row: &&Row| table.columns.iter().any(|column| column.name == row.get::<_, &str>(0));
-        let matching = if !key.is_empty() && key.iter().all(is_copied) {
+        let is_keyed = !key.is_empty() && key.iter().all(is_copied);
+        let matching = if is_keyed {
             let same_key: Vec<String> = key
                 .iter()
                 .map(|row| {
@@ -121,6 +124,11 @@ impl Incoming {
             columns: table.column_list(),
             matching,
             is_append_only: None,
+            key: if is_keyed {
+                key.iter().map(|row| row.get::<_, &str>(0)).collect::<Vec<_>>().join(", ")
+            } else {
+                String::new()
+            },
             types: shape.now.clone(),
         })
     }
@@ -193,7 +201,7 @@ impl Incoming {
         if self.is_append_only.is_some() { prune } else { format!("{remove}; {prune}") }
     }
 
-    fn insert_statement(&self) -> String {
+    pub(super) fn insert_statement(&self) -> String {
         let Self { name, staged, columns, .. } = self;
         if columns.is_empty() {
             return format!("INSERT INTO {name} SELECT FROM {staged}");
@@ -317,65 +325,6 @@ pub(super) async fn same_again(client: &Client, entries: &[&TableEntry], staged:
             return Err(
                 error(format!("types of table {} were changed meanwhile", incoming.name)).with("change", changed)
             );
-        }
-    }
-    Ok(())
-}
-
-/// Puts the rows in. A CHECK may look at another table, so what one table refuses is tried again after the others.
-pub(super) async fn insert(client: &Client, staged: &[Incoming], meter: &Meter) -> Result<()> {
-    let mut waiting: Vec<&Incoming> = staged.iter().collect();
-    while !waiting.is_empty() {
-        let before = waiting.len();
-        let mut refused = Vec::new();
-        let mut first: Option<Error> = None;
-        for incoming in waiting {
-            meter.now(&incoming.name);
-            let sql = format!("SAVEPOINT rows; {}", incoming.insert_statement());
-            let Err(cause) = client.batch_execute(&sql).await else { continue };
-            let error = refusal(&incoming.name, &cause);
-            if cause.code() != Some(&SqlState::CHECK_VIOLATION) {
-                return Err(error);
-            }
-            client.batch_execute("ROLLBACK TO SAVEPOINT rows").await.query_context("cannot go on")?;
-            refused.push(incoming);
-            first = first.or(Some(error));
-        }
-        if let (true, Some(error)) = (refused.len() == before, first) {
-            return Err(error);
-        }
-        waiting = refused;
-    }
-    Ok(())
-}
-
-/// The server's words, by what they mean.
-fn refusal(name: &str, cause: &tokio_postgres::Error) -> Error {
-    let code = cause.code().map_or("", SqlState::code);
-    let (kind, what) = if code.starts_with("23") {
-        (Kind::Refused, format!("the rows of the backup do not fit table {name} as it is now"))
-    } else if code == SqlState::DISK_FULL.code() {
-        (Kind::Store, format!("the server ran out of space while it wrote the rows of {name}"))
-    } else if code.is_empty() {
-        (Kind::Source, format!("the server ended the connection while it wrote the rows of {name}"))
-    } else {
-        (Kind::Verify, format!("the server did not take the rows of {name}"))
-    };
-    Error::new(kind, what)
-        .with("cause", chain(cause))
-        .with("state", UNTOUCHED)
-        .hint("Load the backup beside the live database with --into NAME, and take the rows from there.")
-}
-
-/// Compares the number of rows with the manifest's.
-pub(super) async fn count(client: &Client, staged: &[Incoming]) -> Result<()> {
-    let queries: Vec<String> = staged.iter().map(Incoming::count).collect();
-    let counted = numbers(client, &queries, "cannot count the rows").await?;
-    for (incoming, rows) in staged.iter().zip(counted) {
-        if rows != incoming.rows {
-            return Err(Error::new(Kind::Verify, format!("{} did not get the rows that it had", incoming.name))
-                .with("rows", format!("{rows}, the manifest says {}", incoming.rows))
-                .with("state", UNTOUCHED));
         }
     }
     Ok(())
