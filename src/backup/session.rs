@@ -326,7 +326,9 @@ impl<'a> Session<'a> {
         let now = Utc::now();
         let is_ahead = |noted: &Noted| is_from_future(noted.facts.time, now);
         let is_rebuild = |run: &Run| run.kind == RunKind::Rebuild && run.status == RunStatus::Succeeded;
-        let other = known.iter().rfind(|noted| !is_ahead(noted));
+        // `latest` never means a safety backup.
+        let lasting = |noted: &&Noted| noted.facts.purpose != Purpose::Safety;
+        let other = known.iter().filter(lasting).rfind(|noted| !is_ahead(noted));
         let Some(other) = other.filter(|_| is_ahead(newest)) else { return Ok(()) };
         if !self.stands_in && !self.ledger.runs(1000)?.iter().any(is_rebuild) {
             return Ok(());

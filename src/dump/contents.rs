@@ -47,6 +47,10 @@ pub struct Contents {
     pub created: BTreeSet<TableName>,
     /// The views that it makes, materialized ones too.
     pub views: BTreeSet<TableName>,
+    /// Those of them that are materialized.
+    pub materialized: BTreeSet<TableName>,
+    /// The values of its sequences.
+    pub sequences: BTreeMap<TableName, SequenceValue>,
     /// The partitions that it attaches, in its order.
     pub partitions: Vec<Partition>,
     /// Tables that inherit, each with the first table that it inherits from.
@@ -99,6 +103,15 @@ pub struct Contents {
     pub as_server: Vec<Flaw>,
 }
 
+/// The value that a dump gives a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceValue {
+    /// `last_value`
+    pub last: i64,
+    /// Somebody has got it already.
+    pub is_called: bool,
+}
+
 /// An extension that a dump makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
@@ -140,6 +153,14 @@ impl Contents {
     #[must_use]
     pub fn is_statistics_only(&self) -> bool {
         self.statistics > 0 && self.objects.is_empty() && self.created.is_empty() && self.rows.is_empty()
+    }
+
+    /// The view that somebody means who says `words`, as `public.v is a view`.
+    #[must_use]
+    pub fn view_called(&self, words: &str) -> Option<String> {
+        let view = self.views.iter().find(|view| view.is_called(words))?;
+        let kind = if self.materialized.contains(view) { "a materialized view" } else { "a view" };
+        Some(format!("{view} is {kind}"))
     }
 
     /// Whether it holds a definition or rows of a table of this name, in any schema.

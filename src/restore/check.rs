@@ -19,6 +19,9 @@ pub use requirements::rights;
 /// The tables without which a dump is none of TeslaMate.
 const ESSENTIAL: &[&str] = &["cars", "positions", "schema_migrations"];
 
+/// The application's record of its migrations.
+const MIGRATIONS: &str = "schema_migrations";
+
 const UNTOUCHED: &str = "the live database was not touched";
 
 /// What is known of the live database.
@@ -102,14 +105,16 @@ fn part(contents: &Contents, is_ours: bool, policy: &Policy) -> Result<()> {
         wanted::called(words, contents.tables()).map_err(|error| error.with("state", UNTOUCHED))?;
     }
     if let Some(words) = policy.tables.iter().find(|words| !contents.tables().any(|table| table.is_called(words))) {
-        if let Some(view) = contents.views.iter().find(|view| view.is_called(words)) {
-            return Err(Error::new(Kind::Refused, format!("{view} is a view: it has no rows of its own"))
+        if let Some(view) = contents.view_called(words) {
+            return Err(Error::new(Kind::Refused, format!("{view}: it has no rows of its own"))
                 .with("state", UNTOUCHED)
                 .hint("Name the tables that it reads; a restore of the whole database brings the view."));
         }
         return Err(Error::new(Kind::Refused, format!("there is no table \"{words}\" in it"))
             .with("state", UNTOUCHED)
-            .hint("Name it as the database does, without quotes: `cars` or `public.cars`."));
+            .hint(
+                "Name it as the database does: `cars` or `public.cars`; '\"a.b\".\"c\"' where a name has dots in it.",
+            ));
     }
     let is_wanted = |table: &TableName| policy.tables.iter().any(|words| table.is_called(words));
     let through = |child: &TableName| {
@@ -168,17 +173,21 @@ pub fn contents(
     }
     if policy.partial {
         part(contents, is_ours, policy)?;
-        return Ok(Vec::new());
+        return Ok(wanted::views_beside(contents, policy));
     }
     let missing = |has: &dyn Fn(&str) -> bool| ESSENTIAL.iter().find(|table| !has(table)).copied();
     let without = missing(&|table| contents.created.iter().any(|created| created.name == table));
-    let empty = missing(&|table| contents.rows.keys().any(|copied| copied.name == table));
+    let unfilled = missing(&|table| contents.rows.keys().any(|copied| copied.name == table));
+    let has_versions = contents.rows.iter().any(|(table, rows)| table.name == MIGRATIONS && *rows > 0);
+    // Those of the application are never empty: what begins with such a table is no database that it can use.
+    let empty = unfilled.or((!has_versions).then_some(MIGRATIONS));
     let mut warnings = Vec::new();
     if let (true, Some(table)) = (Live::expects_teslamate(live, policy), without.or(empty)) {
         let what = match without {
             Some(_) if !contents.has_table(table) => "is no dump of TeslaMate: it has no table",
             Some(_) => "holds rows only: it does not define the table",
-            None => "holds definitions only: it has no rows of the table",
+            None if unfilled.is_some() => "holds definitions only: it has no rows of the table",
+            None => "knows no migration of the application: it has no rows in the table",
         };
         if *destination == Destination::Live {
             return Err(Error::new(Kind::Refused, format!("the dump {what} \"{table}\""))

@@ -63,6 +63,10 @@ pub use policy::{Destination, Policy};
 /// How long a run that is at work is waited for by one that nobody would begin again.
 const BUSY_WAIT: Duration = Duration::from_mins(30);
 
+/// The advice for a live database that cannot be backed up before it is replaced.
+const BEYOND_BACKUP: &str =
+    "If it is beyond backing up, repeat this with --no-safety-backup: it is kept beside the new one anyway.";
+
 /// What a restore did.
 #[derive(Debug)]
 pub struct Restored {
@@ -197,7 +201,7 @@ impl<'a> Session<'a> {
         let closed = |error: Error| error.with("state", "the live database was not touched");
         env.connector.connect_if_present(&name).await.map_err(closed)?;
         let safety_backup = match (destination, &live) {
-            (Destination::Live, Some(_)) => self.back_up_first(policy, "before a restore").await?,
+            (Destination::Live, Some(_)) => self.back_up_first(policy, "before a restore", BEYOND_BACKUP).await?,
             _ => None,
         };
         // From here on there is something to clean up, whatever happens.
@@ -241,7 +245,8 @@ impl<'a> Session<'a> {
     }
 
     /// Backs the live database up, where there is a repository: cheap, since little changed since the last time.
-    async fn back_up_first(&self, policy: &Policy, comment: &str) -> Result<Option<HexId>> {
+    /// `without` is the advice for one that cannot be backed up any more.
+    async fn back_up_first(&self, policy: &Policy, comment: &str, without: &str) -> Result<Option<HexId>> {
         let env = self.env;
         if policy.no_safety_backup || env.settings.repository.is_none() {
             return Ok(None);
@@ -254,11 +259,9 @@ impl<'a> Session<'a> {
         };
         let mut session = backup::session::Session::begin_anyway(env, RunKind::Backup, true)?;
         let taken = backup::run::take_locked(env, &mut session, &wanted, &self.lock).await;
-        let taken = session.end(taken).map_err(|error| {
-            error
-                .with("while", "backing up the live database before it is replaced")
-                .hint("If it is beyond backing up, repeat this with --no-safety-backup: it is kept beside the new one anyway.")
-        })?;
+        let taken = session
+            .end(taken)
+            .map_err(|error| error.with("while", "backing up the live database before it is replaced").hint(without))?;
         Ok(Some(taken.noted.facts.id))
     }
 

@@ -49,10 +49,13 @@ pub async fn verify(client: &Client, expected: &Expected<'_>, teslamate: bool) -
     constraints(client, &mut verified).await?;
     sequences(client, &mut verified).await?;
     if teslamate {
-        let migrations = verified.rows.iter().find(|(table, _)| table.name == "schema_migrations");
-        match migrations {
-            Some((_, rows)) if *rows > 0 => verified.checks.push(format!("schema_migrations has {rows} versions")),
-            _ => return Err(Error::new(Kind::Verify, "the new database has no schema_migrations")),
+        let mut migrations = verified.rows.iter().filter(|(table, _)| table.name == "schema_migrations");
+        match migrations.find(|(_, rows)| **rows > 0) {
+            Some((_, rows)) => verified.checks.push(format!("schema_migrations has {rows} versions")),
+            _ => {
+                return Err(Error::new(Kind::Verify, "the new database has no schema_migrations")
+                    .hint("If it is meant to replace the live database nevertheless, repeat it with --allow-other."));
+            }
         }
     }
     Ok(verified)

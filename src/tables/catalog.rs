@@ -76,6 +76,9 @@ pub struct Column {
     /// The attributes of the composite types in its type (`composites.rs`), if there are any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub composites: Option<String>,
+    /// The types beneath the domains and ranges in its type (`composites.rs`), if there are any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bases: Option<String>,
     /// The value of rows that are older than the column (`attmissingval`), as text.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub missing: Option<String>,
@@ -251,7 +254,8 @@ impl Catalog {
         catalog.measure(snapshot, &oids, &places).await?;
         let columns = client.query(COLUMNS, &[&oids]).await.query_context(failed)?;
         let types: Vec<u32> = columns.iter().map(|row| row.get(3)).collect();
-        let composites = composites::read(client, &types).await?;
+        let attributes = composites::read(client, &types).await?;
+        let bases = composites::bases(client, &types).await?;
         for row in &columns {
             let Some(table) = places.get(&row.get(0)).map(|place| &mut catalog.tables[*place]) else { continue };
             let is_enum: bool = row.get(7);
@@ -264,7 +268,8 @@ impl Catalog {
                 type_name: row.get(2),
                 type_oid: row.get(3),
                 modifier: row.get(4),
-                composites: composites.get(&row.get(3)).cloned(),
+                composites: attributes.get(&row.get(3)).cloned(),
+                bases: bases.get(&row.get(3)).cloned(),
                 missing: row.get(5),
             });
         }

@@ -195,6 +195,7 @@ mod tests {
                 type_oid: 23,
                 modifier: -1,
                 composites: None,
+                bases: None,
                 missing: None,
             }
         }

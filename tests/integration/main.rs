@@ -75,6 +75,8 @@ mod restore_rights;
 mod restore_rows;
 mod restore_rows_definitions;
 mod restore_rows_meanwhile;
+mod restore_rows_types;
+mod restore_rows_words;
 mod restore_sources;
 mod restore_swap;
 mod restore_undo;

@@ -224,8 +224,8 @@ fn k5_names_that_mean_two_tables_and_views_are_refused() {
             done.expect(0);
             assert_eq!(server.query(&copy, &format!("SELECT i FROM {name}")), value, "{source} {table}");
         }
-        for view in ["seen", "public.stored"] {
-            run(view).0.expect(10).says("is a view: it has no rows of its own");
+        for (view, kind) in [("seen", "a view"), ("public.stored", "a materialized view")] {
+            run(view).0.expect(10).says(&format!("is {kind}: it has no rows of its own"));
         }
         run("nothing").0.expect(10).says("there is no table \"nothing\" in it");
     }

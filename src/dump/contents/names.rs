@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::SequenceValue;
 use crate::database::ident;
 use crate::dump::scan::Statement;
 
@@ -17,10 +18,21 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Whether somebody who says `name`, `schema.name` or `"schema"."name"` means this one.
+    /// Whether somebody who says `name`, `schema.name` or `"schema"."name"`, each with or without quotes, means this one.
     #[must_use]
     pub fn is_called(&self, words: &str) -> bool {
-        words == self.name || words == self.to_string() || words == self.quoted()
+        let (schema, name) = (ident(&self.schema), ident(&self.name));
+        self.is_named(words)
+            || words == self.to_string()
+            || words == self.quoted()
+            || words == format!("{schema}.{}", self.name)
+            || words == format!("{}.{name}", self.schema)
+    }
+
+    /// Whether the words are its name alone.
+    #[must_use]
+    pub fn is_named(&self, words: &str) -> bool {
+        words == self.name || words == ident(&self.name)
     }
 
     /// `"schema"."name"`: no other table is called so.
@@ -68,6 +80,14 @@ pub fn used_object(statement: &Statement<'_>, text: &str) -> Option<TableName> {
         return statement.string().map(|name| qualified(&name));
     }
     None
+}
+
+/// The sequence and its value in `SELECT pg_catalog.setval('public.s', 3, true);`
+pub(super) fn sequence_value(text: &str) -> Option<(TableName, SequenceValue)> {
+    let (name, value) = text.split_once("setval('")?.1.rsplit_once("', ")?;
+    let (last, is_called) = value.trim_end().trim_end_matches([')', ';']).split_once(", ")?;
+    let value = SequenceValue { last: last.parse().ok()?, is_called: is_called.parse().ok()? };
+    Some((qualified(&name.replace("''", "'")), value))
 }
 
 /// The name at the begin of a text, with its schema where there is one.

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::messages::Messages;
-use super::names::{made_object, names, used_object};
+use super::names::{made_object, names, sequence_value, used_object};
 use super::needs::{made, needed};
 use super::reserved;
 use super::{Contents, Extension, Partition, TableName};
@@ -273,6 +273,8 @@ impl Judge {
             self.contents.objects.extend(made_object(text).map(|name| self.table_name(name)));
             let view = ["CREATE VIEW ", "CREATE MATERIALIZED VIEW "].iter().find_map(|begin| text.strip_prefix(begin));
             self.contents.views.extend(view.map(|name| self.table_name(name)));
+            let materialized = text.strip_prefix("CREATE MATERIALIZED VIEW ");
+            self.contents.materialized.extend(materialized.map(|name| self.table_name(name)));
             // A range makes a second type.
             let second = text.split_once("multirange_type_name = ").map(|(_, name)| self.table_name(name));
             self.contents.objects.extend(second);
@@ -282,6 +284,9 @@ impl Judge {
             self.contents.objects.extend(sequence.map(|(_, name)| self.table_name(name)));
         } else {
             self.contents.used.extend(used_object(statement, text));
+            if statement.begins(&["SELECT", "PG_CATALOG", "SETVAL"]) {
+                self.contents.sequences.extend(sequence_value(text));
+            }
         }
     }
 

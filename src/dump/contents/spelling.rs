@@ -94,7 +94,7 @@ impl Contents {
         macro_rules! replace {
             ($($field:ident)*) => { $(self.$field = std::mem::take(&mut self.$field).spell(spell);)* };
         }
-        replace!(created views partitions children rows extensions roles tablespaces subscriptions schemas public_owner
+        replace!(created views materialized partitions children rows extensions roles tablespaces subscriptions schemas public_owner
                  objects used needs made reserved database untrusted as_server);
     }
 }

@@ -111,6 +111,12 @@ impl Column<'_> {
     fn statement(&self) -> String {
         let Self { name, expression, table: Incoming { name: table, columns, .. }, .. } = self;
         let differs = generated::differs(expression, name);
+        // A list without columns is no SQL.
+        if columns.is_empty() {
+            return format!(
+                "WITH gone AS (DELETE FROM ONLY {table} WHERE {differs} RETURNING 1) INSERT INTO {table} SELECT FROM gone"
+            );
+        }
         format!(
             "WITH gone AS (DELETE FROM ONLY {table} WHERE {differs} RETURNING {columns}) \
              INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM gone"

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
-use super::shapes::{Shape, same_columns};
+use super::publications::{nothing_to_remove, refuse_removals};
+use super::shapes::{Now, Shape, same_columns};
+use super::texts::{self, Texts};
 use super::{UNTOUCHED, event_triggers, triggers};
 use crate::database::connect::{QueryContext, chain};
 use crate::database::ident;
@@ -38,6 +40,10 @@ pub(super) struct Incoming {
     matching: Matching,
     /// The server's reason for not removing rows of this table, if it does not.
     pub is_append_only: Option<String>,
+    /// The columns of the primary key that rows are told apart by; empty without one.
+    pub key: String,
+    /// The types of its columns when the rows were loaded.
+    types: Vec<Now>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,7 +97,8 @@ impl Incoming {
         let staged = image("t", &|_| String::new());
         // A key of which a column is computed is not in the backup.
         let is_copied = |row: &&Row| table.columns.iter().any(|column| column.name == row.get::<_, &str>(0));
-        let matching = if !key.is_empty() && key.iter().all(is_copied) {
+        let is_keyed = !key.is_empty() && key.iter().all(is_copied);
+        let matching = if is_keyed {
             let same_key: Vec<String> = key
                 .iter()
                 .map(|row| {
@@ -117,6 +124,12 @@ impl Incoming {
             columns: table.column_list(),
             matching,
             is_append_only: None,
+            key: if is_keyed {
+                key.iter().map(|row| row.get::<_, &str>(0)).collect::<Vec<_>>().join(", ")
+            } else {
+                String::new()
+            },
+            types: shape.now.clone(),
         })
     }
 
@@ -144,7 +157,7 @@ impl Incoming {
     }
 
     /// The number of live rows that have to go: the backup does not have them, or has other ones of their key.
-    fn differing(&self) -> String {
+    pub(super) fn differing(&self) -> String {
         match &self.matching {
             Matching::Key { same_key, same_row } => format!(
                 "SELECT count(*) FROM ONLY {} l WHERE NOT EXISTS (SELECT FROM {} t WHERE {same_key} AND {same_row})",
@@ -188,7 +201,7 @@ impl Incoming {
         if self.is_append_only.is_some() { prune } else { format!("{remove}; {prune}") }
     }
 
-    fn insert_statement(&self) -> String {
+    pub(super) fn insert_statement(&self) -> String {
         let Self { name, staged, columns, .. } = self;
         if columns.is_empty() {
             return format!("INSERT INTO {name} SELECT FROM {staged}");
@@ -206,7 +219,7 @@ pub(super) async fn stage(
 ) -> Result<Vec<Incoming>> {
     event_triggers::refuse(client).await?;
     client.batch_execute("BEGIN").await.query_context("cannot begin a transaction")?;
-    let mut staged: Vec<Incoming> = Vec::new();
+    let (mut staged, mut as_texts): (Vec<Incoming>, Vec<Option<Texts>>) = (Vec::new(), Vec::new());
     let shapes = same_columns(client, entries).await?;
     let oids: Vec<u32> = shapes.iter().map(|shape| shape.oid).collect();
     triggers::refuse(client, &oids).await?;
@@ -214,16 +227,29 @@ pub(super) async fn stage(
     for (number, (entry, shape)) in entries.iter().zip(&shapes).enumerate() {
         let key: Vec<&Row> = keys.iter().filter(|row| row.get::<_, u32>(4) == shape.oid).collect();
         staged.push(Incoming::stage(client, entry, number, shape, &key).await?);
+        as_texts.push(Texts::make(client, entry, number, shape).await?);
     }
     let into = |table: &Table| {
         let name = table.qualified();
-        let found = staged.iter().find(|incoming| incoming.name == name)?;
+        let (found, texts) = staged.iter().zip(&as_texts).find(|(incoming, _)| incoming.name == name)?;
+        if let Some(texts) = texts {
+            return Some(texts.target(table));
+        }
         Some(match found.columns.as_str() {
             "" => found.staged.clone(),
             columns => format!("{} ({columns})", found.staged),
         })
     };
     stored.load_into(client, meter, &into).await.map_err(as_refusal)?;
+    let mut changed = Vec::new();
+    for (incoming, texts) in staged.iter().zip(&as_texts) {
+        if let Some(texts) = texts {
+            changed.extend(texts.move_to(client, &incoming.staged).await?);
+        }
+    }
+    if !changed.is_empty() {
+        return Err(texts::refusal(&changed));
+    }
     client.batch_execute("COMMIT").await.query_context("cannot load the rows beside the live ones")?;
     for some in staged.chunks(AT_ONCE) {
         let names: Vec<&str> = some.iter().map(|incoming| incoming.staged.as_str()).collect();
@@ -234,17 +260,34 @@ pub(super) async fn stage(
     Ok(staged)
 }
 
-/// A value that the server does not take (class 22) was one when it was backed up: a type is another one now. Nothing is
-/// touched yet.
+/// A value that the server does not take (class 22, or 23 in a domain within an array or a composite type) was one when
+/// it was backed up: a type is another one now. Nothing is touched yet.
 fn as_refusal(error: Error) -> Error {
-    if error.kind() != Kind::Verify || !error.detail("code").is_some_and(|code| code.starts_with("22")) {
+    let code = error.detail("code").unwrap_or_default().to_owned();
+    if error.kind() != Kind::Verify || !is_value(&code) {
         return error;
     }
     error
         .escalate(Kind::Refused)
         .with("state", UNTOUCHED)
-        .hint("A type of its columns is not as it was, such as an enum of which a label was renamed.")
+        .hint(if code.starts_with("23") {
+            "A domain within a type of its columns has a constraint that a value of the backup violates."
+        } else {
+            "A type of its columns is not as it was, such as an enum of which a label was renamed."
+        })
         .hint("Load the backup beside the live database with --into NAME, and take the rows from there.")
+}
+
+fn is_value(code: &str) -> bool {
+    code.starts_with("22") || code.starts_with("23")
+}
+
+/// The server's words about a value that a type does not take.
+pub(super) fn value_refused(name: &str, cause: &tokio_postgres::Error) -> Error {
+    let code = cause.code().map_or("", SqlState::code);
+    let kind = if is_value(code) { Kind::Verify } else { Kind::Source };
+    let error = Error::new(kind, format!("the server did not take the rows of {name}"));
+    as_refusal(error.with("cause", chain(cause)).with("code", code))
 }
 
 /// The numbers that these queries count, in their order.
@@ -257,61 +300,6 @@ pub(super) async fn numbers(client: &Client, queries: &[String], failed: &str) -
         found.extend(row.get::<_, Vec<i64>>(0).into_iter().map(|number| u64::try_from(number).unwrap_or(0)));
     }
     Ok(found)
-}
-
-/// Finds the tables of which the server removes no row: a publication sends what is removed, and the table has no
-/// replica identity to send. New rows may come in all the same.
-///
-/// # Errors
-/// [`Kind::Refused`] naming all tables of which a row would have to go.
-async fn refuse_removals(client: &Client, staged: &mut [Incoming]) -> Result<()> {
-    let failed = "cannot look for publications";
-    let sql = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubdelete OR pubupdate)";
-    if !client.query_one(sql, &[]).await.query_context(failed)?.get::<_, bool>(0) {
-        return Ok(());
-    }
-    for incoming in staged.iter_mut() {
-        // The server's own judgement: it is made before the first row is looked at.
-        let sql = format!("EXPLAIN DELETE FROM ONLY {}", incoming.name);
-        match client.batch_execute(&sql).await {
-            // The second: a column that a filter uses, or that is not in the publication's list.
-            Err(cause)
-                if [SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, SqlState::INVALID_COLUMN_REFERENCE]
-                    .iter()
-                    .any(|code| cause.code() == Some(code)) =>
-            {
-                incoming.is_append_only = Some(chain(&cause));
-            }
-            done => done.query_context(failed)?,
-        }
-    }
-    nothing_to_remove(client, staged).await
-}
-
-/// Refuses rows that would have to go from a table of which none can.
-async fn nothing_to_remove(client: &Client, staged: &[Incoming]) -> Result<()> {
-    let tables: Vec<&Incoming> = staged.iter().filter(|incoming| incoming.is_append_only.is_some()).collect();
-    let queries: Vec<String> = tables.iter().map(|incoming| incoming.differing()).collect();
-    let rows = numbers(client, &queries, "cannot compare the rows").await?;
-    let (mut found, mut alter) = (Vec::new(), Vec::new());
-    for (incoming, rows) in tables.iter().zip(rows).filter(|(_, rows)| *rows > 0) {
-        found.push(format!("{}: {rows} rows; {}", incoming.name, incoming.is_append_only.as_deref().unwrap_or("")));
-        alter.push(format!("ALTER TABLE {} REPLICA IDENTITY FULL;", incoming.name));
-    }
-    if found.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Refused, "rows have to go from tables whose publication does not let them")
-        .with("tables", found.join("\n"))
-        .with("state", UNTOUCHED)
-        .hint(format!(
-            "In the live database: {} DEFAULT in the place of FULL, or what there was, sets it back afterwards.",
-            alter.join(" ")
-        ))
-        .hint(
-            "If it is for a publication with a list of columns: take the table out of it (ALTER PUBLICATION … DROP TABLE), and add it again \
-             afterwards.",
-        ))
 }
 
 /// Removes the rows that are not in the backup, or are otherwise there.
@@ -328,69 +316,15 @@ pub(super) async fn remove(client: &Client, staged: &[Incoming]) -> Result<()> {
 pub(super) async fn same_again(client: &Client, entries: &[&TableEntry], staged: &[Incoming]) -> Result<()> {
     let shapes = same_columns(client, entries).await?;
     for (shape, incoming) in shapes.iter().zip(staged) {
+        let error = |what: String| Error::new(Kind::Refused, what).with("state", UNTOUCHED).hint("Repeat the command.");
         if shape.oid != incoming.oid {
-            return Err(Error::new(Kind::Refused, format!("table {} was replaced meanwhile", incoming.name))
-                .with("state", UNTOUCHED)
-                .hint("Repeat the command."));
+            return Err(error(format!("table {} was replaced meanwhile", incoming.name)));
         }
-    }
-    Ok(())
-}
-
-/// Puts the rows in. A CHECK may look at another table, so what one table refuses is tried again after the others.
-pub(super) async fn insert(client: &Client, staged: &[Incoming], meter: &Meter) -> Result<()> {
-    let mut waiting: Vec<&Incoming> = staged.iter().collect();
-    while !waiting.is_empty() {
-        let before = waiting.len();
-        let mut refused = Vec::new();
-        let mut first: Option<Error> = None;
-        for incoming in waiting {
-            meter.now(&incoming.name);
-            let sql = format!("SAVEPOINT rows; {}", incoming.insert_statement());
-            let Err(cause) = client.batch_execute(&sql).await else { continue };
-            let error = refusal(&incoming.name, &cause);
-            if cause.code() != Some(&SqlState::CHECK_VIOLATION) {
-                return Err(error);
-            }
-            client.batch_execute("ROLLBACK TO SAVEPOINT rows").await.query_context("cannot go on")?;
-            refused.push(incoming);
-            first = first.or(Some(error));
-        }
-        if let (true, Some(error)) = (refused.len() == before, first) {
-            return Err(error);
-        }
-        waiting = refused;
-    }
-    Ok(())
-}
-
-/// The server's words, by what they mean.
-fn refusal(name: &str, cause: &tokio_postgres::Error) -> Error {
-    let code = cause.code().map_or("", SqlState::code);
-    let (kind, what) = if code.starts_with("23") {
-        (Kind::Refused, format!("the rows of the backup do not fit table {name} as it is now"))
-    } else if code == SqlState::DISK_FULL.code() {
-        (Kind::Store, format!("the server ran out of space while it wrote the rows of {name}"))
-    } else if code.is_empty() {
-        (Kind::Source, format!("the server ended the connection while it wrote the rows of {name}"))
-    } else {
-        (Kind::Verify, format!("the server did not take the rows of {name}"))
-    };
-    Error::new(kind, what)
-        .with("cause", chain(cause))
-        .with("state", UNTOUCHED)
-        .hint("Load the backup beside the live database with --into NAME, and take the rows from there.")
-}
-
-/// Compares the number of rows with the manifest's.
-pub(super) async fn count(client: &Client, staged: &[Incoming]) -> Result<()> {
-    let queries: Vec<String> = staged.iter().map(Incoming::count).collect();
-    let counted = numbers(client, &queries, "cannot count the rows").await?;
-    for (incoming, rows) in staged.iter().zip(counted) {
-        if rows != incoming.rows {
-            return Err(Error::new(Kind::Verify, format!("{} did not get the rows that it had", incoming.name))
-                .with("rows", format!("{rows}, the manifest says {}", incoming.rows))
-                .with("state", UNTOUCHED));
+        let mut changed = shape.now.iter().zip(&incoming.types).filter_map(|(now, before)| now.changed(before));
+        if let Some(changed) = changed.next() {
+            return Err(
+                error(format!("types of table {} were changed meanwhile", incoming.name)).with("change", changed)
+            );
         }
     }
     Ok(())

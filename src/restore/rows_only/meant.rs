@@ -8,18 +8,14 @@ use std::collections::BTreeSet;
 use tokio_postgres::{Client, Row};
 
 use super::{BOOKKEEPING, UNTOUCHED, of_extensions};
-use crate::database::connect::{QueryContext, server_version};
-use crate::database::tools::Tools;
+use crate::database::connect::QueryContext;
 use crate::dump::Contents;
 use crate::dump::contents::TableName;
-use crate::dump::judge::judge;
-use crate::dump::source::Source;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::progress::Meter;
 use crate::restore::Policy;
 use crate::restore::stored::Stored;
-use crate::restore::wanted::{called, name_of};
+use crate::restore::wanted::{called, name_of, views_beside};
 use crate::tables::catalog::Elsewhere;
 use crate::tables::manifest::TableEntry;
 
@@ -32,15 +28,16 @@ pub(super) async fn meant<'a>(
     client: &Client,
     env: &Env,
     stored: &'a Stored,
-    definitions: &Source,
+    contents: Option<&Contents>,
     policy: &Policy,
 ) -> Result<Vec<&'a TableEntry>> {
     let tables = &stored.manifest.tables;
     if policy.tables.is_empty() {
+        tell_moved(client, env, stored, contents).await?;
         return Ok(tables.iter().filter(|entry| entry.table.name != BOOKKEEPING).collect());
     }
     let of_live = partitions(client).await?;
-    let of_backup = kept_partitions(client, env, stored, definitions, policy).await?;
+    let of_backup = kept_partitions(stored, contents, policy);
     let names: BTreeSet<TableName> = tables.iter().map(|entry| name_of(&entry.table)).collect();
     let roots: BTreeSet<&TableName> = of_live.iter().chain(&of_backup).map(|(root, _)| root).collect();
     let (mut meant, mut expected) = (BTreeSet::new(), BTreeSet::new());
@@ -59,21 +56,83 @@ pub(super) async fn meant<'a>(
         }
         let kept: Vec<_> = of_backup.iter().filter(|(root, _)| tables_called.contains(root)).cloned().collect();
         if found.is_empty() && kept.is_empty() {
-            unknown.push(format!("\"{words}\""));
+            unknown.push(words);
         }
         expected.extend(kept);
         meant.append(&mut found);
     }
     if !unknown.is_empty() {
         of_extensions::refuse(client, stored, policy).await?;
-        let what = format!("the backup has no rows of a table {}", unknown.join(", "));
-        return Err(Error::new(Kind::Refused, what)
-            .with("state", UNTOUCHED)
-            .hint("`teslamate-backup show ID` lists its tables."));
+        return Err(no_table(contents, &unknown));
+    }
+    if let Some(contents) = contents {
+        for warning in views_beside(contents, policy) {
+            env.reporter.warn(&warning);
+        }
     }
     expected.retain(|(_, leaf)| !meant.contains(leaf));
     refuse_lost(client, stored, policy, &expected).await?;
     Ok(tables.iter().filter(|entry| meant.contains(&name_of(&entry.table))).collect())
+}
+
+/// The refusal of names without a table.
+fn no_table(contents: Option<&Contents>, unknown: &[&String]) -> Error {
+    let views: Vec<String> =
+        unknown.iter().filter_map(|words| contents.and_then(|contents| contents.view_called(words))).collect();
+    if !views.is_empty() {
+        return Error::new(Kind::Refused, format!("{}: no rows of its own", views.join(", ")))
+            .with("state", UNTOUCHED)
+            .hint("Name the tables that it reads.");
+    }
+    let names: Vec<String> = unknown.iter().map(|words| format!("\"{words}\"")).collect();
+    Error::new(Kind::Refused, format!("the backup has no rows of a table {}", names.join(", ")))
+        .with("state", UNTOUCHED)
+        .hint("`teslamate-backup show ID` lists its tables.")
+}
+
+/// Says which tables get their rows and show them elsewhere than at the backup: as partitions of another table or of none,
+/// or since they inherit no more. They are what the live database made of them; nobody may believe that rows are gone.
+async fn tell_moved(client: &Client, env: &Env, stored: &Stored, contents: Option<&Contents>) -> Result<()> {
+    let Some(contents) = contents else { return Ok(()) };
+    let rows = |table: &TableName| {
+        let entry = stored.manifest.tables.iter().find(|entry| name_of(&entry.table) == *table)?;
+        (entry.rows > 0).then_some(entry.rows)
+    };
+    let (of_live, of_backup) = (partitions(client).await?, leaves(Some(contents), partitioned(stored)));
+    let warn = |text: &str| env.reporter.warn(text);
+    for (root, leaf) in of_backup.iter().filter(|pair| !of_live.contains(pair)) {
+        if let Some(rows) = rows(leaf) {
+            warn(&format!(
+                "{leaf} was a partition of {root} and is none now: it gets its {rows} rows, which {root} does not show"
+            ));
+        }
+    }
+    for (root, leaf) in of_live.iter().filter(|pair| !of_backup.contains(pair)) {
+        if let Some(rows) = rows(leaf) {
+            warn(&format!("{leaf} is a partition of {root} now and was none: {root} shows its {rows} rows, too"));
+        }
+    }
+    let inherited = heirs(client).await?;
+    for (child, parent) in
+        contents.children.iter().filter(|(child, parent)| !inherited.contains(&(parent.clone(), child.clone())))
+    {
+        if let Some(rows) = rows(child) {
+            warn(&format!(
+                "{child} inherited from {parent} and does not now: it gets its {rows} rows, which {parent} does not show"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Tables of the live database, each with one that inherits from it, at any level.
+async fn heirs(client: &Client) -> Result<Leaves> {
+    let sql = "WITH RECURSIVE below (parent, child) AS (SELECT inhparent, inhrelid FROM pg_inherits \
+                   UNION SELECT b.parent, i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.child) \
+               SELECT pn.nspname::text, p.relname::text, n.nspname::text, c.relname::text FROM below b \
+                      JOIN pg_class p ON p.oid = b.parent AND p.relkind = 'r' JOIN pg_namespace pn ON pn.oid = p.relnamespace \
+                      JOIN pg_class c ON c.oid = b.child JOIN pg_namespace n ON n.oid = c.relnamespace";
+    pairs(client, sql, "cannot look for tables that inherit").await
 }
 
 /// The partitioned tables of the live database, each with a partition that has rows of its own.
@@ -82,33 +141,30 @@ async fn partitions(client: &Client) -> Result<Leaves> {
                FROM pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace \
                CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t JOIN pg_class c ON c.oid = t.relid \
                JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.relkind = 'p' AND t.isleaf ORDER BY 1, 2, 3, 4";
-    let rows = client.query(sql, &[]).await.query_context("cannot look for partitions")?;
+    pairs(client, sql, "cannot look for partitions").await
+}
+
+async fn pairs(client: &Client, sql: &str, failed: &str) -> Result<Leaves> {
+    let rows = client.query(sql, &[]).await.query_context(failed)?;
     let name = |row: &Row, at: usize| TableName { schema: row.get(at), name: row.get(at + 1) };
     Ok(rows.iter().map(|row| (name(row, 0), name(row, 2))).collect())
 }
 
-/// The partitioned tables of the backup, in this form. Its definitions are read only if a table is named that was partitioned.
-async fn kept_partitions(
-    client: &Client,
-    env: &Env,
-    stored: &Stored,
-    definitions: &Source,
-    policy: &Policy,
-) -> Result<Leaves> {
+/// The named tables of the backup that are partitioned, in this form.
+fn kept_partitions(stored: &Stored, contents: Option<&Contents>, policy: &Policy) -> Leaves {
+    let roots = partitioned(stored).filter(|root| policy.tables.iter().any(|words| root.is_called(words)));
+    leaves(contents, roots)
+}
+
+/// The partitioned tables of the backup.
+fn partitioned(stored: &Stored) -> impl Iterator<Item = TableName> {
     let partitioned = stored.manifest.others.iter().filter(|other| other.rows == Elsewhere::Partitions);
-    let roots: Vec<TableName> = partitioned
-        .map(|other| TableName { schema: other.schema.clone(), name: other.name.clone() })
-        .filter(|root| policy.tables.iter().any(|words| root.is_called(words)))
-        .collect();
-    if roots.is_empty() {
-        return Ok(Vec::new());
-    }
-    let server = server_version(client).await?;
-    let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), server).await?;
-    let meter = Meter::new("reading the definitions of the backup");
-    let judged = env.interrupt.guard(judge(definitions, &tools, &meter));
-    let contents = env.reporter.show(&meter, judged).await?.contents;
-    Ok(roots.iter().flat_map(|root| below(&contents, root).into_iter().map(|leaf| (root.clone(), leaf))).collect())
+    partitioned.map(|other| TableName { schema: other.schema.clone(), name: other.name.clone() })
+}
+
+fn leaves(contents: Option<&Contents>, roots: impl Iterator<Item = TableName>) -> Leaves {
+    let Some(contents) = contents else { return Vec::new() };
+    roots.flat_map(|root| below(contents, &root).into_iter().map(move |leaf| (root.clone(), leaf))).collect()
 }
 
 /// All partitions of a table at any level; those that are partitioned themselves have no rows, and do no harm.

@@ -13,18 +13,25 @@
 mod after;
 mod computed;
 mod constraints;
+mod definitions;
 mod event_triggers;
 mod incoming;
+mod insert;
 mod meant;
 mod of_extensions;
+mod publications;
+mod sequences;
 mod settings;
 mod shapes;
+mod texts;
 mod triggers;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::previous::{self, RowsReplaced};
 use super::room::Room;
@@ -32,6 +39,7 @@ use super::stored::Stored;
 use super::{Destination, Policy, Session};
 use crate::database::Setting;
 use crate::database::connect::{QueryContext, chain};
+use crate::dump::contents::{SequenceValue, TableName};
 use crate::dump::source::Source;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -42,6 +50,10 @@ use computed::Computed;
 use incoming::Incoming;
 
 const UNTOUCHED: &str = "the live database is as it was";
+
+/// The advice where the live rows cannot be backed up first. No previous database keeps them.
+const BEYOND_BACKUP: &str = "Nothing else keeps the rows that go: --no-safety-backup loses them for good. Copy these tables first \
+     (pg_dump --table), or load the backup with --into NAME, and take the rows from there.";
 
 /// How long a table that is in use is waited for.
 const LOCK_WAIT: &str = "10s";
@@ -92,6 +104,8 @@ pub struct Loaded<'a> {
     application: Vec<Setting>,
     entries: Vec<&'a TableEntry>,
     staged: Vec<Incoming>,
+    /// The values of the sequences of the backup, if its definitions could be read.
+    sequences: Option<BTreeMap<TableName, SequenceValue>>,
     started: Instant,
     /// The tables whose rows would be replaced.
     pub before: Vec<Before>,
@@ -116,7 +130,18 @@ impl<'a> Loaded<'a> {
         let application = env.connector.application_settings().await?;
         let work = async {
             begin(&client).await?;
-            let entries = meant::meant(&client, env, stored, definitions, policy).await?;
+            let contents = definitions::read(&client, env, definitions).await;
+            let contents = match contents {
+                Ok(contents) => Some(contents),
+                // Only a part of what is wanted needs them.
+                Err(error) if policy.tables.is_empty() => {
+                    let what = "partitions and sequences are not compared with the definitions of the backup";
+                    env.reporter.warn(&format!("{what}: {}", error.message()));
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            let entries = meant::meant(&client, env, stored, contents.as_ref(), policy).await?;
             let staged = incoming::stage(&client, stored, &entries, &meter).await?;
             meter.now("comparing");
             let queries: Vec<String> = staged.iter().flat_map(|table| [table.count(), table.surplus()]).collect();
@@ -132,7 +157,8 @@ impl<'a> Loaded<'a> {
             for child in after::children_left_alone(&client, &oids).await? {
                 env.reporter.warn(&format!("{child} inherits and is not meant: its rows stay as they are"));
             }
-            Ok((entries, staged, before))
+            let sequences = contents.map(|contents| contents.sequences);
+            Ok((entries, staged, before, sequences))
         };
         let work = env.interrupt.guard(Box::pin(room.watch(&env.connector, work)));
         let loaded = env.reporter.show(&meter, work).await.map_err(|error: Error| error.or_state(UNTOUCHED));
@@ -141,8 +167,8 @@ impl<'a> Loaded<'a> {
         {
             end_process(&other, pid).await;
         }
-        let (entries, staged, before) = loaded?;
-        Ok(Self { client, pid, search_path, application, entries, staged, started, before })
+        let (entries, staged, before, sequences) = loaded?;
+        Ok(Self { client, pid, search_path, application, entries, staged, sequences, started, before })
     }
 
     /// Which tables, as people name them on the command line.
@@ -167,7 +193,8 @@ impl Session<'_> {
         let comment = format!("before --data-only of {}", loaded.called().join(", "));
         let (client, oids) = (&loaded.client, loaded.oids());
         let since = oldest_running(client).await?;
-        let first = self.back_up_first(policy, &comment).await?;
+        let first = self.back_up_first(policy, &comment, BEYOND_BACKUP).await;
+        let first = first.map_err(|error| error.with("state", UNTOUCHED))?;
         env.reporter.step("replacing rows").await;
         let meter = Meter::new("replacing rows");
         let locking = env.interrupt.guard(Box::pin(lock(loaded)));
@@ -176,7 +203,7 @@ impl Session<'_> {
         // The application went on until now. What it wrote is in a backup, too, before any of it is replaced.
         let safety_backup = if first.is_some() && written_since(client, &loaded.staged, since).await? {
             env.reporter.step("backing up what was written meanwhile").await;
-            let second = self.back_up_first(policy, &comment).await;
+            let second = self.back_up_first(policy, &comment, BEYOND_BACKUP).await;
             self.ended_on_failure(loaded.pid, second).await?
         } else {
             first
@@ -302,15 +329,27 @@ async fn lock(loaded: &Loaded<'_>) -> Result<()> {
     let names: Vec<String> = staged.iter().map(|table| format!("ONLY {}", table.name)).collect();
     if !names.is_empty() {
         let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "));
-        client
-            .batch_execute(&lock)
-            .await
-            .query_context("cannot lock the tables")
-            .map_err(|error| error.hint("Somebody writes to them: try again, or stop the application meanwhile."))?;
+        let is_gone = |cause: &tokio_postgres::Error| {
+            [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].iter().any(|code| cause.code() == Some(code))
+        };
+        match client.batch_execute(&lock).await {
+            Err(cause) if is_gone(&cause) => return Err(gone(&cause)),
+            locked => locked.query_context("cannot lock the tables").map_err(|error| {
+                error.hint("Somebody writes to them: try again, or stop the application meanwhile.")
+            })?,
+        }
     }
     client.batch_execute("SET LOCAL lock_timeout = 0").await.query_context("cannot go on")?;
     incoming::same_again(client, &loaded.entries, staged).await?;
     triggers::refuse(client, &loaded.oids()).await
+}
+
+/// The refusal of a table that is gone: no second try of the same finds it.
+fn gone(cause: &tokio_postgres::Error) -> Error {
+    Error::new(Kind::Refused, "a table was renamed or dropped meanwhile")
+        .with("cause", chain(cause))
+        .with("state", UNTOUCHED)
+        .hint("Repeat the command, which compares the tables anew.")
 }
 
 /// Result of everything but the commit.
@@ -337,8 +376,8 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<Done> {
     // Functions in checks, in indexes and in computed columns see the names that they see when the application writes.
     let own = settings::adopt(client, &loaded.application).await?;
     settings::set_path(client, &loaded.search_path).await?;
-    incoming::insert(client, staged, meter).await?;
-    let remarks = computed.make_again(client).await?;
+    insert::insert(client, staged, meter).await?;
+    let mut remarks = computed.make_again(client).await?;
     settings::set(client, &own).await?;
     // Names of the catalogue are the server's here, whatever the application calls its own.
     settings::set_path(client, &format!("pg_catalog, {}", loaded.search_path)).await?;
@@ -348,9 +387,9 @@ async fn replace(loaded: &Loaded<'_>, meter: &Arc<Meter>) -> Result<Done> {
     }
     constraints::check_deferrable(client, &oids).await?;
     client.batch_execute("SET LOCAL search_path = pg_catalog").await.query_context("cannot go on")?;
-    incoming::count(client, staged).await?;
+    insert::count(client, staged).await?;
     // A schema may be renamed without a lock on its tables: what was written has to be what was looked at.
     incoming::same_again(client, &loaded.entries, staged).await?;
-    after::advance_sequences(client, &oids).await?;
+    remarks.extend(sequences::advance(client, &oids, loaded.sequences.as_ref()).await?);
     Ok(Done { keys: keys.len(), removed, remarks })
 }

@@ -6,15 +6,20 @@ use super::UNTOUCHED;
 use crate::database::connect::QueryContext;
 use crate::error::{Error, Kind, Result};
 use crate::tables::catalog::Table;
-use crate::tables::composites;
+use crate::tables::composites::{self, Labels};
 use crate::tables::manifest::TableEntry;
 
-/// The columns that COPY reads, with the type beneath a domain: its constraints judge what goes into the table itself.
+/// The columns that COPY reads, with the type beneath a domain, or an array of them: its constraints judge what goes into
+/// the table itself.
 const COLUMNS: &str = "\
     SELECT w.place, c.oid, a.attname::text, format_type(a.atttypid, a.atttypmod), \
-           (WITH RECURSIVE d (oid, modifier) AS (SELECT a.atttypid, a.atttypmod UNION ALL \
-                SELECT t.typbasetype, t.typtypmod FROM d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype = 'd') \
-            SELECT format_type(d.oid, d.modifier) FROM d JOIN pg_type t ON t.oid = d.oid WHERE t.typtype <> 'd'), a.atttypid \
+           (WITH RECURSIVE d (oid, modifier, depth) AS (SELECT a.atttypid, a.atttypmod, 0 UNION ALL \
+                SELECT n.oid, n.modifier, d.depth + 1 FROM d JOIN pg_type t ON t.oid = d.oid \
+                       LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid AND e.typtype = 'd' \
+                       LEFT JOIN pg_type b ON b.oid = e.typbasetype CROSS JOIN LATERAL ( \
+                       SELECT t.typbasetype, t.typtypmod WHERE t.typtype = 'd' \
+                       UNION ALL SELECT b.typarray, e.typtypmod WHERE b.typarray <> 0) AS n (oid, modifier)) \
+            SELECT format_type(d.oid, d.modifier) FROM d ORDER BY d.depth DESC LIMIT 1), a.atttypid \
     FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place) \
          JOIN pg_class c ON c.oid = to_regclass(w.name) AND c.relkind = 'r' \
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
@@ -32,6 +37,39 @@ pub(super) struct Shape {
     pub(super) oid: u32,
     /// Name, and the type to read it with, in the order of the names.
     pub(super) types: Vec<(String, String)>,
+    /// Columns whose domains or ranges may stand on other types than when it was backed up.
+    pub(super) doubtful: Vec<Doubt>,
+    /// The types, as they are now.
+    pub(super) now: Vec<Now>,
+}
+
+/// A column whose values may become other ones.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    pub(super) column: String,
+    /// The types beneath its domains and ranges now.
+    pub(super) live: String,
+    /// Those of the backup.
+    pub(super) backup: String,
+}
+
+/// The type of a live column: its number, and what a value of it is written with.
+#[derive(Clone, Debug)]
+pub(super) struct Now {
+    oid: u32,
+    bases: Option<String>,
+    labels: Labels,
+}
+
+impl Now {
+    /// Why a value that was read before means something else now. A label that came since does no harm.
+    pub(super) fn changed(&self, since: &Self) -> Option<String> {
+        if self.oid != since.oid || self.bases != since.bases {
+            return Some("a type was replaced".to_owned());
+        }
+        let mut lost = since.labels.iter().filter(|(oid, label)| self.labels.get(oid) != Some(label));
+        lost.next().map(|(_, (name, label))| format!("{name}: the label {label} was renamed"))
+    }
 }
 
 /// A column as it is compared.
@@ -49,6 +87,8 @@ struct Live {
     oid: u32,
     types: Vec<(String, String)>,
     columns: Vec<Column>,
+    /// As many as there are columns.
+    now: Vec<Now>,
     /// Another relation of that name.
     kind: Option<String>,
 }
@@ -81,7 +121,9 @@ async fn read(client: &Client, entries: &[&TableEntry]) -> Result<Vec<Live>> {
     let names: Vec<String> = entries.iter().map(|entry| entry.table.qualified()).collect();
     let rows = client.query(COLUMNS, &[&names]).await.query_context(failed)?;
     let types: Vec<u32> = rows.iter().filter_map(|row| row.get(5)).collect();
-    let composites = composites::read(client, &types).await?;
+    let attributes = composites::read(client, &types).await?;
+    let bases = composites::bases(client, &types).await?;
+    let labels = composites::labels(client, &types).await?;
     let mut tables: Vec<Live> = entries.iter().map(|_| Live::default()).collect();
     let place = |place: i64| usize::try_from(place - 1).unwrap_or(usize::MAX);
     for row in &rows {
@@ -89,7 +131,10 @@ async fn read(client: &Client, entries: &[&TableEntry]) -> Result<Vec<Live>> {
         live.oid = row.get(1);
         if let Some(name) = row.get::<_, Option<String>>(2) {
             live.types.push((name.clone(), row.get(4)));
-            let composites = composites.get(&row.get(5)).cloned();
+            let oid = row.get(5);
+            let composites = attributes.get(&oid).cloned();
+            let labels = labels.get(&oid).cloned().unwrap_or_default();
+            live.now.push(Now { oid, bases: bases.get(&oid).cloned(), labels });
             live.columns.push(Column { name, type_name: row.get(3), composites });
         }
     }
@@ -110,7 +155,8 @@ fn as_in_backup(live: Live, table: &Table) -> std::result::Result<Shape, Differe
     let mut kept: Vec<Column> = table.columns.iter().map(column).collect();
     kept.sort();
     if live.oid != 0 && live.columns == kept {
-        return Ok(Shape { oid: live.oid, types: live.types });
+        let doubtful = doubtful(&live, table);
+        return Ok(Shape { oid: live.oid, types: live.types, doubtful, now: live.now });
     }
     let what = match live.kind {
         Some(kind) => format!("is {kind} in the live database"),
@@ -134,6 +180,21 @@ fn as_in_backup(live: Live, table: &Table) -> std::result::Result<Shape, Differe
         columns.iter().map(one).collect::<Vec<_>>().join(", ")
     };
     Err(Difference { table: table.qualified(), what, live: shown(&live.columns, false), backup: shown(&kept, true) })
+}
+
+/// The columns whose domains and ranges do not stand on the types that the backup names, if it names any. Backups of older
+/// releases do not.
+fn doubtful(live: &Live, table: &Table) -> Vec<Doubt> {
+    let column = |(column, now): (&Column, &Now)| {
+        let kept = table.columns.iter().find(|kept| kept.name == column.name)?.bases.as_deref();
+        let shown = |bases: Option<&str>, none: &str| bases.unwrap_or(none).to_owned();
+        (now.bases.as_deref() != kept).then(|| Doubt {
+            column: column.name.clone(),
+            live: shown(now.bases.as_deref(), &column.type_name),
+            backup: shown(kept, "not known"),
+        })
+    };
+    live.columns.iter().zip(&live.now).filter_map(column).collect()
 }
 
 fn refusal(mut differences: Vec<Difference>) -> Error {

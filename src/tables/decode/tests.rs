@@ -13,6 +13,7 @@ fn column(oid: u32, type_name: &str) -> Column {
         type_oid: oid,
         modifier: -1,
         composites: None,
+        bases: None,
         missing: None,
     }
 }

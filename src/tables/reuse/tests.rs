@@ -21,6 +21,7 @@ fn table() -> Table {
         type_oid: 23,
         modifier: -1,
         composites: None,
+        bases: None,
         missing: None,
     };
     Table {
