@@ -33,6 +33,19 @@ pub fn literal(text: &str) -> String {
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
+/// Expression for the bytes of a text that belongs to the whole cluster, such as the name of a role or a database's comment. Each is in the
+/// encoding of the database in which it was written, which need not be that of this session.
+#[must_use]
+pub fn bytes_of(expression: &str) -> String {
+    format!("pg_catalog.decode(pg_catalog.replace({expression}::text, chr(92), repeat(chr(92), 2)), 'escape')")
+}
+
+/// Such a text, for people and comparisons: what is not UTF-8 is shown as a replacement character, and equals no name of ours.
+#[must_use]
+pub fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 /// Shows `server_version_num` (for example 150018) as people write it (15.18).
 #[must_use]
 pub fn version_text(number: u32) -> String {

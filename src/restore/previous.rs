@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 
 use super::names::{self, Role};
 use crate::database::connect::{QueryContext, chain};
-use crate::database::{ident, literal};
+use crate::database::{bytes_of, ident, literal, text_of};
 use crate::error::Result;
 use crate::progress::Reporter;
 
@@ -100,14 +100,16 @@ pub async fn identity(client: &Client, name: &str) -> Result<Option<Identity>> {
 
 /// The databases that are called like previous ones of `live`, the oldest first.
 pub async fn all(client: &Client, live: &str) -> Result<Vec<Previous>> {
-    let sql = "SELECT datname::text, oid, shobj_description(oid, 'pg_database') FROM pg_database";
-    let rows = client.query(sql, &[]).await.query_context("cannot list the databases")?;
+    let (name, comment) = (bytes_of("datname"), bytes_of("shobj_description(oid, 'pg_database')"));
+    let sql = format!("SELECT {name}, oid, {comment} FROM pg_database");
+    let rows = client.query(&sql, &[]).await.query_context("cannot list the databases")?;
     let mut found: Vec<Previous> = rows
         .iter()
-        .filter(|row| names::time_of(row.get(0), live, Role::Previous).is_some())
-        .map(|row| {
-            let (name, oid): (String, u32) = (row.get(0), row.get(1));
-            let (mark, comment) = parse(row.get(2));
+        .map(|row| (text_of(row.get(0)), row))
+        .filter(|(name, _)| names::time_of(name, live, Role::Previous).is_some())
+        .map(|(name, row)| {
+            let oid: u32 = row.get(1);
+            let (mark, comment) = parse(row.get::<_, Option<&[u8]>>(2).map(text_of).as_deref());
             Previous { name, mark: mark.filter(|mark| mark.oid == oid && mark.of == live), comment }
         })
         .collect();

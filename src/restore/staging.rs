@@ -7,13 +7,14 @@ use tokio_postgres::Client;
 
 use super::names::{self, Role};
 use crate::database::connect::QueryContext;
-use crate::database::{Connector, Properties, ident, literal};
+use crate::database::{Connector, Properties, bytes_of, ident, literal, text_of};
 use crate::error::{Error, Kind, Result};
 
 /// All databases of the server.
 pub async fn databases(client: &Client) -> Result<Vec<String>> {
-    let rows = client.query("SELECT datname FROM pg_database", &[]).await.query_context("cannot list the databases")?;
-    Ok(rows.iter().map(|row| row.get::<_, &str>(0).to_owned()).collect())
+    let sql = format!("SELECT {} FROM pg_database", bytes_of("datname"));
+    let rows = client.query(&sql, &[]).await.query_context("cannot list the databases")?;
+    Ok(rows.iter().map(|row| text_of(row.get(0))).collect())
 }
 
 fn mark(live: &str) -> String {
@@ -114,16 +115,13 @@ pub struct Swept {
 /// Drops what a killed run left behind. The caller holds the lock, so nobody is at work on it. One that cannot be dropped
 /// is in nobody's way.
 pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result<Swept> {
-    let rows = client
-        .query(
-            "SELECT datname, shobj_description(oid, 'pg_database'), datallowconn FROM pg_database WHERE datname <> $1",
-            &[&live],
-        )
-        .await
-        .query_context("cannot list the databases")?;
+    let (name, comment) = (bytes_of("datname"), bytes_of("shobj_description(oid, 'pg_database')"));
+    let sql = format!("SELECT {name}, {comment}, datallowconn FROM pg_database WHERE datname <> $1");
+    let rows = client.query(&sql, &[&live]).await.query_context("cannot list the databases")?;
     let mut swept = Swept::default();
     for row in rows {
-        let (name, comment, takes_connections): (String, Option<String>, bool) = (row.get(0), row.get(1), row.get(2));
+        let (name, takes_connections) = (text_of(row.get(0)), row.get::<_, bool>(2));
+        let comment = row.get::<_, Option<&[u8]>>(1).map(text_of);
         // Somebody may have given it another name to keep it.
         if !names::is_reserved(&name) {
             continue;

@@ -200,3 +200,23 @@ fn a_dump_of_statistics_alone_is_refused_beforehand() {
         assert!(!outcome.stderr.contains("loading"), "{}", outcome.stderr);
     }
 }
+
+/// What belongs to the whole cluster is written in the encoding of the database in which somebody made it.
+#[test]
+fn k10_names_of_a_cluster_that_are_not_utf8_are_in_nobodys_way() {
+    let server = Server::start(Options::default());
+    server.create_teslamate("teslamate", 500);
+    server.query("postgres", "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    server.query("latin", r#"CREATE ROLE U&"Gr\00F6\00DFe"; COMMENT ON DATABASE latin IS U&'Gr\00F6\00DFe'"#);
+    server.query("latin", r#"CREATE DATABASE U&"Ma\00DF" TEMPLATE latin ENCODING 'LATIN1'"#);
+    let bytes = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'Gr%' AND octet_length(rolname::text) = 5";
+    assert_eq!(server.query("postgres", bytes), "1");
+    let site = Site::with_repository(&server, "teslamate");
+    site.run("teslamate-backup", &[]).expect(0);
+    site.run("teslamate-backup", &["a.dump"]).expect(0);
+    for source in ["latest", "a.dump"] {
+        site.run("teslamate-restore", &[source, "--drill"]).expect(0);
+        site.run("teslamate-restore", &[source, "--yes"]).expect(0);
+        site.run("teslamate-restore", &["--undo", "--yes"]).expect(0);
+    }
+}

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::{Privilege, Properties};
 use crate::database::connect::QueryContext;
+use crate::database::{bytes_of, text_of};
 use crate::error::Result;
 
 /// The columns of `pg_database` that say what the database is; the rest is bookkeeping of the server.
@@ -24,32 +25,46 @@ const COLUMNS: &[&str] = &[
 /// The letters of these privileges in an `aclitem`.
 const LETTERS: &[(char, &str)] = &[('C', "CREATE"), ('T', "TEMPORARY"), ('c', "CONNECT")];
 
+/// A comment in UTF-8, or in the encoding of the database that it is about.
+async fn comment(client: &Client, bytes: &[u8], encoding: &str) -> std::result::Result<String, tokio_postgres::Error> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Ok(text.to_owned());
+    }
+    let sql = "SELECT pg_catalog.convert($1, $2::text::name, 'UTF8')";
+    match client.query_one(sql, &[&bytes, &encoding]).await {
+        Err(cause) if cause.as_db_error().is_none() => Err(cause),
+        converted => Ok(text_of(converted.as_ref().map_or(bytes, |row| row.get(0)))),
+    }
+}
+
 impl Properties {
     /// Reads them; `None` if there is no such database.
     pub async fn read(client: &Client, name: &str) -> Result<Option<Self>> {
         let failed = || format!("cannot read the properties of database \"{name}\"");
         // As JSON, since the columns differ between versions.
-        let row = client
-            .query_opt(
-                "SELECT to_jsonb(d), pg_get_userbyid(d.datdba), t.spcname, shobj_description(d.oid, 'pg_database'), \
+        let sql = format!(
+            "SELECT to_jsonb(d), pg_get_userbyid(d.datdba), t.spcname, {}, \
                         d.datacl IS NULL OR ARRAY(SELECT a::text FROM unnest(d.datacl) a ORDER BY 1) \
                             = ARRAY(SELECT a::text FROM unnest(acldefault('d', d.datdba)) a ORDER BY 1), \
                         pg_encoding_to_char(d.encoding) \
                  FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = $1",
-                &[&name],
-            )
-            .await
-            .query_context(failed())?;
+            bytes_of("shobj_description(d.oid, 'pg_database')")
+        );
+        let row = client.query_opt(&sql, &[&name]).await.query_context(failed())?;
         let Some(row) = row else { return Ok(None) };
         let json: Value = row.get(0);
         let mut columns = columns(&json);
         columns.insert("encoding", row.get(5));
+        let comment = match row.get::<_, Option<&[u8]>>(3) {
+            Some(bytes) => Some(comment(client, bytes, row.get(5)).await.query_context(failed())?),
+            None => None,
+        };
         let has_default_privileges: bool = row.get(4);
         let privileges = if has_default_privileges { None } else { Some(privileges(client, name).await?) };
         Ok(Some(Self {
             owner: row.get(1),
             tablespace: row.get(2),
-            comment: row.get(3),
+            comment,
             columns,
             privileges,
             settings: settings(client, name).await?,

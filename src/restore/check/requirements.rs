@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::UNTOUCHED;
 use crate::database::connect::QueryContext;
-use crate::database::ident;
+use crate::database::{bytes_of, ident, text_of};
 use crate::dump::Contents;
 use crate::dump::rules::RoleUse;
 use crate::error::{Error, Kind, Result};
@@ -174,14 +174,17 @@ async fn roles(client: &Client, contents: &Contents, policy: &Policy, user: &str
     };
     let rows = client
         .query(
-            "SELECT rolname::text, pg_has_role(current_user, oid, CASE WHEN is_new THEN 'SET' ELSE 'MEMBER' END), \
+            &format!(
+                "SELECT {}, pg_has_role(current_user, oid, CASE WHEN is_new THEN 'SET' ELSE 'MEMBER' END), \
                     pg_has_role(current_user, oid, CASE WHEN is_new THEN 'USAGE' ELSE 'MEMBER' END), rolsuper, is_new \
              FROM pg_roles, (SELECT current_setting('server_version_num')::int >= 160000 AS is_new) v",
+                bytes_of("rolname")
+            ),
             &[],
         )
         .await
         .query_context("cannot ask for the roles")?;
-    let known: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    let known: BTreeSet<String> = rows.iter().map(|row| text_of(row.get(0))).collect();
     // Which owners and defaults a part has is not known.
     if policy.tables.is_empty() {
         let is_forbidden = |reason: RoleUse, role: &str| {
@@ -189,11 +192,11 @@ async fn roles(client: &Client, contents: &Contents, policy: &Policy, user: &str
             // Whoever owns the new database is a member of that one.
             matches!(reason, RoleUse::Owner | RoleUse::Defaults)
                 && role != "pg_database_owner"
-                && rows.iter().any(|row| row.get::<_, &str>(0) == role && !row.get::<_, bool>(column))
+                && rows.iter().any(|row| row.get::<_, &[u8]>(0) == role.as_bytes() && !row.get::<_, bool>(column))
         };
         let owners: Vec<&(RoleUse, String)> =
             contents.roles.iter().filter(|(reason, role)| is_wanted(*reason) && is_forbidden(*reason, role)).collect();
-        let superusers = rows.iter().filter(|row| row.get(3)).map(|row| row.get(0)).collect();
+        let superusers = rows.iter().filter(|row| row.get(3)).map(|row| text_of(row.get(0))).collect();
         let options = if rows.iter().any(|row| row.get(4)) { " WITH INHERIT TRUE, SET TRUE" } else { "" };
         not_for_others(&owners, user, &Membership { options, superusers }, lacks);
     }
