@@ -94,6 +94,9 @@ pub struct Migrations {
     pub newest: i64,
 }
 
+/// The one text in them that another database may have written, in its own encoding.
+const COMMENT_HINT: &str = "If the database has a comment that is not in its encoding, give it anew with COMMENT ON DATABASE, in a session of this database.";
+
 /// `datfrozenxid` and `datminmxid` grow by themselves; the owner is named, since an OID means nothing elsewhere.
 const DATABASE: &str = "\
     SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), \
@@ -149,7 +152,7 @@ impl Facts {
             server_version: snapshot.server,
             system_identifier: row.get(0),
             timeline: u32::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-            database: row.get(2),
+            database: row.try_get(2).query_context(failed).map_err(|error| error.hint(COMMENT_HINT))?,
             settings: settings.iter().map(|row| Setting { role: row.get(0), values: row.get(1) }).collect(),
             application: Vec::new(),
             size: size(client).await?,

@@ -219,4 +219,11 @@ fn k10_names_of_a_cluster_that_are_not_utf8_are_in_nobodys_way() {
         site.run("teslamate-restore", &[source, "--yes"]).expect(0);
         site.run("teslamate-restore", &["--undo", "--yes"]).expect(0);
     }
+    server.query("latin", r"COMMENT ON DATABASE teslamate IS U&'Gr\00F6\00DFe'");
+    site.run("teslamate-backup", &[])
+        .expect(12)
+        .says("cannot read the database's properties")
+        .says("COMMENT ON DATABASE");
+    server.query("teslamate", "COMMENT ON DATABASE teslamate IS 'Größe'");
+    site.run("teslamate-backup", &[]).expect(0);
 }
