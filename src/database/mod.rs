@@ -34,7 +34,7 @@ pub fn literal(text: &str) -> String {
 }
 
 /// Expression for the bytes of a text that belongs to the whole cluster, such as the name of a role or a database's comment. Each is in the
-/// encoding of the database in which it was written, which need not be that of this session.
+/// encoding of the database in which it was written, which need not be that of the database that reads it.
 #[must_use]
 pub fn bytes_of(expression: &str) -> String {
     format!("pg_catalog.decode(pg_catalog.replace({expression}::text, chr(92), repeat(chr(92), 2)), 'escape')")

@@ -42,7 +42,7 @@ impl Mark {
         self.read().is_some_and(|text| self.content.is_empty() || text.trim() == self.content)
     }
 
-    /// What is in a file of our own account by its name.
+    /// Content of the file, if it belongs to our own account.
     pub(super) fn read(&self) -> Option<String> {
         let mut text = String::new();
         self.open()?.take(LONGEST).read_to_string(&mut text).ok()?;

@@ -201,7 +201,7 @@ fn a_dump_of_statistics_alone_is_refused_beforehand() {
     }
 }
 
-/// What belongs to the whole cluster is written in the encoding of the database in which somebody made it.
+/// Roles, names of databases and comments are written in the encoding of the database in which somebody made them.
 #[test]
 fn k10_names_of_a_cluster_that_are_not_utf8_are_in_nobodys_way() {
     let server = Server::start(Options::default());

@@ -31,7 +31,7 @@ fn k3_sequences_that_rows_do_not_show_go_to_the_backups_value() {
     let new = "SELECT code, d, x, (SELECT f::numeric FROM floats WHERE v = 3), (SELECT o FROM oids WHERE v = 3), \
                (SELECT id FROM computed WHERE v = 3) FROM t ORDER BY substr(code, 5)::int DESC LIMIT 1";
     assert_eq!(kept.query(new), "INV-21|-21|1|1234567890123460|3|230");
-    // None is set back, and one that the backup does not know is named.
+    // No sequence is set back, and one that the backup does not know is named.
     kept.query(
         "SELECT setval('\"S''s\"', 50); CREATE SEQUENCE since; ALTER TABLE t ALTER x SET DEFAULT nextval('since')::text",
     );

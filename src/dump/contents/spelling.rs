@@ -102,7 +102,7 @@ impl Contents {
 /// Runs, each with its text or with the server's words.
 type Runs = HashMap<String, String>;
 
-/// What the server makes of runs, and those that it cannot convert, each with its words.
+/// Texts that the server converts runs to, and the runs that it cannot convert, each with the server's error.
 async fn converted(client: &Client, encoding: &str, runs: Vec<String>) -> Result<(Runs, Runs)> {
     let sql = "SELECT pg_catalog.convert(run, $2::text::name, 'UTF8') \
                FROM unnest($1::bytea[]) WITH ORDINALITY AS u (run, place) ORDER BY place";

@@ -67,7 +67,7 @@ pub fn declared_encoding(words: &[String], text: &[u8]) -> Option<String> {
         return None;
     };
     let word = || words.get(2..)?.last().map(|word| word.trim_matches('"').to_owned());
-    // Of this session, DEFAULT is UTF-8.
+    // Our connections use UTF-8 by default.
     let named = first_string(&String::from_utf8_lossy(text), false).or_else(word).filter(|name| name != "DEFAULT");
     Some(named.unwrap_or_else(|| "UTF8".to_owned()))
 }

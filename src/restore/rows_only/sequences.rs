@@ -111,7 +111,7 @@ impl Numbering {
 }
 
 /// Advances the sequences to the numbers that rows have. Where the rows do not show them (in a text, or by a function),
-/// to the value that `kept`, the backup, has for it. None is set back. Returns a sentence for each whose value is not known.
+/// to the value that `kept`, the backup, has for it. No sequence is set back. Returns a sentence for each sequence whose value is not known.
 pub(super) async fn advance(
     client: &Client,
     oids: &[u32],

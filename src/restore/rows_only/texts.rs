@@ -25,7 +25,7 @@ pub(super) struct Texts {
     doubtful: Vec<Doubt>,
     /// `"a", "b"`
     columns: String,
-    /// The same columns, those that are texts with the cast to their type.
+    /// These columns again, each that is a text with the cast to its type.
     typed: String,
     /// The casts of the columns that are texts.
     casts: Vec<String>,

@@ -44,7 +44,7 @@ impl Executor<'_> {
         Ok(!may_be_missing || self.main.knows_setting(&key.to_lowercase()).await?)
     }
 
-    /// The statement, or that of the application's value where the text gives up a setting of its own that expressions see.
+    /// The statement, or one that sets the application's value where the text resets a setting that expressions see.
     fn as_the_application_has_it(&self, key: &str, statement: Statement) -> Option<Statement> {
         if !is_seen(key) || !statement.words.iter().any(|word| word == "DEFAULT") {
             return Some(statement);
