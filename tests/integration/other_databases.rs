@@ -186,7 +186,7 @@ fn k10_statistics_in_a_dump_of_18_and_19_are_loaded() {
 }
 
 #[test]
-fn a_dump_of_statistics_alone_is_refused_beforehand() {
+fn k10_a_dump_of_statistics_alone_is_refused_beforehand() {
     let Some(server) = TreeServer::of(18, &[]) else { return };
     server.query("postgres", "CREATE DATABASE teslamate");
     server.query("teslamate", "CREATE SCHEMA s CREATE TABLE t (a int); INSERT INTO s.t VALUES (1); ANALYZE s.t");

@@ -123,7 +123,7 @@ fn database_of(name: &str, options: &str, sql: &str) -> String {
 }
 
 #[test]
-fn names_in_the_encoding_of_the_dump_come_back() {
+fn k7_names_in_the_encoding_of_the_dump_come_back() {
     let server = Server::shared();
     let tool = |program: &str| server.tool(program);
     let role = format!("Role {}", server.fresh_name("latin"));
@@ -167,7 +167,7 @@ fn names_in_the_encoding_of_the_dump_come_back() {
 }
 
 #[test]
-fn names_in_encodings_of_clients_alone_come_back() {
+fn k7_names_in_encodings_of_clients_alone_come_back() {
     let server = Server::shared();
     let tool = |program: &str| server.tool(program);
     for (encodings, name) in [
@@ -198,7 +198,7 @@ fn names_in_encodings_of_clients_alone_come_back() {
 }
 
 #[test]
-fn roles_with_quotes_and_backslashes_are_found() {
+fn k5_roles_with_quotes_and_backslashes_are_found() {
     let server = Server::shared();
     let tool = |program: &str| server.tool(program);
     let role = format!("o'b\\r''\"\"{}", server.fresh_name("quotes"));
@@ -217,7 +217,7 @@ fn roles_with_quotes_and_backslashes_are_found() {
 }
 
 #[test]
-fn a_superuser_is_not_told_to_restore_as_a_superuser() {
+fn k10_a_superuser_is_not_told_to_restore_as_a_superuser() {
     let server = Server::shared();
     let role = server.fresh_name("powerless");
     server.query("postgres", &format!("CREATE ROLE {role}"));
