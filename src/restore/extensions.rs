@@ -43,11 +43,7 @@ pub async fn try_out(connector: &Connector, database: &str, contents: &Contents,
     let begin = "BEGIN; SET LOCAL client_min_messages = error; SET LOCAL search_path = public";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
     let mut failed = Vec::new();
-    let wanted = contents.extensions.iter().filter(|extension| {
-        // In every new database, and no dump of today makes it.
-        extension.name != "plpgsql" && !policy.skip_extensions.contains(&extension.name)
-    });
-    for extension in wanted {
+    for extension in wanted(contents, policy) {
         if let Err(cause) = make(&client, extension).await {
             failed.push((extension.name.clone(), chain(&cause)));
         }
@@ -178,7 +174,15 @@ fn cannot_be_made(failed: &[(String, String)]) -> Error {
         .hint(skip_hint(&names).replacen("Or leave", "Leave", 1))
 }
 
-/// Makes the extensions that [`try_out`] found to be missing in the dump.
+/// The extensions of a dump that are wanted, in its order.
+pub fn wanted<'a>(contents: &'a Contents, policy: &'a Policy) -> impl Iterator<Item = &'a Extension> {
+    contents.extensions.iter().filter(|extension| {
+        // In every new database, and no dump of today makes it.
+        extension.name != "plpgsql" && !policy.skip_extensions.contains(&extension.name)
+    })
+}
+
+/// Makes extensions: those that [`try_out`] found to be missing in the dump, or all.
 ///
 /// # Errors
 /// Those of the server.

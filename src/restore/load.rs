@@ -9,9 +9,11 @@ mod authorization;
 mod executor;
 mod failure;
 mod held;
+mod later;
 pub mod list;
 mod lost;
 mod raw;
+pub(super) mod role;
 mod session;
 mod stream;
 
@@ -27,6 +29,7 @@ use tokio_postgres::Client;
 use self::executor::{Executor, Target};
 use self::held::Held;
 use self::lost::LostPrivileges;
+use self::role::LoadRole;
 use self::stream::{Item, Reader, Trust};
 use super::left_out::LeftOut;
 use super::part::Part;
@@ -46,6 +49,8 @@ use crate::progress::{Meter, Reporter};
 pub struct Loader<'a> {
     /// The way to the server.
     pub connector: &'a Connector,
+    /// A role that loads in the place of ours.
+    pub role: Option<&'a LoadRole>,
     /// A session on the maintenance database.
     pub client: &'a Client,
     /// The client programs.
@@ -115,9 +120,8 @@ impl Loader<'_> {
         unchanged: &LostPrivileges,
     ) -> Result<()> {
         let list = self.list(source, contents).await?;
-        if contents.makes_public
-            && !self.policy.no_owner
-            && let Some(owner) = &contents.public_owner
+        if self.role.is_none()
+            && let Some(owner) = self.public_owner(source, contents)
         {
             self.own_public(database, owner).await?;
         }
@@ -134,7 +138,7 @@ impl Loader<'_> {
                 self.reporter.show(&meter, Box::pin(loading)).await?;
             }
             if section == "data" && !self.policy.partial {
-                let client = self.connector.connect_to_load(database, self.application).await?;
+                let client = self.loading().connect_to_load(database, self.application).await?;
                 generated::compute_again(&client, self.reporter).await?;
             }
         }
@@ -191,10 +195,23 @@ impl Loader<'_> {
     ) -> Result<((mpsc::Sender<Item>, mpsc::Receiver<Item>), Executor<'a>)> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
         let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
-        let (connector, application) = (self.connector, self.application);
+        let (connector, application) = (self.loading(), self.application);
+        let later = self.role.map(|role| &role.later);
         let (reporter, partial) = (self.reporter, self.policy.partial);
-        let target =
-            Target { connector, database, source, application, memory, jobs, section, partial, reporter, lost, held };
+        let target = Target {
+            connector,
+            later,
+            database,
+            source,
+            application,
+            memory,
+            jobs,
+            section,
+            partial,
+            reporter,
+            lost,
+            held,
+        };
         Ok((stream::channel(), Executor::new(target).await?))
     }
 
@@ -209,6 +226,17 @@ impl Loader<'_> {
         let mut file = tempfile::NamedTempFile::new().context(Kind::Store, failed)?;
         file.write_all(shortened.as_bytes()).context(Kind::Store, failed)?;
         Ok(Some(file))
+    }
+
+    /// The way to the server of what is loaded.
+    fn loading(&self) -> &Connector {
+        self.role.map_or(self.connector, LoadRole::connector)
+    }
+
+    /// The owner of the schema public, where an archive's entry that is left out says so.
+    fn public_owner<'c>(&self, source: &Source, contents: &'c Contents) -> Option<&'c str> {
+        let is_said = matches!(source.body, Body::Archive(_)) && contents.makes_public && !self.policy.no_owner;
+        contents.public_owner.as_deref().filter(|_| is_said)
     }
 
     /// The owner of a schema that is there already stands in the entry that is left out.

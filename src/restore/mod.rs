@@ -14,6 +14,7 @@ mod last_state;
 mod left_out;
 mod live;
 pub mod load;
+mod loading;
 pub mod names;
 pub mod origin;
 pub mod outlook;
@@ -126,6 +127,12 @@ impl<'a> Session<'a> {
             let drop = staging::drop_statement(&name);
             env.reporter.warn(&format!(
                 "\"{name}\", which an earlier run left behind, cannot be dropped ({why}); as a superuser: {drop}"
+            ));
+        }
+        for (name, why) in load::role::sweep(session.client(), session.live_name()).await {
+            env.reporter.warn(&format!(
+                "the role \"{name}\", which an earlier run left behind, cannot be dropped ({why}); as a superuser: DROP ROLE {}",
+                ident(&name)
             ));
         }
         subscriptions::disable_left_over(env, session.client()).await;
@@ -323,12 +330,8 @@ impl<'a> Session<'a> {
         let locale = self.locale_here(origin, policy).await.err();
         let allowed = check::rights(self.client(), live_name, contents, policy).await;
         match (allowed, locale) {
-            (Ok(is_superuser), None) if is_superuser && !is_ours => self.env.reporter.info(
-                "the role is a superuser, and functions, defaults and indexes of a dump run with its rights: load only a dump \
-                 whose origin you know",
-            ),
-            (Ok(_), None) => {}
-            (Ok(_), Some(error)) | (Err(error), None) => return Err(error),
+            (Ok(()), None) => {}
+            (Ok(()), Some(error)) | (Err(error), None) => return Err(error),
             (Err(error), Some(locale)) => return Err(both(error, &locale)),
         }
         if let (Some(name), Destination::Live) = (live_name, destination) {

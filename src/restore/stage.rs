@@ -2,23 +2,18 @@
 //!
 //! The live database is only read here. A failed stage leaves the staging database behind: the caller drops it.
 
-use std::collections::BTreeSet;
-
-use tokio_postgres::error::SqlState;
-
 use super::check::Live;
 use super::left_out::LeftOut;
-use super::load::{self, Loader};
+use super::load;
+use super::loading::Load;
 use super::origin::{Origin, Witness};
 use super::part::Part;
 use super::stored::Stored;
-use super::verify::{self, Verified};
+use super::verify::Verified;
 use super::{Destination, Policy, Session, extensions, staging};
-use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Setting, application_settings, ident};
-use crate::dump::Contents;
-use crate::dump::contents::{Extension, TableName};
+use crate::dump::contents::Extension;
 use crate::dump::judge::Judgement;
 use crate::dump::source::Source;
 use crate::error::{Error, Kind, Result};
@@ -33,10 +28,10 @@ pub(super) struct Material<'a> {
 }
 
 /// The entries to load, and the extensions that are made before them.
-struct Wanted<'a> {
-    left_out: &'a LeftOut,
-    part: Option<&'a Part>,
-    added: &'a [Extension],
+pub(super) struct Wanted<'a> {
+    pub(super) left_out: &'a LeftOut,
+    pub(super) part: Option<&'a Part>,
+    pub(super) added: &'a [Extension],
 }
 
 impl Session<'_> {
@@ -79,35 +74,21 @@ impl Session<'_> {
         extensions::add(&env.connector, name, &made.added).await?;
         let wanted = Wanted { left_out: &left_out, part: part.as_ref(), added: &made.added };
         let application = self.application_settings(material, &origin, live).await?;
-        self.load(material, policy, &wanted, &origin.properties, &application, name).await?;
-
-        env.reporter.step("verifying").await;
-        let (client, other) = tokio::try_join!(env.connector.connect_to(name), env.connector.connect_to(name))?;
-        // Each keeps one CPU busy.
-        // It evaluates expressions of indexes, which may fail where the load did not; autovacuum gathers what is missing.
-        let analyzing = async {
-            match other.batch_execute("ANALYZE").await {
-                Err(cause) if cause.as_db_error().is_some() => {
-                    let cause = crate::database::connect::chain(&cause);
-                    env.reporter.warn(&format!("not all statistics could be gathered, ANALYZE ended with: {cause}"));
-                    Ok(())
-                }
-                done => done.query_context("cannot gather statistics"),
-            }
+        let load = Load {
+            material,
+            part: tried.as_ref().unwrap_or(contents),
+            policy,
+            wanted: &wanted,
+            properties: &origin.properties,
+            application: &application,
+            name,
+            made: &made.rows,
+            expects_teslamate: *destination == Destination::Live && Live::expects_teslamate(live, policy),
         };
-        let verifying = async {
-            let expected = verify::Expected { contents, left_out: &left_out, made: &made.rows };
-            if policy.partial {
-                return verify::part(&client, &expected, policy).await;
-            }
-            let teslamate = *destination == Destination::Live && Live::expects_teslamate(live, policy);
-            verify::verify(&client, &expected, teslamate).await
-        };
-        let ((), verified) = tokio::try_join!(analyzing, verifying)?;
+        let verified = self.load(&load).await?;
         for remark in &verified.remarks {
             env.reporter.warn(remark);
         }
-        drop((client, other));
         origin.apply(self.client(), env, name).await?;
         Ok(verified)
     }
@@ -168,62 +149,6 @@ impl Session<'_> {
         Ok(settings)
     }
 
-    /// Loads with parallel jobs, and once more in the order of the dump if that fails: a CHECK or an index may call a
-    /// function that reads another table.
-    async fn load(
-        &self,
-        material: &Material<'_>,
-        policy: &Policy,
-        wanted: &Wanted<'_>,
-        properties: &crate::database::Properties,
-        application: &[Setting],
-        name: &str,
-    ) -> Result<()> {
-        let env = self.env;
-        let Material { source, stored, judgement, tools } = *material;
-        let loader = |jobs| Loader {
-            connector: &env.connector,
-            client: self.client(),
-            tools,
-            reporter: &env.reporter,
-            policy,
-            left_out: wanted.left_out,
-            part: wanted.part,
-            application,
-            jobs,
-        };
-        let Err(error) = loader(policy.jobs).load(source, stored, judgement, name).await else { return Ok(()) };
-        if !load::may_load_in_order(&error, policy.jobs) {
-            return Err(self.with_way_to_rights(with_missing_table(error, &judgement.contents, policy)).await);
-        }
-        let what =
-            format!("the load with {} jobs failed; loading again with one, in the order of the dump", policy.jobs);
-        env.reporter.warn(&what);
-        staging::drop_database(self.client(), &env.connector, name).await?;
-        staging::create(self.client(), &env.connector, self.live_name(), name, properties, self.server).await?;
-        extensions::add(&env.connector, name, wanted.added).await?;
-        let again = loader(1).load(source, stored, judgement, name).await;
-        let Err(error) = again else { return Ok(()) };
-        Err(self.with_way_to_rights(with_missing_table(error, &judgement.contents, policy)).await)
-    }
-
-    /// A statement that the server permits to nobody with so few rights: says how to get them. A superuser has them all,
-    /// unless the statement runs as another role.
-    async fn with_way_to_rights(&self, error: Error) -> Error {
-        if error.detail("code") != Some(SqlState::INSUFFICIENT_PRIVILEGE.code()) {
-            return error;
-        }
-        let sql = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user";
-        let is_superuser = self.client().query_one(sql, &[]).await.is_ok_and(|row| row.get(0));
-        if !is_superuser {
-            return error.hint("Restore as a superuser; or repeat it with --no-owner --no-privileges.");
-        }
-        error.hint(
-            "This role is a superuser, so the statement ran as another role, after a SET SESSION AUTHORIZATION of the dump or \
-             in a function: give that role the right, or repeat it with --no-owner, which leaves SET SESSION AUTHORIZATION out.",
-        )
-    }
-
     /// The name that the new database gets, or would get.
     fn target<'a>(&'a self, destination: &'a Destination) -> &'a str {
         match destination {
@@ -270,21 +195,4 @@ impl Session<'_> {
             }
         }
     }
-}
-
-/// A function whose body is a string may read a table of the dump that nobody knew the part to need: names it.
-fn with_missing_table(error: Error, contents: &Contents, policy: &Policy) -> Error {
-    if policy.tables.is_empty() {
-        return error;
-    }
-    let words = ["pg_restore", "cause"].iter().filter_map(|name| error.detail(name)).collect::<Vec<_>>().join("\n");
-    let missing = |table: &&TableName| {
-        let is_named = |name: &str| words.contains(&format!("relation \"{name}\" does not exist"));
-        !policy.tables.iter().any(|wanted| table.is_called(wanted))
-            && (is_named(&table.to_string()) || is_named(&table.name))
-    };
-    let tables: BTreeSet<&TableName> = contents.tables().filter(missing).collect();
-    tables.into_iter().fold(error, |error, table| {
-        error.hint(format!("A function that the part calls reads {table}, which is not in it: add --table {table}"))
-    })
 }

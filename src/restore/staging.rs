@@ -5,6 +5,7 @@
 
 use tokio_postgres::Client;
 
+use super::load::role;
 use super::names::{self, Role};
 use crate::database::connect::QueryContext;
 use crate::database::{Connector, Properties, bytes_of, ident, literal, text_of};
@@ -143,7 +144,10 @@ pub async fn sweep(client: &Client, connector: &Connector, live: &str) -> Result
 /// Adds to a failure what became of the staging database, which is dropped.
 pub async fn abandon(client: &Client, connector: &Connector, name: &str, error: Error) -> Error {
     match drop_database(client, connector, name).await {
-        Ok(()) => error.or_state("the live database and its service are as they were, the new database was dropped"),
+        Ok(()) => {
+            role::sweep(client, connector.database_name()).await;
+            error.or_state("the live database and its service are as they were, the new database was dropped")
+        }
         Err(_) if error.kind() == Kind::Attention => error,
         Err(cause) => error
             .or_state(format!("the live database and its service are as they were, database \"{name}\" is left"))

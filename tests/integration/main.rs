@@ -66,6 +66,7 @@ mod restore_extensions;
 mod restore_grants;
 mod restore_kill;
 mod restore_load;
+mod restore_load_role;
 mod restore_names;
 mod restore_order;
 mod restore_part;

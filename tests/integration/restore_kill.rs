@@ -90,6 +90,9 @@ fn r67_killed_anywhere_the_old_or_the_new_database_is_live_and_whole() {
         assert_eq!(site.systemctl.state(), "active", "{point:?}: {}", next.stderr);
         let left = server.databases(&format!("{database}_restore_"));
         assert_eq!(left, Vec::<String>::new(), "{point:?}: {}", next.stderr);
+        let role =
+            format!("FROM pg_roles WHERE shobj_description(oid, 'pg_authid') LIKE '%database {database} as this role'");
+        assert_eq!(server.query("postgres", &format!("SELECT count(*) {role}")), "0", "{point:?}: {}", next.stderr);
         assert_eq!(site.files("state"), Vec::<String>::new(), "{point:?}");
         if live == "new" {
             site.run("teslamate-restore", &["--yes", "--undo"]).expect(0);

@@ -12,9 +12,19 @@ use super::warnings::run;
 use super::{Connector, tls};
 use crate::database::tools::parse_version;
 use crate::error::{Context, Kind, Result};
-use crate::settings::{Address, Ssl};
+use crate::settings::{Address, Database, Ssl};
 
 impl Connector {
+    /// For another role, which has this password.
+    #[must_use]
+    pub fn for_role(&self, role: &str, password: String) -> Self {
+        let database = Database { user: role.to_owned(), password: Some(password.into()), ..self.database.clone() };
+        let known_as = self.known_as.clone();
+        // What is known of our own role does not hold.
+        let new = Self::new(&database, "");
+        Self { application_name: self.application_name.clone(), known_as, ..new }
+    }
+
     /// A session, and the server's version where it tells it at once.
     pub(super) async fn open_once(
         &self,

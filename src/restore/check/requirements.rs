@@ -42,8 +42,8 @@ impl Lacks {
 }
 
 /// Whether the role may do all that is needed, and the server has all that the dump names. Everything that is lacking is
-/// in one message. Returns whether the role is a superuser.
-pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<bool> {
+/// in one message.
+pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, policy: &Policy) -> Result<()> {
     let row = client
         .query_one(
             "SELECT r.rolsuper, r.rolcreatedb, \
@@ -68,8 +68,7 @@ pub async fn rights(client: &Client, live: Option<&str>, contents: &Contents, po
     }
     roles(client, contents, policy, &user, &mut lacks).await?;
     tablespaces(client, contents, policy, &user, &mut lacks).await?;
-    lacks.into_result()?;
-    Ok(superuser)
+    lacks.into_result()
 }
 
 /// `extension "a"`, `extensions "a", "b"`

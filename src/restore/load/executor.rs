@@ -18,6 +18,7 @@ use super::access::Access;
 use super::authorization::Denied;
 use super::failure::Failed;
 use super::held::Held;
+use super::later::Later;
 use super::lost::LostPrivileges;
 use super::session::{Session, Settings};
 use super::stream::{Item, Statement};
@@ -38,6 +39,8 @@ const TRANSACTION: usize = 4096;
 /// Where to load, and how.
 pub(super) struct Target<'a> {
     pub(super) connector: &'a Connector,
+    /// Takes what is left to the superuser, if the session's role is one of our own.
+    pub(super) later: Option<&'a Later>,
     pub(super) database: &'a str,
     pub(super) source: &'a Source,
     /// Settings of the application that expressions see.
@@ -88,12 +91,14 @@ pub(super) struct Executor<'a> {
     is_computed: bool,
     /// The role that the session could not act as.
     pub(super) denied: Option<Denied>,
+    /// The text acts as another role, which is left to the superuser.
+    is_other: bool,
 }
 
 impl<'a> Executor<'a> {
     pub(super) async fn new(target: Target<'a>) -> Result<Self> {
         let Target { connector, database, application, memory, lost, .. } = target;
-        let main = Session::open(connector, database, application, memory, lost).await?;
+        let main = Session::open(connector, database, application, memory, lost).await?.plain(target.later.is_some());
         if target.section == Some("post-data") {
             main.adopt_application(application, target.reporter).await?;
         }
@@ -115,6 +120,7 @@ impl<'a> Executor<'a> {
             section: target.section.unwrap_or("pre-data"),
             is_computed: false,
             denied: None,
+            is_other: false,
             target,
         })
     }
@@ -146,6 +152,9 @@ impl<'a> Executor<'a> {
     }
 
     async fn statement(&mut self, statement: Statement) -> Result<()> {
+        if self.is_left_to_the_superuser(&statement)? {
+            return Ok(());
+        }
         let Some(statement) = self.target.held.keep(self.target.section, statement) else { return Ok(()) };
         if let Some(key) = Settings::key(&statement) {
             return self.set(key, statement).await;
@@ -277,8 +286,8 @@ impl<'a> Executor<'a> {
     }
 
     async fn open(&self) -> Result<Session> {
-        let Target { connector, database, application, memory, lost, .. } = self.target;
-        Session::open(connector, database, application, memory, lost).await
+        let Target { connector, later, database, application, memory, lost, .. } = self.target;
+        Ok(Session::open(connector, database, application, memory, lost).await?.plain(later.is_some()))
     }
 
     async fn next_session(&mut self) -> Result<Session> {

@@ -93,6 +93,8 @@ pub(super) struct Session {
     settings: u64,
     warnings: PrivilegeWarnings,
     lost: LostPrivileges,
+    /// It never acts as another role.
+    is_plain: bool,
 }
 
 impl Session {
@@ -109,7 +111,12 @@ impl Session {
         let sql =
             format!("SET synchronous_commit = off; SET maintenance_work_mem = '{memory}kB'; SET row_security = off");
         client.batch_execute(&sql).await.query_context("cannot prepare a session to load into")?;
-        Ok(Self { client, settings: 0, warnings, lost: lost.clone() })
+        Ok(Self { client, settings: 0, warnings, lost: lost.clone(), is_plain: false })
+    }
+
+    /// One that leaves `SET SESSION AUTHORIZATION` out.
+    pub(super) fn plain(self, is_plain: bool) -> Self {
+        Self { is_plain, ..self }
     }
 
     /// Sets what the application works with once more, and tells what this server does not know: it is too late for what was computed
@@ -151,8 +158,11 @@ impl Session {
 
     /// Makes the settings that it does not have yet.
     pub(super) async fn adopt(&mut self, settings: &Settings) -> std::result::Result<(), Failed> {
+        let is_missing = |(key, (number, _)): &(&String, &(u64, Arc<Statement>))| {
+            *number > self.settings && !(self.is_plain && key.as_str() == AUTHORIZATION)
+        };
         let mut missing: Vec<_> =
-            settings.statements.values().filter(|(number, _)| *number > self.settings).cloned().collect();
+            settings.statements.iter().filter(is_missing).map(|(_, statement)| statement.clone()).collect();
         missing.sort_by_key(|(number, _)| *number);
         for (_, statement) in missing {
             self.execute(&statement, settings).await?;

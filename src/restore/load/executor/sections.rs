@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::{Executor, Target, words};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::restore::load::access::Access;
+use crate::restore::load::authorization::AUTHORIZATION;
+use crate::restore::load::later::is_authorization;
 use crate::restore::load::session::Settings;
 use crate::restore::load::stream::Statement;
 
@@ -28,6 +30,27 @@ impl Executor<'_> {
         }
         self.section = section;
         Ok(())
+    }
+
+    /// Keeps what a role of our own leaves to the superuser.
+    ///
+    /// # Errors
+    /// [`Kind::Verify`] if the dump makes objects in another role's name, which this one may not.
+    pub(super) fn is_left_to_the_superuser(&mut self, statement: &Statement) -> Result<bool> {
+        let Some(later) = self.target.later else { return Ok(false) };
+        if is_authorization(statement) {
+            self.is_other = !is_end_of_authorization(statement);
+            Arc::make_mut(&mut self.settings).add(AUTHORIZATION.to_owned(), statement.clone());
+            return Ok(true);
+        }
+        if later.keep(statement, &self.settings) {
+            return Ok(true);
+        }
+        if self.is_other && Settings::key(statement).is_none() {
+            let error = Error::new(Kind::Verify, "the dump makes objects in the name of another role");
+            return Err(error.with("cause", "SET SESSION AUTHORIZATION, which only a superuser may do"));
+        }
+        Ok(false)
     }
 
     /// All rows of a plain text are there, and what depends on them is not made yet.
@@ -74,6 +97,11 @@ impl Executor<'_> {
         }
         Ok(())
     }
+}
+
+/// `RESET SESSION AUTHORIZATION`, or `SET SESSION AUTHORIZATION DEFAULT`.
+fn is_end_of_authorization(statement: &Statement) -> bool {
+    statement.begins(&["RESET"]) || statement.words.get(3).is_some_and(|word| word == "DEFAULT")
 }
 
 /// Whether a statement makes a large object, or says something of one.
