@@ -20,6 +20,7 @@ pub mod outlook;
 pub mod part;
 mod policy;
 pub mod previous;
+pub mod private;
 pub mod room;
 pub mod rows_only;
 mod stage;
@@ -53,6 +54,7 @@ use crate::progress::Meter;
 use check::Live;
 use names::Role;
 use origin::{Origin, Witness};
+use private::Private;
 use room::Room;
 use stage::Material;
 use stored::Stored;
@@ -86,6 +88,8 @@ pub struct Restored {
     pub load: Duration,
     /// All of it.
     pub duration: Duration,
+    /// Whether it was done in a private server.
+    pub in_private: bool,
 }
 
 /// A run of a restore command, which holds the lock.
@@ -96,6 +100,8 @@ pub struct Session<'a> {
     server: u32,
     /// The service is stopped and started around the swap.
     with_service: bool,
+    /// The private server that it works in, if it does not work beside the live database.
+    private: Option<&'a Private>,
 }
 
 impl<'a> Session<'a> {
@@ -115,9 +121,16 @@ impl<'a> Session<'a> {
         Self::with_lock(env, lock).await
     }
 
+    /// A session in a private server, for a drill.
+    pub async fn begin_in_private(private: &'a Private) -> Result<Self> {
+        let env = private.env();
+        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
+        Ok(Self { private: Some(private), ..Self::with_lock(env, lock).await? })
+    }
+
     async fn with_lock(env: &'a Env, lock: Lock) -> Result<Self> {
         let server = server_version(lock.client()).await?;
-        let session = Self { env, lock, server, with_service: false };
+        let session = Self { env, lock, server, with_service: false, private: None };
         let swept = staging::sweep(session.client(), &env.connector, session.live_name()).await?;
         for name in swept.dropped {
             env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
@@ -164,19 +177,13 @@ impl<'a> Session<'a> {
             stored.is_of(self.live_name(), destination, policy)?;
             stored.tell_remarks(env);
         }
-        let live = match Live::read(self.client(), &env.connector).await? {
-            Some((live, None)) => Some(live),
-            Some((live, Some(remark))) => {
-                env.reporter.warn(&format!("the live database cannot be looked into:\n{remark}"));
-                Some(live)
-            }
-            None => None,
-        };
+        let live = self.look_at_live().await?;
         if let (Some(stored), Destination::Live) = (stored, destination) {
             stored.is_of_cluster(env, self.client(), live.is_some(), policy).await?;
         }
         let live_name = live.as_ref().map(|_| self.live_name());
         let contents = &judgement.contents;
+        let live_name = live_name.filter(|_| self.private.is_none_or(Private::has_database));
         let origin = Origin::find(self.client(), env, live_name, contents, stored, destination, policy).await?;
         judgement.contents.roles.extend(origin.roles());
         let asked = policy.skip_extensions.len();
@@ -184,6 +191,7 @@ impl<'a> Session<'a> {
         for name in &policy.skip_extensions[asked..] {
             env.reporter.warn(&format!("extension \"{name}\" is left out, as restore.skip_extensions says"));
         }
+        let policy = &self.policy_in_private(&judgement.contents, policy).await?;
         self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy, &origin).await?;
         let policy = &policy.with_partitions(&judgement.contents);
         self.tell_what_is_left(&judgement.contents, policy);
@@ -229,6 +237,7 @@ impl<'a> Session<'a> {
             downtime: None,
             load,
             duration: load,
+            in_private: self.private.is_some(),
         };
         match destination {
             Destination::Drill => {
@@ -242,6 +251,33 @@ impl<'a> Session<'a> {
         }
         restored.duration = started.elapsed();
         Ok(restored)
+    }
+
+    /// The live database, if there is one.
+    async fn look_at_live(&self) -> Result<Option<Live>> {
+        let env = self.env;
+        if let Some(private) = self.private {
+            return Ok(private.live());
+        }
+        Ok(match Live::read(self.client(), &env.connector).await? {
+            Some((live, remark)) => {
+                if let Some(remark) = remark {
+                    env.reporter.warn(&format!("the live database cannot be looked into:\n{remark}"));
+                }
+                Some(live)
+            }
+            None => None,
+        })
+    }
+
+    /// The options in a private server, which has no tablespaces; elsewhere they are as they were.
+    async fn policy_in_private(&self, contents: &Contents, policy: &Policy) -> Result<Policy> {
+        let Some(private) = self.private else { return Ok(policy.clone()) };
+        private.has_extensions(contents, policy).await?;
+        if !policy.no_tablespaces && !contents.tablespaces.is_empty() {
+            self.env.reporter.info("tablespaces are left out: a private server has none");
+        }
+        Ok(Policy { no_tablespaces: true, ..policy.clone() })
     }
 
     /// Backs the live database up, where there is a repository: cheap, since little changed since the last time.
@@ -320,10 +356,11 @@ impl<'a> Session<'a> {
         }
         check::encoding(contents, origin.properties.get("encoding").unwrap_or("UTF8"), is_ours)?;
         let live_name = live.map(|_| self.live_name());
+        let is_beside = self.private.is_none();
         let locale = self.locale_here(origin, policy).await.err();
         let allowed = check::rights(self.client(), live_name, contents, policy).await;
         match (allowed, locale) {
-            (Ok(is_superuser), None) if is_superuser && !is_ours => self.env.reporter.info(
+            (Ok(is_superuser), None) if is_superuser && !is_ours && is_beside => self.env.reporter.info(
                 "the role is a superuser, and functions, defaults and indexes of a dump run with its rights: load only a dump \
                  whose origin you know",
             ),

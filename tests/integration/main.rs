@@ -48,6 +48,7 @@ mod manuals;
 mod migrate;
 mod moment;
 mod other_databases;
+mod private_drill;
 mod privileges;
 mod reading;
 mod repository_backup;

@@ -1,0 +1,306 @@
+//! Drills in a private server: nothing of a dump reaches the live one, nor anything else of the machine.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::support::repository::section;
+use crate::support::server::{Options, SERVER_ACCOUNT, as_server_account, is_root};
+use crate::support::{Outcome, Server, Site, probe};
+
+/// The end of a drill's report that tells where it was.
+const IN_PRIVATE: &str = "can be restored: drilled in a private server; nothing was changed";
+
+/// The place in a dump in which these statements are put.
+const MARKER: &str = "SET default_tablespace = '';";
+
+/// An installation whose work is done by the server's account, with a repository: no server runs as root.
+fn site(server: &Server, database: &str) -> Site {
+    let site = Site::new(server, database);
+    let section = section(&site);
+    let account = if is_root() { format!("os_user = {SERVER_ACCOUNT:?}\n") } else { String::new() };
+    site.write_config(&format!(
+        "state_dir = {:?}\n[database]\nname = {database:?}\nuser = \"teslamate\"\nsocket_dir = {:?}\nport = {}\n{account}{section}",
+        site.state_dir(),
+        server.dir(),
+        server.port()
+    ));
+    give(&site.state_dir());
+    site
+}
+
+fn shared(hint: &str) -> (&'static Server, Site) {
+    let server = Server::shared();
+    let database = server.teslamate(hint);
+    (server, site(server, &database))
+}
+
+/// Gives a path to the account that works.
+fn give(path: &Path) {
+    if is_root() {
+        let user = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+/// A dump of the live database with other statements in it.
+fn dump_with(server: &Server, site: &Site, statements: &str) -> PathBuf {
+    let path = site.path("with.sql");
+    server.pg_dump(&site.database, &path, &[]);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(MARKER));
+    fs::write(&path, text.replacen(MARKER, &format!("{statements}\n{MARKER}"), 1)).unwrap();
+    path
+}
+
+fn drill(site: &Site, path: &Path, options: &[&str]) -> Outcome {
+    site.command("teslamate-restore").args(&["--drill"]).args(options).arg(path).outcome()
+}
+
+/// The directories of private servers that are there.
+fn left(site: &Site) -> Vec<String> {
+    site.files("state").into_iter().filter(|name| name.starts_with("drill-")).collect()
+}
+
+/// Functions that run while a dump is loaded: `body` is run once.
+fn running(body: &str) -> String {
+    format!(
+        "CREATE FUNCTION public.runs() RETURNS text LANGUAGE plpgsql AS $_$\n{body}\n$_$;\n\
+         CREATE TABLE public.run (id integer, said text DEFAULT public.runs());\n\
+         COPY public.run (id) FROM stdin;\n1\n\\.\n"
+    )
+}
+
+/// A process of the account that works, which a server of the same account could end.
+fn bystander() -> (Child, u32) {
+    let mut command = as_server_account(Path::new("/bin/sh"));
+    let mut child = command.args(["-c", "echo $$; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line.trim().parse().unwrap())
+}
+
+#[test]
+fn private_drill_leaves_live_server_alone() {
+    let server = Server::start(Options { config: vec!["log_statement = ddl".into()], ..Options::default() });
+    server.create_teslamate("teslamate", 600);
+    let site = site(&server, "teslamate");
+    site.run("teslamate-backup", &[]).expect(0);
+    for format in ["a.sql", "a.dump"] {
+        site.run("teslamate-backup", &[format]).expect(0);
+    }
+    let made = || fs::read_to_string(server.dir().join("log")).unwrap().matches("CREATE DATABASE").count();
+    let before = made();
+    for source in ["a.sql", "a.dump", "latest"] {
+        let outcome = site.run("teslamate-restore", &["--drill", source]).expect(0);
+        assert!(outcome.text().contains(IN_PRIVATE), "{source}: {}\n{}", outcome.text(), outcome.stderr);
+        assert_eq!(left(&site), Vec::<String>::new(), "{source}");
+    }
+    let json = site.run("teslamate-restore", &["--drill", "latest", "--json"]).expect(0).json();
+    assert_eq!(json["private_server"], true);
+    assert_eq!(made(), before, "the live server made no database");
+    let beside = site.run("teslamate-restore", &["--drill", "--beside", "a.sql"]).expect(0);
+    assert!(!beside.text().contains("private server") && made() > before, "{}", beside.text());
+}
+
+#[test]
+fn private_drill_lets_nothing_of_a_dump_out() {
+    let (server, site) = shared("escape");
+    let outside = site.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(outside.join("secret"), "c4nary").unwrap();
+    give(&outside);
+    give(&outside.join("secret"));
+    let (mut child, pid) = bystander();
+    let psql = crate::support::server::bin_dir().join("psql");
+    let database = &site.database;
+    let attempts = [
+        ("reading", format!("PERFORM pg_read_file('{}');", outside.join("secret").display())),
+        ("writing", format!("COPY (SELECT 1) TO '{}';", outside.join("copied").display())),
+        ("program", format!("COPY (SELECT 1) TO PROGRAM 'cat > {}';", outside.join("echoed").display())),
+        (
+            "socket",
+            format!(
+                "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; {} -h {} -p {} -U teslamate -c \"CREATE ROLE {database}_out\" {database}';",
+                psql.display(),
+                server.dir().display(),
+                server.port()
+            ),
+        ),
+        ("signal", format!("COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; kill -0 {pid}';")),
+    ];
+    let tries: String = attempts
+        .iter()
+        .map(|(name, statement)| {
+            format!(
+                "BEGIN {statement} said := said || ' {name} done'; \
+                 EXCEPTION WHEN OTHERS THEN said := said || ' {name} refused'; END;\n"
+            )
+        })
+        .collect();
+    let body = format!("DECLARE said text := ''; BEGIN\n{tries} RAISE EXCEPTION 'tried:%', said; END");
+    let path = dump_with(server, &site, &running(&body));
+
+    drill(&site, &path, &["--private"])
+        .expect(14)
+        .says("tried: reading refused writing refused program refused socket refused signal refused");
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{database}_out'");
+    assert_eq!(server.query("postgres", &roles), "0");
+    assert_eq!(site.files("outside"), ["secret"]);
+    // Nothing of that is refused elsewhere.
+    drill(&site, &path, &["--beside"])
+        .expect(14)
+        .says("tried: reading done writing done program done socket done signal done");
+    server.query("postgres", &format!("DROP ROLE {database}_out"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn private_drill_ends_programs_that_a_dump_left_running() {
+    let (server, site) = shared("daemon");
+    let name = format!("61{}", std::process::id());
+    let body =
+        format!("BEGIN COPY (SELECT 1) TO PROGRAM '(setsid sleep {name} >/dev/null 2>&1 &) ; cat'; RETURN 'x'; END");
+    let path = dump_with(server, &site, &running(&body));
+    let sleeps = || {
+        let is_it = |pid: &u32| {
+            probe::runs(*pid)
+                && fs::read(format!("/proc/{pid}/cmdline"))
+                    .is_ok_and(|line| line == format!("sleep\0{name}\0").as_bytes())
+        };
+        probe::processes().into_iter().filter(is_it).collect::<Vec<u32>>()
+    };
+    let outcome = drill(&site, &path, &["--private"]).expect(0);
+    assert_eq!(sleeps(), Vec::<u32>::new(), "{}", outcome.stderr);
+    drill(&site, &path, &["--beside"]).expect(0);
+    assert_eq!(sleeps().len(), 1, "the dump leaves a program running");
+    for pid in sleeps() {
+        probe::signal(pid, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn private_drill_has_roles_grants_and_extensions_of_the_live_server() {
+    let (server, site) = shared("likeness");
+    let database = &site.database;
+    let (owner, member) = (format!("{database}_owner"), format!("{database}_member"));
+    server.query(
+        "postgres",
+        &format!(
+            "CREATE ROLE {owner} NOLOGIN; CREATE ROLE {member}; GRANT {owner} TO {member} WITH ADMIN OPTION; \
+             GRANT CONNECT ON DATABASE {database} TO {member}; ALTER DATABASE {database} SET app.tenant TO 'x'"
+        ),
+    );
+    server.query(
+        database,
+        &format!(
+            "CREATE EXTENSION citext; CREATE TABLE owned (id int, word citext); ALTER TABLE owned OWNER TO {owner}; \
+             SET ROLE {owner}; GRANT SELECT ON owned TO {member} WITH GRANT OPTION; SET ROLE {member}; \
+             GRANT SELECT ON owned TO PUBLIC"
+        ),
+    );
+    site.run("teslamate-backup", &["a.dump"]).expect(0);
+    site.run("teslamate-backup", &[]).expect(0);
+    for source in ["a.dump", "latest"] {
+        let outcome = site.run("teslamate-restore", &["--drill", "--private", source]).expect(0);
+        assert!(outcome.text().contains("public.owned"), "{}", outcome.text());
+        assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
+    }
+    server.query("postgres", &format!("DROP DATABASE {database}"));
+    server.query("postgres", &format!("DROP ROLE {owner}, {member}"));
+}
+
+#[test]
+fn private_drill_fails_as_one_beside_does() {
+    let (server, site) = shared("failing");
+    let path = dump_with(server, &site, &running("BEGIN RETURN 1 / 0; END"));
+    let words = |outcome: Outcome| {
+        let lines = outcome.expect(14).says("division by zero").stderr;
+        let lines = lines.lines().filter(|line| line.trim_start().starts_with("cause") || line.contains("line "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(words(drill(&site, &path, &["--private"])), words(drill(&site, &path, &["--beside"])));
+    assert_eq!(left(&site), Vec::<String>::new());
+}
+
+#[test]
+fn drill_without_server_programs_is_beside_and_says_so() {
+    let (_, site) = shared("programs");
+    site.run("teslamate-backup", &["a.dump"]).expect(0);
+    let tools = probe::tools(&site.path(""), "exec $REAL \"$@\"");
+    let run = |options: &[&str]| {
+        let run = site.command("teslamate-restore").env("GLOVEBOX_DATABASE_TOOLS", &tools);
+        run.args(&["--drill", "a.dump"]).args(options).outcome()
+    };
+    let outcome =
+        run(&[]).expect(0).says("drilling beside the live database, not in a private server: initdb and postgres");
+    assert!(!outcome.text().contains("private server"), "{}", outcome.text());
+    run(&["--private"]).expect(10).says("initdb and postgres of PostgreSQL").says("Without --private");
+}
+
+#[test]
+fn drill_with_extension_of_no_private_server_is_beside() {
+    let (server, site) = shared("preload");
+    site.run("teslamate-backup", &["a.sql"]).expect(0);
+    let path = dump_with(server, &site, "CREATE EXTENSION IF NOT EXISTS not_here WITH SCHEMA public;");
+    let says = "it does not make the extension \"not_here\"";
+    drill(&site, &path, &[]).expect(10).says(says).says("the server does not have the extension \"not_here\"");
+    drill(&site, &path, &["--private"]).expect(10).says("the server does not make the extension \"not_here\"");
+    assert_eq!(left(&site), Vec::<String>::new());
+}
+
+/// A drill that waits in the middle of its load, the process that does its work, and its private server.
+fn waiting(server: &Server, site: &Site) -> (Child, u32, u32) {
+    let path = dump_with(server, site, &running("BEGIN PERFORM pg_sleep(600); RETURN 'x'; END"));
+    let run = site.command("teslamate-restore").args(&["--drill", "--private"]).arg(&path);
+    let child = run.with(|command| _ = command.stderr(Stdio::null()).stdout(Stdio::null())).spawn();
+    let mut postmaster = 0;
+    probe::eventually(60, "a private server that loads", || {
+        let below = probe::descendants(child.id());
+        postmaster = below.iter().find(|(_, name)| name == "postgres").map_or(0, |(pid, _)| *pid);
+        let loads = |pid: u32| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(4).any(|word| word == b"COPY"))
+        };
+        below.iter().any(|(pid, _)| loads(*pid))
+    });
+    let worker = probe::descendants(child.id()).first().filter(|_| is_root()).map_or(child.id(), |(pid, _)| *pid);
+    (child, worker, postmaster)
+}
+
+#[test]
+fn stopped_private_drill_leaves_no_server_and_no_directory() {
+    let (server, site) = shared("stopped");
+    let (mut child, _, postmaster) = waiting(server, &site);
+    assert_eq!(left(&site).len(), 1);
+    probe::signal(child.id(), Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(!probe::runs(postmaster));
+    assert_eq!(left(&site), Vec::<String>::new());
+}
+
+#[test]
+fn directory_of_killed_private_drill_goes_with_the_next() {
+    let (server, site) = shared("killed");
+    site.run("teslamate-backup", &["a.dump"]).expect(0);
+    let target = site.path("target");
+    fs::create_dir(&target).unwrap();
+    give(&target);
+    std::os::unix::fs::symlink(&target, site.path("state/drill-link")).unwrap();
+    let (mut child, worker, postmaster) = waiting(server, &site);
+    // A drill at the same time lets it be.
+    site.run("teslamate-restore", &["--drill", "--private", "a.dump"]).expect(0);
+    assert!(probe::runs(postmaster));
+    probe::signal(worker, Signal::SIGKILL);
+    child.wait().unwrap();
+    probe::eventually(20, "the private server ends", || !probe::runs(postmaster));
+    assert_eq!(left(&site).len(), 2, "the killed one's, and the link");
+    site.run("teslamate-restore", &["--drill", "--private", "a.dump"]).expect(0).says("had left behind");
+    assert_eq!(left(&site), ["drill-link"]);
+    assert!(target.is_dir(), "no link was followed");
+}
