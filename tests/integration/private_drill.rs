@@ -76,12 +76,27 @@ fn running(body: &str) -> String {
 }
 
 /// A process of the account that works, which a server of the same account could end.
-fn bystander() -> (Child, u32) {
-    let mut command = as_server_account(Path::new("/bin/sh"));
-    let mut child = command.args(["-c", "echo $$; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    (child, line.trim().parse().unwrap())
+struct Bystander {
+    child: Child,
+    pid: u32,
+}
+
+impl Bystander {
+    fn new() -> Self {
+        let mut command = as_server_account(Path::new("/bin/sh"));
+        let command = command.args(["-c", "echo $$; exec sleep 600"]).stderr(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, pid: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        probe::signal(self.pid, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
@@ -116,7 +131,8 @@ fn private_drill_lets_nothing_of_a_dump_out() {
     fs::write(outside.join("secret"), "c4nary").unwrap();
     give(&outside);
     give(&outside.join("secret"));
-    let (mut child, pid) = bystander();
+    let bystander = Bystander::new();
+    let pid = bystander.pid;
     let psql = crate::support::server::bin_dir().join("psql");
     let database = &site.database;
     let attempts = [
@@ -126,7 +142,7 @@ fn private_drill_lets_nothing_of_a_dump_out() {
         (
             "socket",
             format!(
-                "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; {} -h {} -p {} -U teslamate -c \"CREATE ROLE {database}_out\" {database}';",
+                "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; {} -h {} -p {} -U teslamate -c \"COMMENT ON DATABASE {database} IS ''reached''\" {database}';",
                 psql.display(),
                 server.dir().display(),
                 server.port()
@@ -149,16 +165,16 @@ fn private_drill_lets_nothing_of_a_dump_out() {
     drill(&site, &path, &["--private"])
         .expect(14)
         .says("tried: reading refused writing refused program refused socket refused signal refused");
-    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{database}_out'");
-    assert_eq!(server.query("postgres", &roles), "0");
+    let reached = format!(
+        "SELECT count(*) FROM pg_database WHERE datname = '{database}' AND shobj_description(oid, 'pg_database') = 'reached'"
+    );
+    assert_eq!(server.query("postgres", &reached), "0");
     assert_eq!(site.files("outside"), ["secret"]);
     // Nothing of that is refused elsewhere.
     drill(&site, &path, &["--beside"])
         .expect(14)
         .says("tried: reading done writing done program done socket done signal done");
-    server.query("postgres", &format!("DROP ROLE {database}_out"));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert_eq!(server.query("postgres", &reached), "1");
 }
 
 #[test]

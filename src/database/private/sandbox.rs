@@ -24,9 +24,20 @@ use crate::error::{Context, Kind, Result};
 /// The first version that confines signals: without that, the live server could be ended if it runs as the same account.
 const ABI: ABI = ABI::V6;
 
-/// Programs, libraries and what they need to know of the machine. No directory of the state of anything is among them.
+/// Programs, libraries and what they need to know of the machine. No directory of the state of anything is among them:
+/// not all of `/usr`, since a server that was built there may have its data below it.
 const READABLE: &[&str] = &[
-    "/usr",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/share",
+    "/usr/local/bin",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+    "/usr/local/share",
     "/bin",
     "/lib",
     "/lib64",
