@@ -46,6 +46,9 @@
   SystemCallFilter = [
     "@system-service"
     "~@privileged @resources"
+    # A drill confines the server that it loads into even further. By their names: old versions of systemd do not know
+    # `@sandbox`.
+    "landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp"
   ];
 
   # Not `RemoveIPC`: it removes whatever belongs to the account when the unit ends, and the account is shared with the

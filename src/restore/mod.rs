@@ -121,13 +121,6 @@ impl<'a> Session<'a> {
         Self::with_lock(env, lock).await
     }
 
-    /// A session in a private server, for a drill.
-    pub async fn begin_in_private(private: &'a Private) -> Result<Self> {
-        let env = private.env();
-        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
-        Ok(Self { private: Some(private), ..Self::with_lock(env, lock).await? })
-    }
-
     async fn with_lock(env: &'a Env, lock: Lock) -> Result<Self> {
         let server = server_version(lock.client()).await?;
         let session = Self { env, lock, server, with_service: false, private: None };
@@ -253,33 +246,6 @@ impl<'a> Session<'a> {
         Ok(restored)
     }
 
-    /// The live database, if there is one.
-    async fn look_at_live(&self) -> Result<Option<Live>> {
-        let env = self.env;
-        if let Some(private) = self.private {
-            return Ok(private.live());
-        }
-        Ok(match Live::read(self.client(), &env.connector).await? {
-            Some((live, remark)) => {
-                if let Some(remark) = remark {
-                    env.reporter.warn(&format!("the live database cannot be looked into:\n{remark}"));
-                }
-                Some(live)
-            }
-            None => None,
-        })
-    }
-
-    /// The options in a private server, which has no tablespaces; elsewhere they are as they were.
-    async fn policy_in_private(&self, contents: &Contents, policy: &Policy) -> Result<Policy> {
-        let Some(private) = self.private else { return Ok(policy.clone()) };
-        private.has_extensions(contents, policy).await?;
-        if !policy.no_tablespaces && !contents.tablespaces.is_empty() {
-            self.env.reporter.info("tablespaces are left out: a private server has none");
-        }
-        Ok(Policy { no_tablespaces: true, ..policy.clone() })
-    }
-
     /// Backs the live database up, where there is a repository: cheap, since little changed since the last time.
     /// `without` is the advice for one that cannot be backed up any more.
     async fn back_up_first(&self, policy: &Policy, comment: &str, without: &str) -> Result<Option<HexId>> {
@@ -377,15 +343,27 @@ impl<'a> Session<'a> {
     /// Whether there is room, on the disks of the server.
     async fn room(&self, copy: u64, origin: &Origin, destination: &Destination, policy: &Policy) -> Result<Room> {
         let env = self.env;
-        let room = Room::look(self.client(), &env.connector, &origin.properties.tablespace, copy).await?;
+        let room = match self.private {
+            Some(private) => Room::look_at(self.client(), &private.data_directory(), copy).await?,
+            None => Room::look(self.client(), &env.connector, &origin.properties.tablespace, copy).await?,
+        };
         if let Some(remark) = &room.unknown {
             env.reporter.warn(remark);
         }
         match room.check(self.client(), self.live_name(), destination).await {
-            Err(error) if policy.ignore_free_space => env.reporter.warn(error.message()),
-            checked => checked?,
+            Ok(()) => Ok(room),
+            Err(error) if policy.ignore_free_space => {
+                env.reporter.warn(error.message());
+                Ok(room)
+            }
+            Err(error) => {
+                // There may be room beside the live database, on another disk.
+                if let Some(private) = self.private {
+                    private.is_unfit(error.message());
+                }
+                Err(error)
+            }
         }
-        Ok(room)
     }
 
     /// Whether the server has the encoding and the locale, where the live database does not prove it.

@@ -2,15 +2,17 @@
 //!
 //! It has the roles of the live server, without passwords, and a database of the live one's name with its properties and
 //! extensions, but without rows. So the drill beside it takes the same steps as one beside the live database, whose server
-//! nothing of the dump reaches. In: the live server, which is only read. Out: an [`Env`] for [`Session`](super::Session).
+//! nothing of the dump reaches. In: the live server, which is only read. Out: an [`Env`] for [`Session`].
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use tokio_postgres::Row;
 
 use super::check::Live;
-use super::{Policy, extensions};
+use super::{Policy, Session, extensions};
 use crate::database::connect::{QueryContext, private_settings, server_version};
+use crate::database::lock::{Lock, Purpose};
 use crate::database::private::PrivateServer;
 use crate::database::tools::Tools;
 use crate::database::{Connector, Properties, Setting, ident};
@@ -102,6 +104,16 @@ impl Private {
         self.seen.application.clone()
     }
 
+    /// Notes why it is no place for what is to be loaded.
+    pub(super) fn is_unfit(&self, why: &str) {
+        let _ = self.unfit.set(why.to_owned());
+    }
+
+    /// The directory of its rows and its write-ahead log.
+    pub(super) fn data_directory(&self) -> PathBuf {
+        self.server.data_directory()
+    }
+
     /// Ends it and removes its directory.
     pub async fn stop(self) {
         if let Some(why) = self.server.stop().await {
@@ -114,7 +126,7 @@ impl Private {
         let failed = extensions::not_available(&self.env.connector, &self.place, contents, policy).await?;
         if let Some((name, cause)) = failed.first() {
             let cause = cause.lines().next().unwrap_or_default();
-            let _ = self.unfit.set(format!("it does not make the extension \"{name}\": {cause}"));
+            self.is_unfit(&format!("it does not make the extension \"{name}\": {cause}"));
             return Err(extensions::cannot_be_made(&failed));
         }
         Ok(())
@@ -170,17 +182,74 @@ impl Private {
     }
 }
 
+impl<'a> Session<'a> {
+    /// A session in a private server, for a drill.
+    pub async fn begin_in_private(private: &'a Private) -> Result<Self> {
+        let env = private.env();
+        let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Restore)).await?;
+        Ok(Self { private: Some(private), ..Self::with_lock(env, lock).await? })
+    }
+
+    /// Drops what killed runs left on the live server, and lets others go on there. A run that is at work needs no help.
+    ///
+    /// # Errors
+    /// A signal; nothing else is in the way of a drill in a private server.
+    pub async fn tidy(env: &'a Env) -> Result<()> {
+        match Self::begin(env).await {
+            Ok(session) => {
+                // Its end would come too late for a drill beside the live database, which takes the lock again.
+                let _ = session.lock.release().await;
+            }
+            Err(error) if matches!(error.kind(), Kind::Signal(_)) => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Session<'_> {
+    /// The live database, if there is one.
+    pub(super) async fn look_at_live(&self) -> Result<Option<Live>> {
+        let env = self.env;
+        if let Some(private) = self.private {
+            return Ok(private.live());
+        }
+        Ok(match Live::read(self.client(), &env.connector).await? {
+            Some((live, remark)) => {
+                if let Some(remark) = remark {
+                    env.reporter.warn(&format!("the live database cannot be looked into:\n{remark}"));
+                }
+                Some(live)
+            }
+            None => None,
+        })
+    }
+
+    /// The options in a private server, which has no tablespaces; elsewhere they are as they were.
+    pub(super) async fn policy_in_private(&self, contents: &Contents, policy: &Policy) -> Result<Policy> {
+        let Some(private) = self.private else { return Ok(policy.clone()) };
+        private.has_extensions(contents, policy).await?;
+        if !policy.no_tablespaces && !contents.tablespaces.is_empty() {
+            self.env.reporter.info("tablespaces are left out: a private server has none");
+        }
+        Ok(Policy { no_tablespaces: true, ..policy.clone() })
+    }
+}
+
 impl Seen {
     async fn read(env: &Env) -> Result<Self> {
         let connector = &env.connector;
         let client = connector.connect_maintenance_or_own().await?;
         let failed = "cannot read the roles of the live server";
+        // Of one moment: a membership of a role that came in between could not be given.
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.query_context(failed)?;
         let roles = "SELECT rolname::text, rolsuper, rolcreatedb, rolcreaterole, rolinherit, rolcanlogin, rolbypassrls, \
                             oid = 10 FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY oid";
         let roles = client.query(roles, &[]).await.query_context(failed)?;
         let first = roles.iter().find(|row| row.get(7)).map(|row| row.get(0));
         let superuser = first.ok_or_else(|| Error::new(Kind::Source, "the live server has no first role"))?;
         let memberships = client.query(MEMBERSHIPS, &[]).await.query_context(failed)?;
+        client.batch_execute("COMMIT").await.query_context(failed)?;
         let live = match Live::read(&client, connector).await? {
             Some((live, remark)) => {
                 if let Some(remark) = remark {

@@ -13,6 +13,7 @@ pub(super) async fn run(
     policy: &Policy,
 ) -> Result<Restored> {
     if !args.beside {
+        Session::tidy(env).await?;
         let why = match Box::pin(env.interrupt.guard(Private::start(env))).await {
             Ok(private) => match in_private(private, source, stored, policy).await {
                 (result, None) => return result,

@@ -82,22 +82,23 @@ impl PrivateServer {
             return Err(Error::new(Kind::Refused, "PostgreSQL's server does not run as root"));
         }
         let place = Place::make(state_dir)?;
-        let (own, socket) = (place.server(), place.socket());
+        let (own, socket, data) = (place.server(), place.socket(), data_directory(&place));
         let programs =
             fs::canonicalize(tools.path("")).context(Kind::Refused, "the server's programs cannot be found")?;
         let sandbox = Sandbox::new(&programs, &[&own, &socket])?;
         // What a program of it leaves running is given to this process when its parent ends.
         nix::sys::prctl::set_child_subreaper(true).context(Kind::Refused, "cannot watch over a server's processes")?;
         let log = place.server().join("log");
-        init(tools, &sandbox, &own, superuser, &log).await?;
+        init(tools, &sandbox, &data, superuser, &log).await?;
         let mut command = confined(tools, "postgres", &sandbox, &log)?;
-        command.arg("-D").arg(own.join("data"));
+        command.arg("-D").arg(data);
         for setting in SETTINGS {
             command.arg("-c").arg(setting);
         }
         command.arg("-c").arg(format!("unix_socket_directories={}", socket.display()));
         let child = command.spawn().context(Kind::Source, "cannot start a private server")?;
         let mut server = Self { child, place };
+        server.end_first_without_memory();
         server.ready(&connector.for_private(&socket, superuser)).await?;
         Ok(server)
     }
@@ -106,6 +107,12 @@ impl PrivateServer {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.place.socket()
+    }
+
+    /// The directory of its rows and its write-ahead log.
+    #[must_use]
+    pub fn data_directory(&self) -> PathBuf {
+        data_directory(&self.place)
     }
 
     /// Waits until it lets sessions in.
@@ -138,12 +145,25 @@ impl PrivateServer {
         self.place.remove().err()
     }
 
+    /// Where memory runs out, this server is what the kernel ends, and not the live one. Source:
+    /// `proc_pid_oom_score_adj(5)`.
+    fn end_first_without_memory(&self) {
+        if let Some(pid) = self.child.id() {
+            // Without it, the kernel chooses as it does among others.
+            let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
             // It may have ended in this very moment.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
+}
+
+fn data_directory(place: &Place) -> PathBuf {
+    place.server().join("data")
 }
 
 /// Ends processes that a program of the server left running.
@@ -181,9 +201,9 @@ fn filters(status: &str) -> u32 {
     line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }
 
-async fn init(tools: &Tools, sandbox: &Sandbox, own: &Path, superuser: &str, log: &Path) -> Result<()> {
+async fn init(tools: &Tools, sandbox: &Sandbox, data: &Path, superuser: &str, log: &Path) -> Result<()> {
     let mut command = confined(tools, "initdb", sandbox, log)?;
-    command.arg("-D").arg(own.join("data")).arg(format!("--username={superuser}")).args([
+    command.arg("-D").arg(data).arg(format!("--username={superuser}")).args([
         "--auth=trust",
         "--locale=C",
         "--encoding=UTF8",

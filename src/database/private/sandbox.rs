@@ -19,7 +19,7 @@ use seccompiler::{
 };
 use tokio::process::Command;
 
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// The first version that confines signals: without that, the live server could be ended if it runs as the same account.
 const ABI: ABI = ABI::V6;
@@ -85,6 +85,15 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_mq_open,
     libc::SYS_msgget,
     libc::SYS_semget,
+    // When and where other processes of the account run.
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
 ];
 
 /// Rules for a command, made before it starts.
@@ -99,8 +108,13 @@ impl Sandbox {
     /// # Errors
     /// [`Kind::Refused`] where the kernel cannot confine a process to that.
     pub(super) fn new(programs: &Path, own: &[&Path]) -> Result<Self> {
-        let files = files(programs, own)
-            .context(Kind::Refused, "this kernel has no Landlock that confines signals (Linux 6.12)")?;
+        // The cause is a list of rights, and does not tell an old kernel from a filter that refuses the calls.
+        let files = files(programs, own).map_err(|_| {
+            Error::new(
+                Kind::Refused,
+                "this kernel has no Landlock that confines signals (Linux 6.12), or a filter of system calls keeps it away",
+            )
+        })?;
         let calls = calls().context(Kind::Refused, "no filter of system calls can be made for this machine")?;
         Ok(Self { files, calls })
     }
@@ -114,7 +128,8 @@ impl Sandbox {
         let mut files = Some(self.files.try_clone().context(Kind::Refused, "cannot share a descriptor")?);
         let calls = self.calls.clone();
         // SAFETY: between fork and exec, only setrlimit(2), prctl(2), landlock_restrict_self(2), close(2) and seccomp(2)
-        // are called: plain system calls, which are async-signal-safe. The rules were made before; nothing is locked.
+        // are called: plain system calls, which are async-signal-safe. The rules were made before; nothing
+        // is locked.
         unsafe {
             command.pre_exec(move || {
                 setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
