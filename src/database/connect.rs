@@ -119,13 +119,10 @@ impl Connector {
         Self { warnings: Some(warnings.clone()), ..self.clone() }
     }
 
-    /// For a private server with a socket in this directory, as this role; nothing that is known of ours holds there.
-    #[must_use]
-    pub fn for_private(&self, socket: &Path, user: &str) -> Self {
-        let database = private_settings(&self.database, socket, user);
-        let application_name = self.application_name.clone();
-        let new = Self::new(&database, "");
-        Self { application_name, known_as: self.known_as.clone(), ..new }
+    /// For another server, whose settings are made from these. What is known of this one does not hold there.
+    pub(super) fn for_server(&self, settings: impl FnOnce(&Database) -> Database) -> Self {
+        let new = Self::new(&settings(&self.database), "");
+        Self { application_name: self.application_name.clone(), known_as: self.known_as.clone(), ..new }
     }
 
     /// The name under which backups of the database are kept.
@@ -339,19 +336,6 @@ impl Connector {
             config.password(password.expose());
         }
         config
-    }
-}
-
-/// The settings for a private server with a socket in this directory.
-#[must_use]
-pub fn private_settings(database: &Database, socket: &Path, user: &str) -> Database {
-    Database {
-        user: user.to_owned(),
-        password: None,
-        address: Address::Socket(socket.to_owned()),
-        port: super::private::PORT,
-        ssl: Ssl::Disable,
-        ..database.clone()
     }
 }
 

@@ -11,9 +11,9 @@ use tokio_postgres::Row;
 
 use super::check::Live;
 use super::{Policy, Session, extensions};
-use crate::database::connect::{QueryContext, private_settings, server_version};
+use crate::database::connect::{QueryContext, server_version};
 use crate::database::lock::{Lock, Purpose};
-use crate::database::private::PrivateServer;
+use crate::database::private::{self, PrivateServer};
 use crate::database::tools::Tools;
 use crate::database::{Connector, Properties, Setting, ident};
 use crate::dump::Contents;
@@ -64,7 +64,7 @@ impl Private {
         let server = PrivateServer::start(&tools, state_dir, &seen.superuser, &env.connector).await?;
         let mut private_env = env.without_files();
         private_env.settings.database =
-            private_settings(&env.settings.database, &server.socket(), &env.settings.database.user);
+            private::settings(&env.settings.database, &server.socket(), &env.settings.database.user);
         private_env.connector = env.connector.for_private(&server.socket(), env.connector.user());
         let mut private =
             Self { server, env: private_env, seen, place: "template1".to_owned(), unfit: OnceLock::new() };

@@ -4,6 +4,7 @@
 //! does not wait for the disk. In: the programs of the server's version, and the state directory. Out: the directory of the
 //! socket. It ends with this process, however that ends.
 
+mod address;
 mod place;
 mod sandbox;
 
@@ -17,6 +18,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+pub use self::address::settings;
 use self::place::Place;
 use self::sandbox::Sandbox;
 use super::Connector;
@@ -27,9 +29,6 @@ use crate::process;
 /// How long the server may take to start, and to end.
 const START: Duration = Duration::from_mins(1);
 const END: Duration = Duration::from_secs(5);
-
-/// The port in the socket's name.
-pub const PORT: u16 = 5432;
 
 /// Settings on the command line, which nothing in the server can change.
 const SETTINGS: &[&str] = &[
