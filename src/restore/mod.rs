@@ -344,7 +344,7 @@ impl<'a> Session<'a> {
     async fn room(&self, copy: u64, origin: &Origin, destination: &Destination, policy: &Policy) -> Result<Room> {
         let env = self.env;
         let room = match self.private {
-            Some(private) => Room::look_at(self.client(), &private.data_directory(), copy).await?,
+            Some(private) => Room::look_at(self.client(), private.directory(), copy).await?,
             None => Room::look(self.client(), &env.connector, &origin.properties.tablespace, copy).await?,
         };
         if let Some(remark) = &room.unknown {

@@ -4,7 +4,7 @@
 //! extensions, but without rows. So the drill beside it takes the same steps as one beside the live database, whose server
 //! nothing of the dump reaches. In: the live server, which is only read. Out: an [`Env`] for [`Session`].
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use tokio_postgres::Row;
@@ -109,9 +109,9 @@ impl Private {
         let _ = self.unfit.set(why.to_owned());
     }
 
-    /// The directory of its rows and its write-ahead log.
-    pub(super) fn data_directory(&self) -> PathBuf {
-        self.server.data_directory()
+    /// The directory that holds all its files.
+    pub(super) fn directory(&self) -> &Path {
+        self.server.directory()
     }
 
     /// Ends it and removes its directory.

@@ -140,8 +140,8 @@ impl Room {
     }
 
     /// Looks at the file system of a private server, whose directory is known without asking.
-    pub async fn look_at(client: &Client, data: &Path, copy: u64) -> Result<Self> {
-        let place = Place::of(data);
+    pub async fn look_at(client: &Client, directory: &Path, copy: u64) -> Result<Self> {
+        let place = Place::of(directory);
         Ok(Self { data: place.clone(), wal: place, log: Log::look(client).await?, copy, unknown: None })
     }
 

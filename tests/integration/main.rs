@@ -49,6 +49,7 @@ mod migrate;
 mod moment;
 mod other_databases;
 mod private_drill;
+mod private_drill_attacks;
 mod private_drill_likeness;
 mod privileges;
 mod reading;

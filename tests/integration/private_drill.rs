@@ -1,15 +1,14 @@
-//! Drills in a private server: nothing of a dump reaches the live one, nor anything else of the machine.
+//! Drills in a private server: where they take place, what it is like, and that it goes with them.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::Signal;
 
 use crate::support::repository::section;
-use crate::support::server::{Options, SERVER_ACCOUNT, as_server_account, is_root};
+use crate::support::server::{Options, SERVER_ACCOUNT, is_root};
 use crate::support::{Outcome, Server, Site, probe};
 
 /// The end of a drill's report that tells where it was.
@@ -48,7 +47,7 @@ pub fn give(path: &Path) {
 }
 
 /// A dump of the live database with other statements in it.
-fn dump_with(server: &Server, site: &Site, statements: &str) -> PathBuf {
+pub fn dump_with(server: &Server, site: &Site, statements: &str) -> PathBuf {
     let path = site.path("with.sql");
     server.pg_dump(&site.database, &path, &[]);
     let text = fs::read_to_string(&path).unwrap();
@@ -57,7 +56,7 @@ fn dump_with(server: &Server, site: &Site, statements: &str) -> PathBuf {
     path
 }
 
-fn drill(site: &Site, path: &Path, options: &[&str]) -> Outcome {
+pub fn drill(site: &Site, path: &Path, options: &[&str]) -> Outcome {
     site.command("teslamate-restore").args(&["--drill"]).args(options).arg(path).outcome()
 }
 
@@ -67,36 +66,12 @@ pub fn left(site: &Site) -> Vec<String> {
 }
 
 /// Functions that run while a dump is loaded: `body` is run once.
-fn running(body: &str) -> String {
+pub fn running(body: &str) -> String {
     format!(
         "CREATE FUNCTION public.runs() RETURNS text LANGUAGE plpgsql AS $_$\n{body}\n$_$;\n\
          CREATE TABLE public.run (id integer, said text DEFAULT public.runs());\n\
          COPY public.run (id) FROM stdin;\n1\n\\.\n"
     )
-}
-
-/// A process of the account that works, which a server of the same account could end.
-struct Bystander {
-    child: Child,
-    pid: u32,
-}
-
-impl Bystander {
-    fn new() -> Self {
-        let mut command = as_server_account(Path::new("/bin/sh"));
-        let command = command.args(["-c", "echo $$; exec sleep 600"]).stderr(Stdio::null());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, pid: line.trim().parse().unwrap() }
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        probe::signal(self.pid, Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
@@ -120,85 +95,6 @@ fn private_drill_leaves_live_server_alone() {
     assert_eq!(made(), before, "the live server made no database");
     let beside = site.run("teslamate-restore", &["--drill", "--beside", "a.sql"]).expect(0);
     assert!(!beside.text().contains("private server") && made() > before, "{}", beside.text());
-}
-
-#[test]
-fn private_drill_lets_nothing_of_a_dump_out() {
-    let (server, site) = shared("escape");
-    let outside = site.path("outside");
-    fs::create_dir(&outside).unwrap();
-    fs::set_permissions(&outside, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(outside.join("secret"), "c4nary").unwrap();
-    give(&outside);
-    give(&outside.join("secret"));
-    let bystander = Bystander::new();
-    let pid = bystander.pid;
-    let psql = crate::support::server::bin_dir().join("psql");
-    let database = &site.database;
-    let attempts = [
-        ("reading", format!("PERFORM pg_read_file('{}');", outside.join("secret").display())),
-        ("writing", format!("COPY (SELECT 1) TO '{}';", outside.join("copied").display())),
-        ("program", format!("COPY (SELECT 1) TO PROGRAM 'cat > {}';", outside.join("echoed").display())),
-        (
-            "socket",
-            format!(
-                "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; {} -h {} -p {} -U teslamate -c \"COMMENT ON DATABASE {database} IS ''reached''\" {database}';",
-                psql.display(),
-                server.dir().display(),
-                server.port()
-            ),
-        ),
-        ("signal", format!("COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; kill -0 {pid}';")),
-    ];
-    let tries: String = attempts
-        .iter()
-        .map(|(name, statement)| {
-            format!(
-                "BEGIN {statement} said := said || ' {name} done'; \
-                 EXCEPTION WHEN OTHERS THEN said := said || ' {name} refused'; END;\n"
-            )
-        })
-        .collect();
-    let body = format!("DECLARE said text := ''; BEGIN\n{tries} RAISE EXCEPTION 'tried:%', said; END");
-    let path = dump_with(server, &site, &running(&body));
-
-    drill(&site, &path, &["--private"])
-        .expect(14)
-        .says("tried: reading refused writing refused program refused socket refused signal refused");
-    let reached = format!(
-        "SELECT count(*) FROM pg_database WHERE datname = '{database}' AND shobj_description(oid, 'pg_database') = 'reached'"
-    );
-    assert_eq!(server.query("postgres", &reached), "0");
-    assert_eq!(site.files("outside"), ["secret"]);
-    // Nothing of that is refused elsewhere.
-    drill(&site, &path, &["--beside"])
-        .expect(14)
-        .says("tried: reading done writing done program done socket done signal done");
-    assert_eq!(server.query("postgres", &reached), "1");
-}
-
-#[test]
-fn private_drill_ends_programs_that_a_dump_left_running() {
-    let (server, site) = shared("daemon");
-    let name = format!("61{}", std::process::id());
-    let body =
-        format!("BEGIN COPY (SELECT 1) TO PROGRAM '(setsid sleep {name} >/dev/null 2>&1 &) ; cat'; RETURN 'x'; END");
-    let path = dump_with(server, &site, &running(&body));
-    let sleeps = || {
-        let is_it = |pid: &u32| {
-            probe::runs(*pid)
-                && fs::read(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| line == format!("sleep\0{name}\0").as_bytes())
-        };
-        probe::processes().into_iter().filter(is_it).collect::<Vec<u32>>()
-    };
-    let outcome = drill(&site, &path, &["--private"]).expect(0);
-    assert_eq!(sleeps(), Vec::<u32>::new(), "{}", outcome.stderr);
-    drill(&site, &path, &["--beside"]).expect(0);
-    assert_eq!(sleeps().len(), 1, "the dump leaves a program running");
-    for pid in sleeps() {
-        probe::signal(pid, Signal::SIGKILL);
-    }
 }
 
 #[test]
@@ -272,7 +168,7 @@ fn drill_with_extension_of_no_private_server_is_beside() {
 }
 
 /// A drill that waits in the middle of its load, the process that does its work, and its private server.
-fn waiting(server: &Server, site: &Site) -> (Child, u32, u32) {
+pub fn waiting(server: &Server, site: &Site) -> (Child, u32, u32) {
     let path = dump_with(server, site, &running("BEGIN PERFORM pg_sleep(600); RETURN 'x'; END"));
     let run = site.command("teslamate-restore").args(&["--drill", "--private"]).arg(&path);
     let child = run.with(|command| _ = command.stderr(Stdio::null()).stdout(Stdio::null())).spawn();

@@ -6,6 +6,7 @@ use crate::bad_machine::Mounted;
 use crate::private_drill::{IN_PRIVATE, give, left, shared, site};
 use crate::support::Server;
 use crate::support::server::{Options, fixture, is_root};
+use crate::support::tree_server::TreeServer;
 
 #[test]
 fn private_drill_leaves_tablespaces_out() {
@@ -80,6 +81,32 @@ fn private_drill_has_the_locale_of_the_live_database() {
         for source in ["latest", "a.sql"] {
             let outcome = site.run("teslamate-restore", &["--drill", "--private", "--allow-other", source]).expect(0);
             assert!(outcome.text().contains("public.sorted"), "{}", outcome.text());
+        }
+    }
+}
+
+#[test]
+fn private_drill_works_with_every_version() {
+    for major in [17, 18, 19] {
+        let Some(server) = TreeServer::of(major, &[]) else { continue };
+        server.make_teslamate();
+        for (format, name) in [("c", "a.dump"), ("p", "a.sql")] {
+            let path = server.dir().join(name);
+            let output =
+                server.tool("pg_dump").args(["-d", "teslamate", "-F", format, "-f"]).arg(&path).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        let config = "state_dir = '/mnt/socket/state'\n[database]\nname = 'teslamate'\nuser = 'teslamate'\nsocket_dir = '/mnt/socket'\n";
+        fs::write(server.dir().join("config.toml"), config).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_teslamate-restore"), server.dir().join("teslamate-restore")).unwrap();
+        for name in ["a.dump", "a.sql"] {
+            let dump = format!("/mnt/{name}");
+            // The account of the tree's server, whose directory of sockets holds the state, too.
+            let output =
+                server.run(&["/mnt/teslamate-restore", "--config", "/mnt/config.toml", "--drill", "--private", &dump]);
+            let words =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success() && words.contains(IN_PRIVATE), "{major}, {name}: {words}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! socket. It ends with this process, however that ends.
 
 mod address;
+mod calls;
 mod place;
 mod sandbox;
 
@@ -14,7 +15,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
@@ -60,8 +60,9 @@ const SETTINGS: &[&str] = &[
 /// A server that only this process uses.
 #[derive(Debug)]
 pub struct PrivateServer {
-    // Before the place, which is removed after the server has ended.
     child: Child,
+    // Before the place, which is removed after all processes have ended.
+    sandbox: Sandbox,
     place: Place,
 }
 
@@ -84,19 +85,17 @@ impl PrivateServer {
         let (own, socket, data) = (place.server(), place.socket(), data_directory(&place));
         let programs =
             fs::canonicalize(tools.path("")).context(Kind::Refused, "the server's programs cannot be found")?;
-        let sandbox = Sandbox::new(&programs, &[&own, &socket])?;
-        // What a program of it leaves running is given to this process when its parent ends.
-        nix::sys::prctl::set_child_subreaper(true).context(Kind::Refused, "cannot watch over a server's processes")?;
+        let sandbox = Sandbox::enter(&programs, &[&own, &socket]).await?;
         let log = place.server().join("log");
         init(tools, &sandbox, &data, superuser, &log).await?;
-        let mut command = confined(tools, "postgres", &sandbox, &log)?;
+        let mut command = logged(tools, "postgres", &log)?;
         command.arg("-D").arg(data);
         for setting in SETTINGS {
             command.arg("-c").arg(setting);
         }
         command.arg("-c").arg(format!("unix_socket_directories={}", socket.display()));
-        let child = command.spawn().context(Kind::Source, "cannot start a private server")?;
-        let mut server = Self { child, place };
+        let child = sandbox.start(command).await.context(Kind::Source, "cannot start a private server")?;
+        let mut server = Self { child, sandbox, place };
         server.end_first_without_memory();
         server.ready(&connector.for_private(&socket, superuser)).await?;
         Ok(server)
@@ -108,10 +107,10 @@ impl PrivateServer {
         self.place.socket()
     }
 
-    /// The directory of its rows and its write-ahead log.
+    /// The directory that holds all its files. Unlike those in it, the server cannot rename it.
     #[must_use]
-    pub fn data_directory(&self) -> PathBuf {
-        data_directory(&self.place)
+    pub fn directory(&self) -> &Path {
+        self.place.dir()
     }
 
     /// Waits until it lets sessions in.
@@ -139,8 +138,8 @@ impl PrivateServer {
         if tokio::time::timeout(END, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
-        end_orphans();
-        let _ = nix::sys::prctl::set_child_subreaper(false);
+        // With it, whatever a program of the server left running.
+        drop(self.sandbox);
         self.place.remove().err()
     }
 
@@ -165,43 +164,8 @@ fn data_directory(place: &Place) -> PathBuf {
     place.server().join("data")
 }
 
-/// Ends processes that a program of the server left running.
-fn end_orphans() {
-    // Each may have started others, which come up when it ends.
-    for _ in 0..100 {
-        let found = orphans();
-        if found.is_empty() {
-            return;
-        }
-        for pid in found {
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// The children of this process that are in a sandbox of ours: they have more filters than this one has. Source:
-/// `proc_pid_status(5)`.
-fn orphans() -> Vec<Pid> {
-    let ours = fs::read_to_string("/proc/self/status").map_or(0, |status| filters(&status));
-    let parent = format!("PPid:\t{}", std::process::id());
-    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_orphan = |pid: &i32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line == parent) && filters(&status) > ours
-    };
-    numbers.filter(is_orphan).map(Pid::from_raw).collect()
-}
-
-fn filters(status: &str) -> u32 {
-    let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
-    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
-}
-
 async fn init(tools: &Tools, sandbox: &Sandbox, data: &Path, superuser: &str, log: &Path) -> Result<()> {
-    let mut command = confined(tools, "initdb", sandbox, log)?;
+    let mut command = logged(tools, "initdb", log)?;
     command.arg("-D").arg(data).arg(format!("--username={superuser}")).args([
         "--auth=trust",
         "--locale=C",
@@ -209,7 +173,9 @@ async fn init(tools: &Tools, sandbox: &Sandbox, data: &Path, superuser: &str, lo
         "--no-sync",
         "--no-instructions",
     ]);
-    let status = command.status().await.context(Kind::Source, "cannot run initdb")?;
+    let failed = "cannot run initdb";
+    let mut child = sandbox.start(command).await.context(Kind::Source, failed)?;
+    let status = child.wait().await.context(Kind::Source, failed)?;
     if status.success() {
         return Ok(());
     }
@@ -217,8 +183,8 @@ async fn init(tools: &Tools, sandbox: &Sandbox, data: &Path, superuser: &str, lo
     Err(Error::new(Kind::Source, "initdb cannot make a private server").with("cause", words))
 }
 
-/// One of the server's programs, in the sandbox; its words go into the log.
-fn confined(tools: &Tools, program: &str, sandbox: &Sandbox, log: &Path) -> Result<Command> {
+/// One of the server's programs, whose words go into the log.
+fn logged(tools: &Tools, program: &str, log: &Path) -> Result<Command> {
     let open = || -> std::io::Result<File> { OpenOptions::new().create(true).append(true).open(log) };
     let mut command = process::command(&tools.path(program));
     // A signal to the terminal's programs is for us, and we end the server.
@@ -231,7 +197,6 @@ fn confined(tools: &Tools, program: &str, sandbox: &Sandbox, log: &Path) -> Resu
     let output = open().context(Kind::Store, "cannot make a log file")?;
     let errors = open().context(Kind::Store, "cannot make a log file")?;
     command.stdout(Stdio::from(output)).stderr(Stdio::from(errors)).current_dir("/");
-    sandbox.confine(&mut command)?;
     Ok(command)
 }
 

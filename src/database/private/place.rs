@@ -46,6 +46,11 @@ impl Place {
         Err(Error::new(Kind::Store, failed()).with("cause", "another run removes it"))
     }
 
+    /// The whole of it.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The directory that the server may write into.
     pub(super) fn server(&self) -> PathBuf {
         self.dir.join("server")
