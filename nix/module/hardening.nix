@@ -52,7 +52,9 @@
   ];
 
   # Not `RemoveIPC`: it removes whatever belongs to the account when the unit ends, and the account is shared with the
-  # application, or with PostgreSQL itself.
+  # application, or with PostgreSQL itself. `PrivateIPC` keeps System V shared memory of the live server out of reach of a
+  # drill's server, which the sandbox of the drill cannot, since a server needs some; what it leaves goes with the unit.
+  PrivateIPC = true;
 
   # A core dump would hold secrets and rows.
   LimitCORE = 0;
