@@ -15,7 +15,7 @@
 //! | [`teslamate`] | what closing and deleting a drive or a charge means |
 //! | [`retention`] | which backups stay, and why: a pure decision over the ledger's list |
 //! | [`ledger`] | the catalogue of runs and snapshots, in SQLite |
-//! | [`database`] | PostgreSQL: connecting, locks, client programs |
+//! | [`database`] | PostgreSQL: connecting, locks, client programs, a private server |
 //! | [`host`] | what is done with the caller's own rights: files, terminal, service |
 //! | [`privilege`] | from root to the database's user, for good |
 //! | [`service`] | the systemd unit that uses the database; READY and STATUS to systemd |

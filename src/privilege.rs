@@ -174,7 +174,7 @@ pub async fn supervise(
     let (ours, theirs) = Link::pair()?;
     let program = std::env::current_exe().context(Kind::Refused, "cannot find this program's own file")?;
     let mut command = process::command(&program);
-    for variable in ["TERM", "NO_COLOR", "JOURNAL_STREAM", "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+    for variable in ["TERM", "NO_COLOR", "JOURNAL_STREAM", "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "LOCALE_ARCHIVE"] {
         if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }

@@ -46,10 +46,15 @@
   SystemCallFilter = [
     "@system-service"
     "~@privileged @resources"
+    # A drill confines the server that it loads into even further. By their names: old versions of systemd do not know
+    # `@sandbox`.
+    "landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp"
   ];
 
   # Not `RemoveIPC`: it removes whatever belongs to the account when the unit ends, and the account is shared with the
-  # application, or with PostgreSQL itself.
+  # application, or with PostgreSQL itself. `PrivateIPC` keeps System V shared memory of the live server out of reach of a
+  # drill's server, which the sandbox of the drill cannot, since a server needs some; what it leaves goes with the unit.
+  PrivateIPC = true;
 
   # A core dump would hold secrets and rows.
   LimitCORE = 0;

@@ -321,7 +321,7 @@ in
       forget = timer "what the retention gives up is removed" (timerDefault "forget");
       check = timer "everything is read anew and the repository checked" (timerDefault "check");
       check-copies = timer "the copies are checked" (timerDefault "check-copies");
-      drill = timer "the newest backup is restored beside the live database, verified and dropped" (
+      drill = timer "the newest backup is restored for trial, verified and dropped" (
         timerDefault "drill"
       );
     };

@@ -42,7 +42,7 @@ let
       ];
     };
     drill = {
-      description = "Restore the newest backup beside the live TeslaMate database, verify and drop it";
+      description = "Restore TeslaMate's newest backup for trial, verify and drop it";
       commands = [ (run "teslamate-restore" " latest --drill") ];
       limit = "2h";
       after = [

@@ -249,8 +249,9 @@ impl<'a> Session<'a> {
         Err(of_another_database(&other.label, name))
     }
 
-    /// Makes the repository.
+    /// Makes the repository, and its directory.
     pub async fn init(&mut self) -> Result<()> {
+        self.env.host.make_repository_directory().await?;
         let settings = self.settings.clone();
         let (options, location) = (self.env.settings.backup.compression, self.settings.location.clone());
         self.env.reporter.step(&format!("making a repository at {}", Location::parse(&location)?)).await;

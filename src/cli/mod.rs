@@ -30,7 +30,6 @@ use crate::host::directory;
 use crate::host::link::Link;
 use crate::host::{Host, HostState, Identities, Opened, Opens};
 use crate::interrupt::Interrupt;
-use crate::ledger;
 use crate::privilege::{self, Account};
 use crate::progress::Reporter;
 use crate::repository::{self, Location};
@@ -80,8 +79,6 @@ pub struct Needs {
     pub storage: bool,
     /// A backup may be taken into it: the extra files are opened with the caller's rights.
     pub takes_backup: bool,
-    /// A repository may have to be made: its directory is made with the caller's rights.
-    pub new_repository: bool,
 }
 
 /// Runs a command to its exit code.
@@ -193,9 +190,6 @@ impl Run<'_> {
         }
         let account = privilege::account(&settings)?;
         make_dir(&settings.state_dir, true, &account)?;
-        if self.needs.new_repository {
-            make_repository_dir(&settings, &account)?;
-        }
         let runtime = runtime()?;
         // Before the first file is made: from here on, a signal is a failure that cleans up.
         let interrupt = {
@@ -212,6 +206,7 @@ impl Run<'_> {
             opens.extra.clone_from(&settings.backup.extra_files);
         }
         let (mut host, opened) = HostState::open(&settings, &opens)?;
+        offer_repository_directory(&settings, &account, &mut host);
         notify::ready();
         match account {
             Account::Other(name) => runtime.block_on(async {
@@ -322,15 +317,12 @@ fn sound(inputs: &Inputs, settings: &Settings) -> Report {
     Report::new(text, serde_json::json!({ "file": file, "database": name, "repository": repository }))
 }
 
-/// Makes the directory of a repository that there never was, where only the caller may: the work finds it empty.
-fn make_repository_dir(settings: &Settings, account: &Account) -> Result<()> {
-    // Where a repository is known, a directory that is missing is not to be replaced by an empty one.
-    let is_known = settings.state_dir.join(ledger::FILE_NAME).exists();
-    let repository = settings.repository.as_ref().filter(|_| !is_known);
-    match (repository.map(|repository| Location::parse(&repository.location)), account) {
-        (Some(Ok(Location::Directory(dir))), Account::Other(_)) => make_dir(&dir, false, account),
-        // One that is none is reported when it is opened.
-        _ => Ok(()),
+/// Lets the work ask for the directory of the repository, where only the caller may make it.
+fn offer_repository_directory(settings: &Settings, account: &Account, host: &mut HostState) {
+    let location = settings.repository.as_ref().map(|repository| Location::parse(&repository.location));
+    // One that is none is reported when it is opened.
+    if let (Some(Ok(Location::Directory(dir))), Account::Other(name)) = (location, account) {
+        host.offer_repository_directory(dir, name);
     }
 }
 

@@ -17,6 +17,8 @@ use crate::restore::rows_only::Loaded;
 use crate::restore::stored::{Stored, called};
 use crate::restore::{Destination, Policy, Restored, Session};
 
+mod describe;
+mod drill;
 mod prompt;
 mod rows;
 
@@ -44,6 +46,12 @@ pub struct Args {
     /// Load, verify, and drop it again: proves that the dump can be restored
     #[arg(long, conflicts_with = "undo")]
     pub drill: bool,
+    /// With --drill: beside the live database, even where a private server could be made
+    #[arg(long, requires = "drill", conflicts_with = "private")]
+    pub beside: bool,
+    /// With --drill: in a private server, or not at all
+    #[arg(long, requires = "drill")]
+    pub private: bool,
     /// Swap the database back that the last restore replaced
     #[arg(long)]
     pub undo: bool,
@@ -256,8 +264,13 @@ async fn restore(
     if args.data_only {
         return Box::pin(replace_rows(args, &env, stored.as_ref(), &source, &policy)).await;
     }
-    let session = Session::begin(&env).await?;
-    let restoring = session.restore(&source, stored.as_ref(), destination, &policy);
+    let restoring = async {
+        if *destination == Destination::Drill {
+            return Box::pin(drill::run(args, &env, &source, stored.as_ref(), &policy)).await;
+        }
+        let session = Session::begin(&env).await?;
+        Box::pin(session.restore(&source, stored.as_ref(), destination, &policy)).await
+    };
     let restored = Box::pin(restoring).await.map_err(|error| error.or_state(untouched))?;
     if let (Some(stored), Some(noted), false) = (&stored, noted, policy.partial) {
         // All of it was read, loaded and compared: there is no better proof.
@@ -267,7 +280,7 @@ async fn restore(
         }
         noted.figures.bytes_read = Some(stored.manifest.bytes());
     }
-    Ok(describe(&env, &source, stored.as_ref(), destination, &restored))
+    Ok(describe::describe(&env, &source, stored.as_ref(), destination, &restored))
 }
 
 async fn replace_rows(
@@ -337,64 +350,6 @@ async fn ask(env: &Env, yes: bool, warning: impl AsyncFnOnce() -> String) -> Res
                 .hint("Add --yes; or try it first with --drill, which changes nothing."))
         }
     }
-}
-
-fn describe(
-    env: &Env,
-    source: &Source,
-    stored: Option<&Stored>,
-    destination: &Destination,
-    restored: &Restored,
-) -> Report {
-    let verified = &restored.verified;
-    let rows: Vec<Vec<String>> =
-        verified.rows.iter().map(|(table, rows)| vec![table.to_string(), report::count(*rows)]).collect();
-    let mut lines = Vec::new();
-    if !rows.is_empty() {
-        lines.push(report::table(&["table", "rows"], &rows));
-    }
-    lines.extend(verified.checks.iter().map(|check| format!("ok: {check}")));
-    let database = &env.settings.database.name;
-    let (word, sentence) = match destination {
-        Destination::Live => ("live", format!("database \"{database}\" is now what {} holds", source.name)),
-        Destination::Beside(name) => ("into", format!("database \"{name}\" is what {} holds", source.name)),
-        Destination::Drill => ("drill", format!("{} can be restored; nothing was changed", source.name)),
-    };
-    lines.push(sentence);
-    if !restored.migrated.is_empty() {
-        lines.push(format!("before that, the application ran {}", crate::migrate::names(&restored.migrated)));
-    }
-    if let Some(id) = &restored.safety_backup {
-        lines.push(format!("before that, the live database was backed up as {}", id.short()));
-    }
-    if let Some(previous) = &restored.previous {
-        lines.push(format!("the one before is \"{previous}\"; teslamate-restore --undo brings it back"));
-    }
-    lines.extend(restored.dropped.iter().map(|name| format!("dropped \"{name}\", from an earlier restore")));
-    let mut times = format!("{} in all", report::seconds(restored.duration));
-    if let Some(downtime) = restored.downtime {
-        times = format!("{times}, downtime {}", report::seconds(downtime));
-    }
-    lines.push(times);
-    let json = json!({
-        "mode": word,
-        "source": source.name,
-        "format": if stored.is_some() { "backup" } else { source.format.word() },
-        "backup": stored.map(|stored| &stored.noted.facts.id),
-        "safety_backup": restored.safety_backup,
-        "database": match destination { Destination::Beside(name) => name, _ => database },
-        "tables": verified.rows.iter().map(|(table, rows)| (table.to_string(), *rows)).collect::<std::collections::BTreeMap<_, _>>(),
-        "rows": verified.rows.values().sum::<u64>(),
-        "checks": verified.checks,
-        "remarks": verified.remarks,
-        "migrated": restored.migrated,
-        "previous": restored.previous,
-        "dropped": restored.dropped,
-        "seconds": restored.duration.as_secs_f64(),
-        "load_seconds": restored.load.as_secs_f64(),
-        "downtime_seconds": restored.downtime.map(|downtime| downtime.as_secs_f64()),
-    });
-    Report::new(lines.join("\n"), json)
 }
 
 #[cfg(test)]

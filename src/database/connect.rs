@@ -119,6 +119,12 @@ impl Connector {
         Self { warnings: Some(warnings.clone()), ..self.clone() }
     }
 
+    /// For another server, whose settings are made from these. What is known of this one does not hold there.
+    pub(super) fn for_server(&self, settings: impl FnOnce(&Database) -> Database) -> Self {
+        let new = Self::new(&settings(&self.database), "");
+        Self { application_name: self.application_name.clone(), known_as: self.known_as.clone(), ..new }
+    }
+
     /// The name under which backups of the database are kept.
     #[must_use]
     pub fn known_as(&self) -> &str {

@@ -3,6 +3,7 @@
 pub mod application_settings;
 pub mod connect;
 pub mod lock;
+pub mod private;
 pub mod properties;
 pub mod session_settings;
 mod tls;

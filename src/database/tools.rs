@@ -81,6 +81,16 @@ impl Tools {
         Ok(tools.clone())
     }
 
+    /// Finds the server's own programs, of this major version exactly; `None` if they are not on this machine.
+    ///
+    /// # Errors
+    /// Those of running them.
+    pub async fn find_server(configured: Option<&Path>, major: u32) -> Result<Option<Self>> {
+        let found = Self::found("postgres", configured).await?;
+        let fits = found.into_iter().filter(|tools| tools.version / 10_000 == major);
+        Ok(fits.filter(|tools| process::is_executable(&tools.path("initdb"))).max_by_key(|tools| tools.version))
+    }
+
     /// Every directory with this program, of which all are taken to have one version.
     async fn found(program: &str, configured: Option<&Path>) -> Result<Vec<Self>> {
         let dirs = match configured {

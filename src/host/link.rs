@@ -117,6 +117,12 @@ impl Host {
         let _ = self.call(Request::Status { text: text.to_owned(), moves }).await;
     }
 
+    /// Makes the directory of the configured repository, where only root may. Nobody but the work knows whether there was
+    /// a repository before, in whose place an empty directory would hide that it is gone.
+    pub async fn make_repository_directory(&self) -> Result<()> {
+        self.call(Request::MakeRepositoryDirectory).await.map(drop)
+    }
+
     /// Asks on the terminal; `None` where there is none.
     pub async fn ask(&self, question: &str) -> Result<Option<String>> {
         match self.call(Request::Ask(question.to_owned())).await? {

@@ -119,6 +119,8 @@ pub enum Request {
     },
     /// Show a question on the terminal and read one line.
     Ask(String),
+    /// Make the directory of the configured repository if it is missing.
+    MakeRepositoryDirectory,
 }
 
 /// The answer to a [`Request`].
@@ -143,6 +145,8 @@ pub enum Answer {
 pub struct HostState {
     output: Option<OutputFile>,
     service: ServiceGuard,
+    /// The directory of a repository that may have to be made, and the account that it is for.
+    repository: Option<(PathBuf, String)>,
 }
 
 impl HostState {
@@ -169,7 +173,12 @@ impl HostState {
             opened.input = Some(input);
         }
         opened.extra = extra::open_all(&opens.extra);
-        Ok((Self { output, service: ServiceGuard::new(settings) }, opened))
+        Ok((Self { output, service: ServiceGuard::new(settings), repository: None }, opened))
+    }
+
+    /// Lets the work ask for this directory, which then is handed to the account.
+    pub fn offer_repository_directory(&mut self, dir: PathBuf, account: &str) {
+        self.repository = Some((dir, account.to_owned()));
     }
 
     /// Does one thing that was asked for.
@@ -195,6 +204,12 @@ impl HostState {
             }
             // On a thread, so that a signal is heard while the question is on the terminal.
             Request::Ask(question) => on_thread(move || ask(&question)).await.map(Answer::Line),
+            Request::MakeRepositoryDirectory => {
+                if let Some((dir, account)) = &self.repository {
+                    directory::make_for(dir, false, account)?;
+                }
+                Ok(Answer::Done)
+            }
         }
     }
 

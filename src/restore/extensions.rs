@@ -42,12 +42,7 @@ pub async fn try_out(connector: &Connector, database: &str, contents: &Contents,
     let client = connector.connect_with_default_path(database).await?;
     let begin = "BEGIN; SET LOCAL client_min_messages = error; SET LOCAL search_path = public";
     client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
-    let mut failed = Vec::new();
-    for extension in wanted(contents, policy) {
-        if let Err(cause) = make(&client, extension).await {
-            failed.push((extension.name.clone(), chain(&cause)));
-        }
-    }
+    let failed = make_all(&client, contents, policy).await;
     if !failed.is_empty() {
         return Err(cannot_be_made(&failed));
     }
@@ -62,6 +57,34 @@ pub async fn try_out(connector: &Connector, database: &str, contents: &Contents,
     }
     client.batch_execute("ROLLBACK").await.query_context("cannot take the extensions back")?;
     Ok(made)
+}
+
+/// The extensions of a dump that a server does not make, each with its reason. Nothing of it stays.
+///
+/// # Errors
+/// Those of connecting.
+pub async fn not_available(
+    connector: &Connector,
+    database: &str,
+    contents: &Contents,
+    policy: &Policy,
+) -> Result<Vec<(String, String)>> {
+    let client = connector.connect_with_default_path(database).await?;
+    let begin = "BEGIN; SET LOCAL client_min_messages = error; SET LOCAL search_path = public";
+    client.batch_execute(begin).await.query_context("cannot begin a transaction")?;
+    let failed = make_all(&client, contents, policy).await;
+    client.batch_execute("ROLLBACK").await.query_context("cannot take the extensions back")?;
+    Ok(failed)
+}
+
+async fn make_all(client: &Client, contents: &Contents, policy: &Policy) -> Vec<(String, String)> {
+    let mut failed = Vec::new();
+    for extension in wanted(contents, policy) {
+        if let Err(cause) = make(client, extension).await {
+            failed.push((extension.name.clone(), chain(&cause)));
+        }
+    }
+    failed
 }
 
 /// Makes what the dump uses and does not make, as one of some schemas alone (`pg_dump --schema`) does: extensions of the
@@ -161,7 +184,9 @@ async fn make(client: &Client, extension: &Extension) -> std::result::Result<(),
     made
 }
 
-fn cannot_be_made(failed: &[(String, String)]) -> Error {
+/// The failure for extensions that the server does not make, each with its reason.
+#[must_use]
+pub fn cannot_be_made(failed: &[(String, String)]) -> Error {
     let names: Vec<String> = failed.iter().map(|(name, _)| name.clone()).collect();
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let words: Vec<String> = failed.iter().map(|(name, cause)| format!("{name}: {cause}")).collect();

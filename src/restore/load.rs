@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use self::executor::{Executor, Target};
 use self::held::Held;
@@ -76,6 +77,17 @@ pub fn may_load_in_order(error: &Error, jobs: u32) -> bool {
         && error.kind() == Kind::Verify
         && error.detail("section").is_some_and(|section| section != "pre-data")
         && failure::depends_on_order(error.detail("code"), error.detail("cause").unwrap_or_default())
+}
+
+/// Whether a superuser may load what a role without rights could not. Errors of the rows themselves, of class 22 and 23, are
+/// the same for both, but for a CHECK, which may ask who is at work. Source: PostgreSQL documentation, "Error Codes".
+#[must_use]
+pub fn may_load_with_rights(error: &Error) -> bool {
+    let (code, cause) = (error.detail("code"), error.detail("cause").unwrap_or_default());
+    let is_of_rows = code.is_some_and(|code| code.starts_with("22") || code.starts_with("23") && code != "23514");
+    matches!(error.kind(), Kind::Verify | Kind::Refused | Kind::Source)
+        && !is_of_rows
+        && (code == Some(SqlState::INSUFFICIENT_PRIVILEGE.code()) || failure::depends_on_order(code, cause))
 }
 
 impl Loader<'_> {

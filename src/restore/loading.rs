@@ -15,10 +15,6 @@ use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::error::{Error, Kind, Result};
 
-/// Errors of the rows themselves, which are the same for every role: of class 22 and 23, but for a CHECK, which may ask who is
-/// at work. Source: PostgreSQL documentation, "Error Codes".
-const OF_ROWS: [&str; 2] = ["22", "23"];
-
 /// What is loaded, and how.
 pub(super) struct Load<'a> {
     pub(super) material: &'a Material<'a>,
@@ -42,7 +38,7 @@ impl Session<'_> {
     pub(super) async fn load(&self, load: &Load<'_>) -> Result<Verified> {
         let Some(role) = self.load_role(load).await? else { return self.load_as(load, None).await };
         let verified = match self.load_as(load, Some(&role)).await {
-            Err(error) if may_be_for_rights(&error) => {
+            Err(error) if load::may_load_with_rights(&error) => {
                 let words = error.detail("cause").unwrap_or(error.message());
                 self.env.reporter.warn(&format!(
                     "the dump cannot be loaded by a role without rights; loading again, {}\n{words}",
@@ -60,7 +56,8 @@ impl Session<'_> {
     /// A role of our own that may load, if ours is a superuser and the dump is from elsewhere. Says so if there can be none.
     async fn load_role(&self, load: &Load<'_>) -> Result<Option<LoadRole>> {
         let env = self.env;
-        if load.material.stored.is_some() || !self.is_superuser().await {
+        // A private server confines a superuser, too.
+        if load.material.stored.is_some() || self.private.is_some() || !self.is_superuser().await {
             return Ok(None);
         }
         let obstacle = role::obstacle(&load.material.judgement.contents, load.policy);
@@ -199,13 +196,6 @@ impl Session<'_> {
              in a function: give that role the right, or repeat it with --no-owner, which leaves SET SESSION AUTHORIZATION out.",
         )
     }
-}
-
-/// Whether the rights of the role, or who it is, may be the reason.
-fn may_be_for_rights(error: &Error) -> bool {
-    let code = error.detail("code").unwrap_or_default();
-    let is_of_rows = OF_ROWS.iter().any(|class| code.starts_with(class)) && code != SqlState::CHECK_VIOLATION.code();
-    matches!(error.kind(), Kind::Verify | Kind::Refused | Kind::Source) && !is_of_rows
 }
 
 /// A function whose body is a string may read a table of the dump that nobody knew the part to need: names it.

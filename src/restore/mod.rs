@@ -21,6 +21,7 @@ pub mod outlook;
 pub mod part;
 mod policy;
 pub mod previous;
+pub mod private;
 pub mod room;
 pub mod rows_only;
 mod stage;
@@ -54,6 +55,7 @@ use crate::progress::Meter;
 use check::Live;
 use names::Role;
 use origin::{Origin, Witness};
+use private::Private;
 use room::Room;
 use stage::Material;
 use stored::Stored;
@@ -87,6 +89,8 @@ pub struct Restored {
     pub load: Duration,
     /// All of it.
     pub duration: Duration,
+    /// Whether it was done in a private server.
+    pub in_private: bool,
 }
 
 /// A run of a restore command, which holds the lock.
@@ -97,6 +101,8 @@ pub struct Session<'a> {
     server: u32,
     /// The service is stopped and started around the swap.
     with_service: bool,
+    /// The private server that it works in, if it does not work beside the live database.
+    private: Option<&'a Private>,
 }
 
 impl<'a> Session<'a> {
@@ -118,7 +124,7 @@ impl<'a> Session<'a> {
 
     async fn with_lock(env: &'a Env, lock: Lock) -> Result<Self> {
         let server = server_version(lock.client()).await?;
-        let session = Self { env, lock, server, with_service: false };
+        let session = Self { env, lock, server, with_service: false, private: None };
         let swept = staging::sweep(session.client(), &env.connector, session.live_name()).await?;
         for name in swept.dropped {
             env.reporter.info(&format!("dropped \"{name}\", which a run that was killed had left behind"));
@@ -171,19 +177,13 @@ impl<'a> Session<'a> {
             stored.is_of(self.live_name(), destination, policy)?;
             stored.tell_remarks(env);
         }
-        let live = match Live::read(self.client(), &env.connector).await? {
-            Some((live, None)) => Some(live),
-            Some((live, Some(remark))) => {
-                env.reporter.warn(&format!("the live database cannot be looked into:\n{remark}"));
-                Some(live)
-            }
-            None => None,
-        };
+        let live = self.look_at_live().await?;
         if let (Some(stored), Destination::Live) = (stored, destination) {
             stored.is_of_cluster(env, self.client(), live.is_some(), policy).await?;
         }
         let live_name = live.as_ref().map(|_| self.live_name());
         let contents = &judgement.contents;
+        let live_name = live_name.filter(|_| self.private.is_none_or(Private::has_database));
         let origin = Origin::find(self.client(), env, live_name, contents, stored, destination, policy).await?;
         judgement.contents.roles.extend(origin.roles());
         let asked = policy.skip_extensions.len();
@@ -191,6 +191,7 @@ impl<'a> Session<'a> {
         for name in &policy.skip_extensions[asked..] {
             env.reporter.warn(&format!("extension \"{name}\" is left out, as restore.skip_extensions says"));
         }
+        let policy = &self.policy_in_private(&judgement.contents, policy).await?;
         self.check(&judgement, live.as_ref(), source, stored.is_some(), destination, policy, &origin).await?;
         let policy = &policy.with_partitions(&judgement.contents);
         self.tell_what_is_left(&judgement.contents, policy);
@@ -236,6 +237,7 @@ impl<'a> Session<'a> {
             downtime: None,
             load,
             duration: load,
+            in_private: self.private.is_some(),
         };
         match destination {
             Destination::Drill => {
@@ -343,15 +345,27 @@ impl<'a> Session<'a> {
     /// Whether there is room, on the disks of the server.
     async fn room(&self, copy: u64, origin: &Origin, destination: &Destination, policy: &Policy) -> Result<Room> {
         let env = self.env;
-        let room = Room::look(self.client(), &env.connector, &origin.properties.tablespace, copy).await?;
+        let room = match self.private {
+            Some(private) => Room::look_at(self.client(), private.directory(), copy).await?,
+            None => Room::look(self.client(), &env.connector, &origin.properties.tablespace, copy).await?,
+        };
         if let Some(remark) = &room.unknown {
             env.reporter.warn(remark);
         }
         match room.check(self.client(), self.live_name(), destination).await {
-            Err(error) if policy.ignore_free_space => env.reporter.warn(error.message()),
-            checked => checked?,
+            Ok(()) => Ok(room),
+            Err(error) if policy.ignore_free_space => {
+                env.reporter.warn(error.message());
+                Ok(room)
+            }
+            Err(error) => {
+                // There may be room beside the live database, on another disk.
+                if let Some(private) = self.private {
+                    private.is_unfit(error.message());
+                }
+                Err(error)
+            }
         }
-        Ok(room)
     }
 
     /// Whether the server has the encoding and the locale, where the live database does not prove it.

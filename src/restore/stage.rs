@@ -138,7 +138,11 @@ impl Session<'_> {
             return Ok(facts.application.clone());
         }
         // It may be closed to this role; then what is set for it is all that is known.
-        let present = if live.is_some() { self.env.connector.application_settings().await.ok() } else { None };
+        let present = match self.private {
+            Some(private) => private.application(),
+            None if live.is_some() => self.env.connector.application_settings().await.ok(),
+            None => None,
+        };
         let said = match facts {
             Some(facts) => Some(facts.properties().settings),
             None => material.judgement.contents.database.as_ref().map(|database| database.settings.clone()),

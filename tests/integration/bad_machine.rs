@@ -8,10 +8,10 @@ use crate::support::server::{Options, is_root};
 use crate::support::{Outcome, Server, Site};
 
 /// A mounted file system that is gone when this value is.
-struct Mounted(PathBuf);
+pub struct Mounted(PathBuf);
 
 impl Mounted {
-    fn tmpfs(on: &Path, options: &str) -> Self {
+    pub fn tmpfs(on: &Path, options: &str) -> Self {
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(on).status().unwrap();
         assert!(status.success());
         Self(on.to_owned())

@@ -255,6 +255,35 @@ fn a_repository_whose_password_only_root_may_read_belongs_to_the_account() {
     assert!(!site.repository().exists());
 }
 
+/// Tells the site where its repository is; only root may make a directory there.
+fn with_repository(site: &Site) {
+    fs::write(site.path("private/password"), "a password of some length\n").unwrap();
+    let config = fs::read_to_string(site.config()).unwrap();
+    let (location, password) = (site.repository(), site.path("private/password"));
+    site.write_config(&format!("{config}\n[repository]\nlocation = {location:?}\npassword_file = {password:?}\n"));
+}
+
+#[test]
+fn repository_is_made_after_any_command_that_made_the_ledger() {
+    let firsts: [&[&str]; 3] =
+        [&["teslamate-restore", "--drill", "private/a.dump"], &["teslamate-backup", "list"], &[]];
+    for first in firsts {
+        let Some((server, site, database)) = site("ledger_first") else { return };
+        server.pg_dump(&database, &site.path("private/a.dump"), &["-Fc"]);
+        with_repository(&site);
+        if let Some((program, arguments)) = first.split_first() {
+            site.run(program, arguments);
+            assert!(!site.repository().exists(), "{first:?}: nothing else makes one");
+        }
+        site.run("teslamate-backup", &[]).expect(0);
+        // Where it was lost, one is made again by somebody who says so.
+        fs::remove_dir_all(site.repository()).unwrap();
+        site.run("teslamate-backup", &["init"]).expect(10).says("expected repository");
+        assert!(!site.repository().exists(), "{first:?}");
+        site.run("teslamate-backup", &["init", "--new-ledger"]).expect(0);
+    }
+}
+
 #[test]
 fn r24_a_copys_directory_is_made_by_hand_and_never_on_the_wrong_disk() {
     let Some((_, site, _)) = site("unplugged") else { return };

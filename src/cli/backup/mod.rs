@@ -107,12 +107,11 @@ impl Args {
             (Some(command), _) => Needs {
                 repository: command.opens_repository(),
                 storage: matches!(command, Command::List(_)),
-                new_repository: matches!(command, Command::Init(_)),
                 ..Needs::default()
             },
             (None, Some(file)) if looks_like_a_slip(file).is_none() => self.file.needs(file),
             (None, Some(_)) => Needs::default(),
-            (None, None) => Needs { repository: true, takes_backup: true, new_repository: true, ..Needs::default() },
+            (None, None) => Needs { repository: true, takes_backup: true, ..Needs::default() },
         }
     }
 }

@@ -45,6 +45,8 @@ fn a_timer_backs_up_and_every_unit_works_under_its_hardening() {
             security.split(": ").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse().ok()).expect(&security);
         assert!(score <= 2.0, "glovebox-{unit}: {security}");
     }
+    let journal = machine.journal("glovebox-drill.service");
+    assert!(journal.iter().any(|(_, line)| line.contains("drilled in a private server")), "{journal:#?}");
     // A failure is an error in the journal, and the unit's.
     machine.host.sh("mv /var/backup/glovebox /var/backup/elsewhere; mkdir -m 700 /var/backup/glovebox; chown teslamate /var/backup/glovebox");
     machine.host.sh(
@@ -323,7 +325,7 @@ fn a_restore_that_is_killed_holds_the_service_until_the_next_one(machine: &Machi
         systemd-run -q --unit=killed teslamate-restore latest --yes");
     until("the service is held", is_there);
     // Another run is sent away, and takes away nothing that is not its own.
-    let other = machine.host.run("teslamate-restore latest --drill");
+    let other = machine.host.run("teslamate-restore latest --drill --beside");
     assert_eq!(other.status.code(), Some(11), "{}", String::from_utf8_lossy(&other.stderr));
     assert!(is_there());
     machine.host.sh("systemctl kill --signal=KILL killed.service");

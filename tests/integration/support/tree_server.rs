@@ -82,6 +82,15 @@ impl TreeServer {
         assert!(output.status.success(), "provide it, as root, with tests/host/build: {words}");
     }
 
+    /// Runs a program in the tree, as its server's account, with the server's directory at `/mnt`.
+    pub fn run(&self, command: &[&str]) -> std::process::Output {
+        host("pg-server", self.major).arg("run").arg(self.dir.path()).args(command).output().unwrap()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("socket")
     }
