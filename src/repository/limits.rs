@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
+#[cfg(feature = "network")]
 use crate::bounded::too_long;
 
 /// Configuration, keys and locks have a few hundred bytes.
@@ -32,6 +33,7 @@ pub(super) const TREE: u32 = 256 << 20;
 pub(super) const KEYS: usize = 100;
 
 /// The memory of all names in a list, and a list as a REST server sends it: 700,000 packs, which are 5 TB.
+#[cfg(feature = "network")]
 pub(super) const LIST: u64 = 64 << 20;
 
 /// One page of a bucket's list, with 1,000 names of at most 1,024 characters; and every other answer of such a server.
@@ -58,12 +60,14 @@ pub(super) fn longest_content(path: &str) -> u64 {
 }
 
 /// Names and sizes, until there are too many.
+#[cfg(feature = "network")]
 #[derive(Debug, Default)]
 pub(super) struct List {
     files: Vec<(String, u64)>,
     bytes: u64,
 }
 
+#[cfg(feature = "network")]
 impl List {
     /// Adds a file.
     ///
@@ -104,6 +108,7 @@ mod tests {
         assert_eq!(longest_content("config"), SMALL);
     }
 
+    #[cfg(feature = "network")]
     #[test]
     fn k18_a_list_has_an_end() {
         let mut list = List::default();
