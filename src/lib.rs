@@ -22,12 +22,14 @@
 //! | [`settings`] | files, environment and command line to one validated value |
 //! | [`mod@env`] | what every piece of work is given |
 //! | [`progress`], [`interrupt`], [`process`] | what is being done; signals; child processes |
+//! | [`bounded`] | files and output of children, read with a limit |
 //! | [`text`] | foreign text, made fit for people, the journal and JSON |
 //! | [`error`] | what can go wrong, and the exit code that says so |
 //!
 //! `docs/architecture.md` follows a byte from COPY to the disk and back.
 
 pub mod backup;
+pub mod bounded;
 pub mod cli;
 pub mod database;
 pub mod dump;

@@ -202,6 +202,7 @@ impl Reporter {
         self.line(Priority::Error, text);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is `text::printable` or `text::json` that is written")]
     fn line(&self, priority: Priority, text: &str) {
         if priority > self.least {
             return;
@@ -271,6 +272,7 @@ impl Reporter {
         result
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is `text::json` that is written")]
     fn tell(&self, meter: &Meter, started: Instant) {
         match self.reader {
             Reader::Terminal => {

@@ -22,9 +22,26 @@ fn escaped<'a>(text: &'a str, kept: &[char], escape: impl Fn(char) -> String) ->
 }
 
 /// Text of any number of lines, for a person to read.
+///
+/// No line begins with what the journal takes for a priority: `<0>` is shown on every terminal of the machine.
+/// Source: `sd-daemon(3)`.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
-    escaped(text, &['\n', '\t'], |c| c.escape_default().to_string())
+    let text = escaped(text, &['\n', '\t'], |c| c.escape_default().to_string());
+    if !text.split('\n').any(has_priority) {
+        return text;
+    }
+    let lines = text.split('\n').map(|line| match line.strip_prefix('<') {
+        Some(rest) if has_priority(line) => format!("\\u{{3c}}{rest}"),
+        _ => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n").into()
+}
+
+/// Whether a line begins as `<6>` does.
+fn has_priority(line: &str) -> bool {
+    let digits = line.strip_prefix('<').and_then(|rest| rest.split_once('>')).map(|(digits, _)| digits);
+    digits.is_some_and(|digits| (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Text that has to stay on one line: a cell of a table, a line of the journal, a status.
@@ -51,6 +68,12 @@ mod tests {
         assert_eq!(printable("\x1b[2J\r\u{9b}5n\x07"), "\\u{1b}[2J\\r\\u{9b}5n\\u{7}");
         assert_eq!(printable("a\u{202e}b\u{2066}c\u{2028}d"), "a\\u{202e}b\\u{2066}c\\u{2028}d");
         assert_eq!(one_line("a\n<0>b"), "a\\n<0>b");
+    }
+
+    #[test]
+    fn k18_no_line_begins_with_a_priority_of_the_journal() {
+        assert_eq!(printable("<0>a\n<30>b\n <0>c\n<b>d <0>"), "\\u{3c}0>a\n\\u{3c}30>b\n <0>c\n<b>d <0>");
+        assert_eq!(printable("a <0>"), "a <0>");
     }
 
     #[test]

@@ -72,7 +72,8 @@ fn read(path: &str, mut file: File) -> Result<Extra> {
         return Err(Error::new(Kind::Refused, format!("it has {} bytes, more than {LARGEST}", metadata.len())));
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).context(Kind::Refused, failed)?;
+    // It may grow while it is read.
+    (&mut file).take(LARGEST).read_to_end(&mut bytes).context(Kind::Refused, failed)?;
     let stored_as = format!("files/{}", path.trim_start_matches('/'));
     if path.contains('\u{fffd}') || stored_as.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(Error::new(Kind::Refused, "its path is not plain"));

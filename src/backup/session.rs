@@ -370,7 +370,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         // Whoever cannot be asked now is asked again before anything becomes live.
-        if let Ok(client) = self.env.connector.connect_maintenance().await
+        if let Ok(client) = self.env.connector.for_questions().connect_maintenance().await
             && let Ok(id) = system_identifier(&client).await
         {
             self.ledger.set_cluster(&id)?;

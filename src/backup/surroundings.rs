@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::bounded;
 use crate::process;
 use crate::settings::Settings;
 use crate::tables::surroundings::{Fingerprint, Nixos, Surroundings, Unit};
@@ -14,7 +15,10 @@ use crate::tables::surroundings::{Fingerprint, Nixos, Surroundings, Unit};
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longer definitions are not a unit's.
-const DEFINITION_LIMIT: usize = 256 * 1024;
+const DEFINITION_LIMIT: u64 = 256 * 1024;
+
+/// The longest file with the versions of a release.
+const LONGEST_VERSIONS: u64 = 4096;
 
 /// Everything that can be seen from here.
 pub async fn look(settings: &Settings) -> Surroundings {
@@ -32,17 +36,17 @@ pub async fn look(settings: &Settings) -> Surroundings {
 pub fn release(executable: &Path) -> Option<String> {
     let executable = executable.canonicalize().ok()?;
     let root = executable.parent()?.parent()?;
-    let text = std::fs::read_to_string(root.join("releases/start_erl.data")).ok()?;
-    text.split_whitespace().nth(1).map(str::to_owned)
+    let text = bounded::file(&root.join("releases/start_erl.data"), LONGEST_VERSIONS).ok()?;
+    String::from_utf8_lossy(&text).split_whitespace().nth(1).map(str::to_owned)
 }
 
 async fn unit(name: &str) -> Option<Unit> {
     let systemctl = process::find_program("systemctl")?;
     let mut command = process::command(&systemctl);
     command.args(["cat", "--no-pager", "--", name]).stdout(Stdio::piped()).stderr(Stdio::null());
-    let asking = tokio::time::timeout(ANSWER_LIMIT, command.kill_on_drop(true).output());
+    let asking = tokio::time::timeout(ANSWER_LIMIT, bounded::output(command.spawn().ok()?, DEFINITION_LIMIT));
     let output = asking.await.ok()?.ok().filter(|output| output.status.success())?;
-    let text = String::from_utf8(output.stdout).ok().filter(|text| text.len() <= DEFINITION_LIMIT)?;
+    let text = String::from_utf8(output.stdout).ok()?;
     Some(Unit { name: name.to_owned(), definition: without_secrets(&text) })
 }
 

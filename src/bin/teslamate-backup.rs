@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, backup};
 
 fn main() -> ExitCode {
-    let args = backup::Args::parse();
+    let args: backup::Args = cli::parse();
     cli::run("teslamate-backup", &args.common, &args.needs(), async |env| backup::run(&args, env).await)
 }

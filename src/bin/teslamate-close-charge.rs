@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, close};
 
 fn main() -> ExitCode {
-    let args = close::ChargeArgs::parse();
+    let args: close::ChargeArgs = cli::parse();
     cli::run("teslamate-close-charge", args.common(), &args.needs(), async |env| close::charges(&args, env).await)
 }

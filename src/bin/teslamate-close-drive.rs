@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, close};
 
 fn main() -> ExitCode {
-    let args = close::DriveArgs::parse();
+    let args: close::DriveArgs = cli::parse();
     cli::run("teslamate-close-drive", args.common(), &args.needs(), async |env| close::drives(&args, env).await)
 }

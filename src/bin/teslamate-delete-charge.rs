@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, delete};
 
 fn main() -> ExitCode {
-    let args = delete::ChargeArgs::parse();
+    let args: delete::ChargeArgs = cli::parse();
     cli::run("teslamate-delete-charge", args.common(), &args.needs(), async |env| delete::charges(&args, env).await)
 }

@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, delete};
 
 fn main() -> ExitCode {
-    let args = delete::DriveArgs::parse();
+    let args: delete::DriveArgs = cli::parse();
     cli::run("teslamate-delete-drive", args.common(), &args.needs(), async |env| delete::drives(&args, env).await)
 }

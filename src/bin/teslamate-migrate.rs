@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, migrate};
 
 fn main() -> ExitCode {
-    let args = migrate::Args::parse();
+    let args: migrate::Args = cli::parse();
     cli::run("teslamate-migrate", &args.common, &args.needs(), async |env| migrate::run(&args, env).await)
 }

@@ -3,11 +3,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use glovebox::cli::{self, restore};
 
 fn main() -> ExitCode {
-    let args = restore::Args::parse();
+    let args: restore::Args = cli::parse();
     // Logging, settings, privileges, signals and the exit code are the same for every binary.
     cli::run("teslamate-restore", &args.common, &args.needs(), async |env| restore::run(&args, env).await)
 }

@@ -143,7 +143,7 @@ fn migrated(migrated: &Migrated) -> Report {
 
 async fn compared(env: &Env) -> Result<(migrate::release::Release, Comparison)> {
     let release = migrate::release(env)?;
-    let client = env.connector.connect().await?;
+    let client = env.connector.for_questions().connect().await?;
     let comparison = Comparison::read(&client, &release).await?;
     Ok((release, comparison))
 }

@@ -88,6 +88,7 @@ where
 {
     // The first thing of all: nothing that is written may be readable by others, not even for a moment.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    write_panics(program);
     let reporter = Reporter::new(program, common.json, common.quiet, common.verbose);
     let result = Run { program, common, needs, reporter: reporter.clone() }.start(work);
     match result {
@@ -97,7 +98,34 @@ where
     }
 }
 
+/// Reads the command line, or ends the program as `--help` and a mistake in it do. What a mistake repeats may be a file's name
+/// that a shell put there.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "it is `text::printable` that is written")]
+pub fn parse<A: clap::Parser>() -> A {
+    A::try_parse().unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let _ = std::io::stderr().lock().write_all(text::printable(&error.to_string()).as_bytes());
+        std::process::exit(error.exit_code())
+    })
+}
+
+/// Has a panic written as everything else is: its message may repeat text of others.
+#[expect(clippy::disallowed_methods, reason = "it is `text::printable` that is written")]
+fn write_panics(program: &'static str) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = std::io::stderr().lock().write_all(panic_text(program, &panic.to_string()).as_bytes());
+    }));
+}
+
+fn panic_text(program: &str, words: &str) -> String {
+    format!("{program}: {}\n", text::printable(words))
+}
+
 /// Prints the report and the failure; the exit code is the failure's.
+#[expect(clippy::disallowed_methods, reason = "it is `text::printable` or `text::json` that is written")]
 fn finish(reporter: &Reporter, report: Report, stdout_is_data: bool) -> ExitCode {
     let mut text = report.text;
     if reporter.is_json() {
@@ -337,4 +365,14 @@ fn make_dir(dir: &Path, with_parents: bool, account: &Account) -> Result<()> {
     // Not every run needs it; the one that does says so.
     let _ = if with_parents { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k18_a_panic_is_written_as_plain_text() {
+        assert_eq!(panic_text("x", "panicked at a:\n<0>\x1b[2J"), "x: panicked at a:\n\\u{3c}0>\\u{1b}[2J\n");
+    }
 }

@@ -16,6 +16,7 @@ mod wait;
 mod warnings;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,8 @@ use tokio_postgres::{Client, Config};
 
 use self::cause::io_kind;
 use self::diagnose::is_by_hba;
-use self::guarded::Asked;
+use self::guarded::{Asked, WORK_SILENCE};
+use self::opening::{Opened, milliseconds};
 use self::relay::Relay;
 use super::session_settings::{Both, Known};
 use super::{OLDEST_SERVER, tls, version_text};
@@ -56,6 +58,10 @@ pub struct Connector {
     application_name: String,
     startup_wait: Duration,
     login_wait: Duration,
+    /// How long the server may say nothing once a session is prepared.
+    silence: Duration,
+    /// What the rows of one query may take, in bytes.
+    answer_limit: u64,
     /// The server's request instead of one for the password.
     asked: Arc<Asked>,
     /// The way of client programs to the server, where they need one.
@@ -91,6 +97,8 @@ impl Connector {
             application_name,
             startup_wait: STARTUP_WAIT,
             login_wait: LOGIN_TIMEOUT,
+            silence: WORK_SILENCE,
+            answer_limit: guarded::answer_limit(),
             asked: Arc::default(),
             relay: Arc::default(),
             known,
@@ -252,7 +260,7 @@ impl Connector {
         let mut mode = mode;
         // Once more for a setting that the server does not know, and once for a limit that struck before its version was known.
         for _ in 0..3 {
-            let (client, version) = match self.open_once(&self.config(name, mode)).await? {
+            let Opened { client, version, silence } = match self.open_once(&self.config(name, mode)).await? {
                 Ok(opened) => opened,
                 Err(cause) if cause.code() == Some(&SqlState::UNDEFINED_OBJECT) && mode != Mode::Least => {
                     mode = Mode::Least;
@@ -274,11 +282,16 @@ impl Connector {
             };
             refuse_old(version, &self.server())?;
             self.known.learn_version(version);
+            let patience = milliseconds(self.silence);
             if mode == Mode::Application {
+                silence.store(patience, Ordering::Relaxed);
                 return Ok(Ok(client));
             }
             match self.known.neutralise(&client, name).await {
-                Ok(()) => return Ok(Ok(client)),
+                Ok(()) => {
+                    silence.store(patience, Ordering::Relaxed);
+                    return Ok(Ok(client));
+                }
                 Err(_) if client.is_closed() => {}
                 Err(cause) => return Ok(Err(cause)),
             }

@@ -6,8 +6,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use super::{Connector, version_text};
+use crate::bounded;
 use crate::error::{Context, Error, Kind, Result};
 use crate::process;
 
@@ -143,17 +145,21 @@ fn candidates(program: &str) -> Vec<PathBuf> {
     dirs
 }
 
+/// How long a program may take to tell its version.
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+
 /// `pg_dump --version` of this program, or `None` where there is no such program.
 async fn version_of(program: &Path) -> Result<Option<u32>> {
     if !process::is_executable(program) {
         return Ok(None);
     }
-    let output = process::command(program)
-        .arg("--version")
-        .stderr(Stdio::piped())
-        .output()
-        .await
-        .context(Kind::Refused, format!("cannot run {}", program.display()))?;
+    let failed = || format!("cannot run {}", program.display());
+    let mut asking = process::command(program);
+    let asking = asking.arg("--version").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let answer = tokio::time::timeout(ANSWER_LIMIT, bounded::shown(asking.context(Kind::Refused, failed())?)).await;
+    let late =
+        |_| Error::new(Kind::Busy, failed()).with("cause", format!("no answer within {} s", ANSWER_LIMIT.as_secs()));
+    let output = answer.map_err(late)?.context(Kind::Refused, failed())?;
     let text = String::from_utf8_lossy(&output.stdout);
     match parse_version(&text) {
         Some(version) if output.status.success() => Ok(Some(version)),

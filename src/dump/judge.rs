@@ -17,6 +17,7 @@ use super::format::{Compression, decompress};
 use super::source::{Body, Source};
 use super::text::Flaw;
 use super::{Contents, PIECE, hex};
+use crate::bounded;
 use crate::database::tools::Tools;
 use crate::error::{Context, Error, Kind, Result};
 use crate::process::on_thread;
@@ -160,7 +161,7 @@ pub(crate) async fn archive(
     let pipe = File::from(stdout.ok().flatten().ok_or_else(|| Error::new(Kind::Refused, "cannot run pg_restore"))?);
     let counted = meter.clone();
     let read = on_thread(move || read_pipe(pipe, &counted));
-    let (read, output) = tokio::join!(read, child.wait_with_output());
+    let (read, output) = tokio::join!(read, bounded::shown(child));
     let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {

@@ -81,7 +81,7 @@ impl PgDump<'_> {
     /// Who holds an exclusive lock on a table, as far as can still be found out.
     async fn lock_holders(&self) -> String {
         let ask = async {
-            let client = self.connector.connect().await?;
+            let client = self.connector.for_questions().connect().await?;
             let rows = client
                 .query(
                     "SELECT DISTINCT format('pid %s (%s), %s: %s', a.pid, coalesce(nullif(a.application_name, ''), \

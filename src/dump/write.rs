@@ -68,6 +68,7 @@ pub enum Target {
 
 impl Target {
     /// As something to write to.
+    #[expect(clippy::disallowed_methods, reason = "a dump is data for a file or a program, not for a person")]
     pub(crate) fn writer(self) -> Box<dyn Write + Send> {
         match self {
             Self::File(file) => Box::new(file),
@@ -111,7 +112,7 @@ impl Writer<'_> {
         let started = Instant::now();
         let work = async {
             let lock = Lock::take(self.connector, Purpose::Backup).await?;
-            let client = self.connector.connect().await?;
+            let client = self.connector.for_questions().connect().await?;
             let server = server_version(&client).await?;
             let tools = Tools::find(self.connector, self.tools, server).await?;
             self.look_first(&client).await?;

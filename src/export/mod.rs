@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::bounded;
 use crate::database::tools::Tools;
 use crate::dump::contents::TableName;
 use crate::dump::format::Compression;
@@ -158,7 +159,7 @@ impl Backup {
         let stdout = child.stdout.take().map(tokio::process::ChildStdout::into_owned_fd).transpose().ok().flatten();
         let pipe = File::from(stdout.ok_or_else(|| Error::new(Kind::Refused, "cannot run pg_restore"))?);
         let copying = on_thread(move || section::copy(place, pipe, sink));
-        let (copied, output) = tokio::join!(copying, child.wait_with_output());
+        let (copied, output) = tokio::join!(copying, bounded::shown(child));
         let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
         match copied? {
             // Where the target took no more, pg_restore only complains about its broken pipe.

@@ -222,6 +222,7 @@ impl HostState {
 }
 
 /// Asks on the terminal. Standard output may be a pipe or hold JSON, so the question goes to standard error.
+#[expect(clippy::disallowed_methods, reason = "it is `text::printable` that is written")]
 fn ask(question: &str) -> Option<String> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return None;

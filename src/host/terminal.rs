@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether a person reads standard error on a terminal, this process's own or that of the process above.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "nothing is written")]
 pub fn is_read() -> bool {
     relayed_columns().is_some() || std::io::stderr().is_terminal()
 }
@@ -52,6 +53,7 @@ impl Relays {
     ///
     /// # Errors
     /// [`Kind::Refused`] if the system has no more descriptors.
+    #[expect(clippy::disallowed_methods, reason = "what is written there goes through `Filter`")]
     pub fn begin(command: &mut Command) -> Result<Self> {
         let failed = "cannot make a pipe";
         let mut relays = Vec::new();
@@ -236,6 +238,7 @@ impl TermLike for Relayed {
         self.write_str(&format!("{text}\n"))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the message is `text::one_line`; the rest moves the cursor")]
     fn write_str(&self, text: &str) -> std::io::Result<()> {
         std::io::stderr().lock().write_all(text.as_bytes())
     }
@@ -244,6 +247,7 @@ impl TermLike for Relayed {
         self.write_str("\r\x1b[2K")
     }
 
+    #[expect(clippy::disallowed_methods, reason = "nothing new is written")]
     fn flush(&self) -> std::io::Result<()> {
         std::io::stderr().lock().flush()
     }

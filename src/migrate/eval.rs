@@ -26,6 +26,9 @@ use crate::settings::{Address, Ssl};
 /// How many of the application's last lines a failure shows.
 const SHOWN: usize = 30;
 
+/// How many migrations are remembered with how long they took. TeslaMate has a hundred.
+const MOST_MIGRATIONS: usize = 10_000;
+
 /// How long the application has to end by itself when a signal stops the run.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -122,6 +125,7 @@ async fn listen(child: &mut Child, env: &Env, meter: &Arc<Meter>) -> Result<Ende
             meter.now(&format!("running migration {version}"));
         }
         if let Some((version, rest)) = after(&line, "== Migrated ")
+            && said.durations.len() < MOST_MIGRATIONS
             && let Some(took) = seconds(rest)
         {
             said.durations.insert(version, took);

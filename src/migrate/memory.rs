@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::release::Release;
+use crate::bounded;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::HexId;
@@ -28,14 +29,17 @@ fn path(env: &Env) -> PathBuf {
     env.settings.state_dir.join(FILE)
 }
 
+/// The longest file of this kind, in bytes: an error message and a few words.
+const LONGEST: u64 = 256 * 1024;
+
 /// Refuses what has failed before: the same release, up to the same migration.
 ///
 /// # Errors
 /// [`Kind::Refused`] then, with what was said at the time.
 pub fn refuse_again(env: &Env, release: &Release) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(path(env)) else { return Ok(()) };
+    let Ok(text) = bounded::file(&path(env), LONGEST) else { return Ok(()) };
     // One that cannot be read is from another release of ours, and no reason to keep anything from starting.
-    let Ok(failure) = serde_json::from_str::<Failure>(&text) else { return Ok(()) };
+    let Ok(failure) = serde_json::from_slice::<Failure>(&text) else { return Ok(()) };
     if failure.release != release.version || failure.newest != release.newest() {
         return Ok(());
     }

@@ -69,7 +69,8 @@ pub fn release(env: &Env) -> Result<Release> {
 pub async fn wait(env: &Env) -> Result<Client> {
     let limit = Duration::from_secs(env.settings.migrations.wait.into());
     let meter = Meter::new("waiting for the server");
-    let waiting = env.connector.connect_when_up(limit, &meter);
+    let connector = env.connector.for_questions();
+    let waiting = connector.connect_when_up(limit, &meter);
     let client = env.reporter.show(&meter, env.interrupt.guard(Box::pin(waiting))).await;
     client.map_err(|error| error.or_state("nothing was changed"))
 }
@@ -102,7 +103,7 @@ async fn run_pending(env: &Env, migrated: &mut Migrated, again: bool) -> Result<
     refuse_beside_the_application(env).await?;
     let lock = lock(env).await?;
     // While the lock was waited for, somebody else may have run them, or put another database here.
-    let client = env.connector.connect().await?;
+    let client = env.connector.for_questions().connect().await?;
     migrated.before = Comparison::read(&client, &migrated.release).await?;
     migrated.before.refuse_newer(&migrated.release)?;
     if migrated.before.pending.is_empty() {

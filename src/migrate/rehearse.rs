@@ -107,7 +107,7 @@ async fn try_on(env: &Env, release: &Release, copy: &str, before: &Comparison) -
             .hint("Stay with the present release of the application, and report this to its authors."),
         _ => error,
     })?;
-    let client = env.connector.connect_to(copy).await?;
+    let client = env.connector.for_questions().connect_to(copy).await?;
     let after = Comparison::read(&client, release).await?;
     all_recorded(&after, Kind::Verify)?;
     let run = before.pending.iter().map(|migration| (migration.clone(), said.get(&migration.version).copied()));

@@ -17,6 +17,7 @@ use rustic_core::{FileType, KeyOptions, ReadBackend, WriteBackend};
 use zeroize::Zeroizing;
 
 use super::id::{Id, path_of};
+use super::limits::{KEYS, too_many_keys};
 use super::store::Store;
 use super::vault::{damaged, decrypt};
 use super::{Handle, guard, password};
@@ -25,6 +26,10 @@ use crate::settings::Secret;
 
 /// The most memory in bytes that a key file may ask for: a damaged one must not end the process.
 const MOST_MEMORY: u64 = 1 << 30;
+
+/// The most work, which is memory as often as it is gone through: half a minute on a slow machine. restic's own have 2 GiB
+/// at most.
+const MOST_WORK: u64 = 8 << 30;
 
 /// The master key in both forms that are needed.
 pub(super) struct Opened {
@@ -48,6 +53,11 @@ pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
     ids.sort_unstable();
     if ids.is_empty() {
         return Err(Error::new(Kind::Refused, "the repository has no key file").with("directory", "keys"));
+    }
+    if ids.len() > KEYS {
+        return Err(
+            Error::new(Kind::Refused, "the repository has too many keys").with("cause", too_many_keys(ids.len()))
+        );
     }
     let mut faults = Vec::new();
     for id in &ids {
@@ -90,7 +100,8 @@ fn try_file(raw: &[u8], password: &Secret) -> Option<(MasterKey, Zeroizing<Vec<u
         && file.n.is_power_of_two()
         && file.n > 1
         && (1..=MOST_MEMORY).contains(&memory)
-        && (1..=64).contains(&file.p);
+        && (1..=64).contains(&file.p)
+        && memory.saturating_mul(u64::from(file.p)) <= MOST_WORK;
     if !plausible {
         return None;
     }

@@ -10,6 +10,8 @@
 //! | `password`, [`keys`] | from the password's file to the master key, with a message per cause; more passwords |
 //! | `guard` | makes one failure of what the library returns, logs or panics with |
 //! | `store` | the files: strict listings, synced directories, a journal of what a run wrote |
+//! | `directory` | the same in a directory, within these limits |
+//! | `limits` | the most that is taken from a storage |
 //! | `remote`, `network` | the same files behind a network: what is there, what is refused, what cannot be reached |
 //! | `vault`, `tree` | reading files, blobs and trees back, compared with their ids |
 //! | [`feed`] | what is given to be stored, and what of it was read |
@@ -27,10 +29,12 @@
 pub mod archive;
 pub mod check;
 pub mod copy;
+mod directory;
 pub mod feed;
 mod guard;
 pub mod id;
 pub mod keys;
+mod limits;
 pub mod location;
 pub mod lock;
 mod making;
@@ -70,6 +74,7 @@ pub use id::Id;
 pub use location::Location;
 pub use mistake::mistakes;
 
+use self::directory::Directory;
 use self::store::{Journal, Store};
 use self::vault::Vault;
 use crate::error::{Context, Error, Kind, Result};
@@ -211,7 +216,7 @@ fn backend(location: &Location, settings: &settings::Repository) -> Result<Store
     }
     let options = BackendOptions::default().repository(root.to_string_lossy().into_owned());
     let backends = guard::run("opening the storage", Kind::Refused, || options.to_backends())?;
-    Ok(Store::new(backends.repository(), root))
+    Ok(Store::new(Directory::new(backends.repository(), root), root))
 }
 
 /// Says why there is no repository to open: the library says "no config file" whatever the reason.

@@ -7,11 +7,15 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::bounded;
 use crate::error::{Context, Error, Kind, Result};
 use crate::settings::{self, Secret};
 
 /// The shortest password that a new repository gets, in characters.
 const SHORTEST: usize = 20;
+
+/// The longest file with a password, in bytes.
+const LONGEST: u64 = 64 * 1024;
 
 /// The first line of the password's file, for a repository that exists.
 ///
@@ -56,7 +60,7 @@ fn text(settings: &settings::Repository) -> Result<Zeroizing<Vec<u8>>> {
     let path = &settings.password_file;
     let bytes = match &settings.password {
         Some(text) => Ok(text.expose().as_bytes().to_vec()),
-        None => std::fs::read(path),
+        None => bounded::any(path, LONGEST),
     };
     bytes
         .context(Kind::Refused, format!("cannot read the password file {}", path.display()))

@@ -19,7 +19,9 @@ use zeroize::Zeroizing;
 
 use super::guard;
 use super::id::{Id, path_of};
+use super::limits::{BLOB, TREE, longest_content};
 use super::store::Store;
+use crate::bounded::decompressed;
 use crate::error::{Error, Kind, Result};
 
 /// Bytes of nonce and code around what is encrypted.
@@ -139,7 +141,12 @@ impl Vault {
     /// The bytes of a whole file, as they lie there.
     pub(super) fn raw(&self, kind: FileType, id: Id) -> Result<bytes::Bytes> {
         let path = path_of(kind, id);
-        self.store.read_full(kind, &id.rustic()).map_err(|error| unreadable(&path, &error))
+        self.store.read_full(kind, &id.rustic()).map_err(|error| match guard::io_kind(&error) {
+            // Longer than any such file is. Behind a network it may be the answer of somebody else, which says nothing of
+            // the file.
+            Some(std::io::ErrorKind::InvalidData) if !self.store.is_remote() => damaged(&path, &guard::words(&error)),
+            _ => unreadable(&path, &error),
+        })
     }
 
     /// A whole file, decrypted; its bytes are those that its name promises.
@@ -151,18 +158,17 @@ impl Vault {
         }
         let plain = decrypt(&self.key, &raw).ok_or_else(|| damaged(&path, "it cannot be decrypted"))?;
         match plain.split_first() {
-            Some((&COMPRESSED, packed)) => {
-                zstd::stream::decode_all(packed).map_err(|_| damaged(&path, "it cannot be decompressed"))
-            }
+            Some((&COMPRESSED, packed)) => decompressed(packed, longest_content(&path))
+                .map_err(|cause| damaged(&path, &format!("it cannot be decompressed: {cause}"))),
             _ => Ok(plain),
         }
     }
 
-    /// What such a file holds, of a kind that the library does not know; nothing if it was altered.
+    /// Content of a lock, a kind of file that the library does not know; nothing if it was altered.
     pub(super) fn open_file(&self, raw: &[u8]) -> Option<Vec<u8>> {
         let plain = decrypt(&self.key, raw)?;
         match plain.split_first() {
-            Some((&COMPRESSED, packed)) => zstd::stream::decode_all(packed).ok(),
+            Some((&COMPRESSED, packed)) => decompressed(packed, longest_content("locks")).ok(),
             _ => Some(plain),
         }
     }
@@ -205,6 +211,9 @@ impl Vault {
 
     fn open_blob(&self, place: &Place, raw: &[u8]) -> Option<Vec<u8>> {
         let mut plain = decrypt(&self.key, raw)?;
+        if place.size > if place.is_tree { TREE } else { BLOB } {
+            return None;
+        }
         if place.compressed {
             plain = zstd::bulk::decompress(&plain, usize::try_from(place.size).ok()?).ok()?;
         }

@@ -36,6 +36,7 @@ use super::left_out::LeftOut;
 use super::part::Part;
 use super::stored::Stored;
 use super::{Policy, generated};
+use crate::bounded;
 use crate::database::connect::QueryContext;
 use crate::database::tools::Tools;
 use crate::database::{Connector, Setting, ident};
@@ -180,7 +181,7 @@ impl Loader<'_> {
         let reader = self.reader(is_ours, &meter);
         let (items, executor) = self.executor(source, database, Some(section), privileges).await?;
         let reading = on_thread(move || reader.unpacked(pipe, items.0));
-        let work = async { tokio::join!(reading, executor.run(items.1), child.wait_with_output()) };
+        let work = async { tokio::join!(reading, executor.run(items.1), bounded::shown(child)) };
         let (read, executed, output) = self.reporter.show(&meter, Box::pin(work)).await;
         let output = output.context(Kind::Refused, "cannot wait for pg_restore")?;
         // It also fails where nobody reads any more, because of a statement that failed.

@@ -171,7 +171,7 @@ impl<'a> Session<'a> {
             env.host.service_can_come_back().await.map_err(|error| error.or_state("nothing was touched"))?;
         }
         let tools = Tools::find(&env.connector, env.settings.database.tools.as_deref(), self.server).await?;
-        let mut judgement = env.interrupt.guard(self.judge(source, &tools)).await?;
+        let mut judgement = env.interrupt.guard(Box::pin(self.judge(source, &tools))).await?;
         if let Some(stored) = stored {
             stored.complete(&mut judgement.contents);
             stored.is_of(self.live_name(), destination, policy)?;

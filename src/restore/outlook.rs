@@ -25,7 +25,7 @@ pub struct Outlook {
 impl Outlook {
     /// Looks into a database. `None` if there is none, or it does not let anybody in: it may be what is wrong.
     pub async fn of(connector: &Connector, name: &str) -> Option<Self> {
-        let client = connector.connect_if_present(name).await.ok()??;
+        let client = connector.for_questions().connect_if_present(name).await.ok()??;
         Self::read(&client).await.ok()
     }
 

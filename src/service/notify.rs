@@ -11,7 +11,7 @@ use crate::text;
 /// How long the service manager is asked to wait for the next sign of life.
 const EXTENSION: std::time::Duration = std::time::Duration::from_mins(2);
 
-/// systemd ignores a message of more than 4096 bytes, all of it.
+/// The longest status in bytes. systemd ignores a message of more than 4096 bytes, all of it: the sign of life, too.
 const LONGEST: usize = 1024;
 
 /// Whether the unit is another program's.
@@ -30,7 +30,7 @@ pub fn ready() {
 
 /// What is being done right now. If it `moves`, also a sign of life for the watchdog, and more time for a slow start.
 pub fn status(text: &str, moves: bool) {
-    let text = &text::one_line(shortened(text));
+    let text = &fit(text);
     if !moves {
         return send(&[NotifyState::Status(text)]);
     }
@@ -38,8 +38,10 @@ pub fn status(text: &str, moves: bool) {
     send(&[NotifyState::Status(text), NotifyState::ExtendTimeoutUsec(micros), NotifyState::Watchdog]);
 }
 
-fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST)]
+/// A status that has one line and is not too long, which it may be only when its characters have been escaped.
+fn fit(text: &str) -> String {
+    let text = text::one_line(text);
+    text[..text.floor_char_boundary(LONGEST)].to_owned()
 }
 
 /// The end has begun.
@@ -53,6 +55,7 @@ fn send_own(state: NotifyState<'_>) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a status is `text::one_line`, all else is ours")]
 fn send(states: &[NotifyState<'_>]) {
     // Nobody may be listening any more; the work goes on.
     let _ = sd_notify::notify(states);
@@ -64,8 +67,14 @@ mod tests {
 
     #[test]
     fn a_status_of_any_length_is_one_that_systemd_takes() {
-        assert_eq!(shortened("loading"), "loading");
+        assert_eq!(fit("loading"), "loading");
         let long = "ü".repeat(5000);
-        assert!(shortened(&long).len() <= LONGEST && long.starts_with(shortened(&long)));
+        assert!(fit(&long).len() <= LONGEST && long.starts_with(&fit(&long)));
+    }
+
+    #[test]
+    fn k18_a_status_that_is_escaped_is_still_one_that_systemd_takes() {
+        let status = fit(&"\u{1}\nMAINPID=1\u{202e}".repeat(300));
+        assert!(status.len() <= LONGEST && !status.contains(['\n', '\u{1}', '\u{202e}']), "{status}");
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::group;
 use super::shown::{Shown, State};
 use crate::error::{Context, Error, Kind, Result};
-use crate::{process, settings};
+use crate::{bounded, process, settings};
 
 /// How long a service may take to stop; systemd's own default limit is 90 s.
 const STOP_LIMIT: Duration = Duration::from_secs(150);
@@ -24,6 +24,9 @@ const LEFT_OVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long systemd may take to answer a question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
+/// The longest answer of systemctl in bytes: properties of one unit, or all jobs that are queued.
+const LONGEST_ANSWER: u64 = 4 << 20;
 
 /// Between two looks at a unit.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -251,7 +254,7 @@ impl Unit {
             .stderr(Stdio::piped())
             .spawn()
             .context(Kind::Refused, format!("cannot run `{shown}`"))?;
-        let Ok(output) = tokio::time::timeout(limit, child.wait_with_output()).await else {
+        let Ok(output) = tokio::time::timeout(limit, bounded::shown(child)).await else {
             return Err(Error::new(Kind::Busy, format!("`{shown}` did not end within {} s", limit.as_secs())));
         };
         let output = output.context(Kind::Refused, format!("cannot run `{shown}`"))?;
@@ -287,8 +290,10 @@ impl Unit {
     /// Asks systemd; `None` where it does not run.
     async fn ask(&self, program: &Path, arguments: &[&str]) -> Result<Option<String>> {
         let command = process::shown(program, arguments);
-        let asking = process::host_command(program).args(arguments).stderr(Stdio::piped()).output();
-        let Ok(output) = tokio::time::timeout(ANSWER_LIMIT, asking).await else {
+        let mut asking = process::host_command(program);
+        let asking = asking.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let asking = asking.context(Kind::Refused, format!("cannot run `{command}`"))?;
+        let Ok(output) = tokio::time::timeout(ANSWER_LIMIT, bounded::output(asking, LONGEST_ANSWER)).await else {
             let message = format!("`{command}` did not answer within {} s", ANSWER_LIMIT.as_secs());
             return Err(Error::new(Kind::Busy, message)
                 .with("state", "nothing was changed")

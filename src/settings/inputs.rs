@@ -13,6 +13,7 @@ use zeroize::Zeroize;
 
 use super::Settings;
 use super::keys::{self, KEYS};
+use crate::bounded;
 use crate::error::{Error, Kind, Result};
 
 /// Where the settings are unless `--config` says otherwise.
@@ -152,11 +153,14 @@ impl Inputs {
     }
 }
 
+/// The longest file of settings or credentials, in bytes: all of them together must go to the worker in one message.
+const LONGEST: u64 = 160 * 1024;
+
 fn read(path: &Path, what: &str) -> Result<Text> {
     let attempt = || -> std::io::Result<Text> {
         let metadata = std::fs::metadata(path)?;
         let public = metadata.mode() & 0o004 != 0;
-        Ok(Text { path: path.to_owned(), bytes: std::fs::read(path)?, public })
+        Ok(Text { path: path.to_owned(), bytes: bounded::any(path, LONGEST)?, public })
     };
     attempt().map_err(|cause| {
         let error = Error::new(Kind::Usage, format!("cannot read the {what} {}", path.display()))

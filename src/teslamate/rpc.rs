@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, User, geteuid};
 
 use super::Record;
+use crate::bounded;
 use crate::error::{Context, Error, Kind, Result};
 use crate::process;
 use crate::settings::Secret;
@@ -92,7 +93,7 @@ impl Rpc {
         }
         let child = command.spawn().context(Kind::Refused, "TeslaMate's executable cannot be started")?;
         let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
-        let Ok(output) = tokio::time::timeout(LIMIT, child.wait_with_output()).await else {
+        let Ok(output) = tokio::time::timeout(LIMIT, bounded::shown(child)).await else {
             let message = format!("TeslaMate did not answer within {} s", LIMIT.as_secs());
             return Err(Error::new(Kind::Busy, message));
         };

@@ -1,11 +1,14 @@
 //! Root types a command on a terminal: the account that does the work neither has that terminal nor writes to it as it likes.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::privileges::{descendants, site, status};
+use crate::support::binary::path_of;
 use crate::support::{Site, probe};
 
 /// The account tries to type `touch typed` into root's shell, by every descriptor it has and by `/dev/tty`.
@@ -95,6 +98,34 @@ fn k18_words_of_others_do_not_act_upon_the_terminal() {
     assert!(plain.stderr.contains(words), "{:?}", plain.stderr);
     let json = site.run("teslamate-backup", &["--json", "private/a.dump"]).expect(12).text();
     assert!(json.contains(r"\u009b5n\u202edone"), "{json:?}");
+}
+
+#[test]
+fn k18_words_of_others_reach_the_service_manager_on_one_line() {
+    let Some((_, site, _)) = site("status") else { return };
+    let table = r"pg_dump: dumping contents of table \033[2J\rMAINPID=1\342\200\256";
+    // A status is sent every two seconds, and needs something to tell.
+    with_tools(&site, &format!("printf '{table}\\n' >&2; sleep 5; exit 1"));
+    let path = site.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    site.command("teslamate-backup").env("NOTIFY_SOCKET", &path).arg("private/a.dump").outcome();
+    let (mut told, mut message) = (Vec::new(), [0; 8192]);
+    while let Ok(length) = manager.recv(&mut message) {
+        told.push(String::from_utf8_lossy(&message[..length]).into_owned());
+    }
+    let shown = "STATUS=\\u{1b}[2J\\rMAINPID=1\\u{202e}";
+    assert!(told.iter().any(|message| message.lines().any(|line| line.starts_with(shown))), "{told:?}");
+    let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!told.concat().contains(acts) && !told.concat().contains("\nMAINPID"), "{told:?}");
+}
+
+#[test]
+fn k18_an_argument_is_repeated_as_plain_text() {
+    let wrong = Command::new(path_of("teslamate-restore")).arg("--x\u{9b}5n\u{202e}y").output().unwrap();
+    let words = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(words.contains("--x\\u{9b}5n\\u{202e}y"), "{words:?}");
 }
 
 #[test]

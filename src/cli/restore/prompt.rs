@@ -48,7 +48,7 @@ pub(super) async fn restore(env: &Env, name: &str, wanted: Option<&Snapshot>) ->
 }
 
 async fn exists(env: &Env, database: &str) -> bool {
-    let Ok(client) = env.connector.connect_maintenance().await else { return true };
+    let Ok(client) = env.connector.for_questions().connect_maintenance().await else { return true };
     let found = client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&database]).await;
     !matches!(found, Ok(None))
 }
@@ -57,7 +57,7 @@ async fn exists(env: &Env, database: &str) -> bool {
 /// there is one.
 async fn dropped(env: &Env, is_there: bool) -> Vec<String> {
     let database = &env.settings.database.name;
-    let Ok(client) = env.connector.connect_maintenance().await else { return Vec::new() };
+    let Ok(client) = env.connector.for_questions().connect_maintenance().await else { return Vec::new() };
     let found = previous::all(&client, database).await.unwrap_or_default();
     let ours: Vec<_> = found.iter().filter_map(|found| Some((&found.name, found.mark.as_ref()?))).collect();
     let keep = usize::try_from(env.settings.keep_previous).unwrap_or(usize::MAX);

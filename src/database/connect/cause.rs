@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
+use std::sync::{Mutex, PoisonError};
 
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::guarded::Refusal;
 use crate::error::{Error, Kind, Result};
 
 /// Turns a failed query into an [`Error`] that quotes the server.
@@ -47,9 +49,28 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
                 let _ = write!(text, "{separator}{words}");
             }
         }
+        let is_closed = error.downcast_ref::<tokio_postgres::Error>().is_some_and(tokio_postgres::Error::is_closed);
+        if is_closed && let Some(why) = ENDED.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            let _ = write!(text, ": the server is not listened to any more: {why}");
+        }
         next = error.source();
     }
     text
+}
+
+/// Why we ended the last session that we ended.
+static ENDED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Remembers why a session is ended, if it is we who do: the driver tells its client only that the session is gone.
+pub(super) fn note_end(error: &tokio_postgres::Error) {
+    let why = match (Refusal::of(error), io_kind(error)) {
+        (Some(refusal), _) => Some(refusal.to_string()),
+        (None, Some(ErrorKind::TimedOut)) => Some(chain(error)),
+        _ => None,
+    };
+    if why.is_some() {
+        *ENDED.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
 }
 
 pub(super) fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {

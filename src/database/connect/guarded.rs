@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,11 +19,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
+use super::transport::Guard;
+
 /// The longest message with a piece of COPY's output: PostgreSQL makes no row that is longer.
 const COPY_LIMIT: u32 = (1 << 30) + (1 << 20);
 
 /// The longest row of a query: ours ask for definitions, not for whole tables.
 const ROW_LIMIT: u32 = 1 << 28;
+
+/// All rows of one query, which the driver keeps until the last one has come: a quarter of the machine's memory, within
+/// these bounds. The questions to the catalogue of a database with 100,000 tables and a million columns have 200 MB. COPY is
+/// not counted: its rows are written away one after the other.
+const ANSWER_LIMIT: (u64, u64) = (1 << 28, 1 << 30);
+
+/// The memory that the driver takes for a row beside what is in it, in bytes.
+const ROW_OVERHEAD: u64 = 150;
+
+/// All settings that a server reports during one query, and in a session: the driver keeps the name of each.
+const REPORT_LIMIT: (u64, u64) = (1 << 20, 1 << 26);
 
 /// The longest message of any other kind.
 const LIMIT: u32 = 1 << 24;
@@ -34,8 +47,12 @@ const WORDS_LIMIT: u32 = 1 << 20;
 /// As much as a server may say before the session is ready.
 const LOGIN_LIMIT: u64 = 1 << 21;
 
-/// How long a server may say nothing while it is asked for something: longer than any statement of ours takes.
-const SILENCE: Duration = Duration::from_hours(24);
+/// How long a server may say nothing while it does work: longer than any index or copy takes.
+pub(super) const WORK_SILENCE: Duration = Duration::from_hours(24);
+
+/// How long a server may say nothing while it is asked a question, or a session is prepared: the catalogue of 100,000 tables is
+/// read in seconds. What may wait for a lock on a table of the user is work.
+pub(super) const QUESTION_SILENCE: Duration = Duration::from_mins(10);
 
 /// Why a server is no longer listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +63,10 @@ pub(super) enum Refusal {
     TooLong(char, u32),
     /// More than it may say before the session is ready.
     Talkative,
+    /// More rows to one query than this number of bytes.
+    Endless(u64),
+    /// More reports of settings than there are settings.
+    Reports,
     /// Bytes that are no message.
     NoMessage,
 }
@@ -56,6 +77,8 @@ impl fmt::Display for Refusal {
             Self::ClearText => f.write_str("it asks for the password in clear text, which is not sent"),
             Self::TooLong(kind, length) => write!(f, "it sends a message of {length} bytes (type {kind:?})"),
             Self::Talkative => write!(f, "it sends more than {LOGIN_LIMIT} bytes before the session begins"),
+            Self::Endless(limit) => write!(f, "it answers a query with more than {limit} bytes of rows"),
+            Self::Reports => f.write_str("it reports settings without an end"),
             Self::NoMessage => f.write_str("what it sends is not PostgreSQL's protocol"),
         }
     }
@@ -87,20 +110,30 @@ pub(super) struct Asked {
 
 /// Where the next byte is, in a server's messages.
 #[derive(Debug, Default)]
-struct Reader {
+pub(super) struct Reader {
     /// Type and length, and the kind of authentication that follows both.
     head: [u8; 9],
     known: usize,
     /// The rest of the message.
     left: u64,
     said: u64,
+    /// What the rows of the query under way take, and what they may take.
+    rows: u64,
+    most: u64,
+    /// Reports of settings during the query under way, and in the session, in bytes.
+    reports: (u64, u64),
     is_ready: bool,
     has_answered: bool,
 }
 
 impl Reader {
+    /// For rows of one query of at most this many bytes.
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// Reads on, and notes what the server asks for.
-    fn read(&mut self, mut bytes: &[u8], clear_text: bool, asked: &Asked) -> Result<(), Refusal> {
+    pub(super) fn read(&mut self, mut bytes: &[u8], clear_text: bool, asked: &Asked) -> Result<(), Refusal> {
         if !self.is_ready {
             self.said += bytes.len() as u64;
             if self.said > LOGIN_LIMIT {
@@ -159,13 +192,35 @@ impl Reader {
         if kind == b'R' {
             return Ok(false);
         }
-        if kind == b'Z' {
-            self.is_ready = true;
-            self.has_answered = true;
+        match kind {
+            b'Z' => {
+                (self.is_ready, self.has_answered) = (true, true);
+                (self.rows, self.reports.0) = (0, 0);
+            }
+            b'D' => {
+                self.rows += u64::from(length) + ROW_OVERHEAD;
+                if self.rows > self.most {
+                    return Err(Refusal::Endless(self.most));
+                }
+            }
+            b'S' => {
+                self.reports = (self.reports.0 + u64::from(length), self.reports.1 + u64::from(length));
+                if self.reports.0 > REPORT_LIMIT.0 || self.reports.1 > REPORT_LIMIT.1 {
+                    return Err(Refusal::Reports);
+                }
+            }
+            _ => {}
         }
         self.left = u64::from(length - 4);
         Ok(true)
     }
+}
+
+/// How much memory the rows of one query may take on this machine.
+pub(super) fn answer_limit() -> u64 {
+    let info = rustix::system::sysinfo();
+    let memory = info.totalram.saturating_mul(info.mem_unit.into());
+    (memory / 4).clamp(ANSWER_LIMIT.0, ANSWER_LIMIT.1)
 }
 
 fn u32_at(bytes: &[u8; 9], at: usize) -> u32 {
@@ -179,21 +234,26 @@ pub(super) struct Guarded<S> {
     reader: Reader,
     clear_text: bool,
     asked: Arc<Asked>,
+    /// In milliseconds.
+    silence: Arc<AtomicU64>,
     /// The end of the wait, while there is one.
     deadline: Pin<Box<Sleep>>,
     is_waiting: bool,
 }
 
 impl<S> Guarded<S> {
-    /// A new connection, on which the session must be ready within this time.
-    pub(super) fn new(inner: S, clear_text: bool, asked: Arc<Asked>, login: Duration) -> Self {
-        let deadline = Box::pin(sleep(login));
-        Self { inner, reader: Reader::default(), clear_text, asked, deadline, is_waiting: true }
+    /// A new connection.
+    pub(super) fn new(inner: S, guard: &Guard) -> Self {
+        let deadline = Box::pin(sleep(guard.login));
+        let reader = Reader::new(guard.answer);
+        let (asked, silence) = (Arc::clone(&guard.asked), Arc::clone(&guard.silence));
+        Self { inner, reader, clear_text: guard.clear_text, asked, silence, deadline, is_waiting: true }
     }
 
     fn wait_anew(&mut self) {
         if self.reader.is_ready {
-            self.deadline.as_mut().reset(Instant::now() + SILENCE);
+            let silence = Duration::from_millis(self.silence.load(Ordering::Relaxed));
+            self.deadline.as_mut().reset(Instant::now() + silence);
         }
     }
 }

@@ -143,3 +143,76 @@ async fn k18_a_server_that_says_nothing_is_given_up() {
         assert!(error.message().contains("no session begins"), "{error}");
     }
 }
+
+/// A server that lets everybody in, and answers the first message after that with this, again and again.
+async fn answering(answer: Vec<u8>, times: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut line, _) = listener.accept().await.unwrap();
+        hear(&mut line).await;
+        line.write_all(&let_in(&message(b'Z', b"I"))).await.unwrap();
+        let _ = line.read(&mut [0; 4096]).await;
+        for _ in 0..times {
+            if line.write_all(&answer).await.is_err() {
+                return;
+            }
+        }
+        // The line stays open.
+        std::future::pending::<()>().await;
+    });
+    port
+}
+
+/// What becomes of a query to such a server.
+async fn asked(answer: Vec<u8>, times: usize, set: impl FnOnce(&mut Connector)) -> String {
+    let port = answering(answer, times).await;
+    let mut connector = with_password(Address::Tcp("127.0.0.1".into()), port, false);
+    connector.database.ssl = Ssl::Disable;
+    set(&mut connector);
+    let opened = connector.open_once(&connector.config("x", Mode::Least)).await.unwrap().ok().unwrap();
+    let failed = opened.client.simple_query("SELECT").await.unwrap_err();
+    chain(&failed)
+}
+
+#[tokio::test]
+async fn k18_rows_without_an_end_are_not_kept() {
+    let column = message(b'T', b"\0\x01x\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+    let row = message(b'D', &[&[0, 1, 0, 0, 0x10, 0][..], &[b'x'; 4096]].concat());
+    let answer = [column, row.repeat(100)].concat();
+    let words = asked(answer, 100, |connector| connector.answer_limit = 1_000_000).await;
+    assert!(words.ends_with("it answers a query with more than 1000000 bytes of rows"), "{words}");
+    // Without anything in them, they still have to be kept.
+    let rows = message(b'D', &[0, 0]).repeat(10_000);
+    let answer = [message(b'T', &[0, 0]), rows].concat();
+    let words = asked(answer, 100, |connector| connector.answer_limit = 1_000_000).await;
+    assert!(words.ends_with("it answers a query with more than 1000000 bytes of rows"), "{words}");
+}
+
+#[tokio::test]
+async fn k18_reports_of_settings_without_an_end_are_not_kept() {
+    let report = message(b'S', b"application_name\0x\0");
+    let words = asked(report.repeat(10_000), 100, |_| ()).await;
+    assert!(words.ends_with("it reports settings without an end"), "{words}");
+}
+
+#[tokio::test]
+async fn k18_a_server_that_does_not_answer_a_question_is_given_up() {
+    let words = asked(Vec::new(), 0, |connector| connector.silence = Duration::from_millis(300)).await;
+    assert!(words.contains("the server says nothing"), "{words}");
+}
+
+#[test]
+fn k18_rows_of_the_next_query_are_counted_anew() {
+    let mut reader = guarded::Reader::new(1000);
+    let row = message(b'D', &[0; 100]);
+    let end = message(b'Z', b"I");
+    for _ in 0..100 {
+        reader.read(&[row.repeat(3), end.clone()].concat(), false, &Asked::default()).unwrap();
+    }
+    let refusal = reader.read(&row.repeat(4), false, &Asked::default()).unwrap_err();
+    assert_eq!(refusal, guarded::Refusal::Endless(1000));
+    // Rows of COPY are read one after the other.
+    let mut reader = guarded::Reader::new(1000);
+    reader.read(&message(b'd', &[0; 5000]).repeat(100), false, &Asked::default()).unwrap();
+}

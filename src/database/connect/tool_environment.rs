@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
 
+use super::guarded::WORK_SILENCE;
+use super::transport::Guard;
 use super::{CONNECT_TIMEOUT, Connector, Relay};
 use crate::error::Result;
 use crate::settings::{Address, Ssl};
@@ -67,7 +69,9 @@ impl Connector {
 
     /// Started when the first program needs it.
     fn relay(&self) -> Option<&Relay> {
-        self.relay.get_or_init(|| Relay::start(&self.database, self.guard()).ok()).as_ref()
+        // How much a program keeps in its own memory is up to it.
+        let guard = || Guard { answer: u64::MAX, ..self.guard(WORK_SILENCE) };
+        self.relay.get_or_init(|| Relay::start(&self.database, guard()).ok()).as_ref()
     }
 
     /// Options (`PGOPTIONS`) that make a client program's session in this database like one of ours.

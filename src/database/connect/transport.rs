@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -114,11 +115,15 @@ pub(super) struct Guard {
     pub(super) clear_text: bool,
     pub(super) asked: Arc<Asked>,
     pub(super) login: Duration,
+    /// How long the server may say nothing once the session is ready, in milliseconds.
+    pub(super) silence: Arc<AtomicU64>,
+    /// What the rows of one query may take, in bytes.
+    pub(super) answer: u64,
 }
 
 impl Guard {
     pub(super) fn over<S>(&self, stream: S) -> Guarded<S> {
-        Guarded::new(stream, self.clear_text, Arc::clone(&self.asked), self.login)
+        Guarded::new(stream, self)
     }
 }
 

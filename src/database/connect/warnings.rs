@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Connection};
 
+use super::cause;
+
 /// Warnings that are kept until they are taken. One statement has few.
 const KEPT: usize = 100;
 
@@ -40,9 +42,15 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     tokio::spawn(async move {
-        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-            if let Some(warnings) = &warnings {
-                warnings.hear(&message);
+        loop {
+            match poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(message)) => {
+                    if let Some(warnings) = &warnings {
+                        warnings.hear(&message);
+                    }
+                }
+                Some(Err(cause)) => return cause::note_end(&cause),
+                None => return,
             }
         }
     });

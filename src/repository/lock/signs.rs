@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Handle;
 use super::super::id::Id;
+use super::super::limits::longest;
 use super::super::snapshots::PROGRAM;
 use super::super::vault::Vault;
 use crate::error::{Context, Error, Kind, Result};
@@ -192,7 +193,7 @@ fn look(vault: &Vault, root: &Path, remove_stale: bool) -> Result<Vec<Found>> {
 }
 
 fn read(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
+    match crate::bounded::file(path, longest("locks")) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
         // restic's locks have mode 0400: of another account it can be seen, not read.
         Err(cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => Ok(Some(Vec::new())),

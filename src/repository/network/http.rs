@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::place::Place;
 use super::words;
+use crate::bounded::too_long;
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long a connection may take to come about.
@@ -24,9 +25,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// How long the other side may not acknowledge what was sent: the connection is dead then, however much was to be sent.
 const UNACKNOWLEDGED: Duration = Duration::from_mins(1);
 
-/// As much of an answer as a message has room for, in characters; and as much of it as is read for that, in bytes.
-const EXCERPT: usize = 300;
-const EXCERPT_BYTES: usize = 16 * 1024;
+/// As much of an answer that is no good as is read, in bytes.
+pub(super) const EXCERPT_BYTES: usize = 16 * 1024;
 
 /// A client that trusts the system's authorities, and those of the option `cacert`.
 ///
@@ -73,14 +73,13 @@ pub(super) async fn answered(response: Response) -> io::Result<Response> {
     if status.is_success() {
         return Ok(response);
     }
-    let text = excerpt(response).await;
-    let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect();
+    let text = super::excerpt(&beginning(response).await);
     let more = if text.is_empty() { String::new() } else { format!(": {text}") };
     Err(io::Error::new(kind_of(status), format!("the server answers {status}{more}")))
 }
 
 /// The beginning of an answer that is no good.
-async fn excerpt(mut response: Response) -> String {
+async fn beginning(mut response: Response) -> String {
     let mut bytes = Vec::new();
     while bytes.len() < EXCERPT_BYTES
         && let Ok(Some(piece)) = response.chunk().await
@@ -92,7 +91,7 @@ async fn excerpt(mut response: Response) -> String {
 
 /// The content of an answer, if it is not longer than `limit` bytes.
 pub(super) async fn body(mut response: Response, limit: u64) -> io::Result<Bytes> {
-    let too_long = || io::Error::new(ErrorKind::InvalidData, format!("the answer is longer than {limit} bytes"));
+    let too_long = || too_long("the answer", limit);
     if response.content_length().is_some_and(|length| length > limit) {
         return Err(too_long());
     }

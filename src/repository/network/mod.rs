@@ -6,17 +6,21 @@
 //! | `runtime` | the one thread on which all of it waits |
 //! | `http` | a client with TLS, and what an answer means |
 //! | `rest`, `rclone`, `s3`, `sftp` | one [`Service`] each |
+//! | `s3_transport` | a limit to what the library behind `s3` reads |
 //!
 //! A service makes one attempt. [`Network`] makes of attempts what `Remote` promises: it tries again, for as long as
 //! the option `timeout` says, and then it is over. Time counts from the last thing that anybody got done at this place,
 //! so slow is not dead, and dead is not slow.
 
+#[cfg(test)]
+mod hostile;
 mod http;
 mod place;
 mod rclone;
 mod rest;
 mod runtime;
 mod s3;
+mod s3_transport;
 mod sftp;
 
 use std::future::Future;
@@ -46,14 +50,6 @@ const SHORTEST: Duration = Duration::from_secs(2);
 
 /// What is transferred in one go on any line, in bytes: such an attempt is given up early, and made again.
 const SMALL: usize = 64 * 1024;
-
-/// The longest list of files that is taken from another side, in bytes: a million packs, and more.
-const LONGEST_LIST: u64 = 256 * 1024 * 1024;
-
-/// The longest file that is taken as a whole: a pack's size is a number of 32 bits, and everything else is smaller by far.
-fn longest(path: &str) -> u64 {
-    if path.starts_with("data/") { u64::from(u32::MAX) } else { 512 * 1024 * 1024 }
-}
 
 /// The first pause between two attempts, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
@@ -213,6 +209,14 @@ impl Remote for Network {
 fn home() -> Option<PathBuf> {
     let of_account = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
     std::env::var_os("HOME").map(PathBuf::from).or_else(of_account)
+}
+
+/// As much of another side's text as a message has room for, in characters.
+const EXCERPT: usize = 300;
+
+/// The beginning of a text, with spaces in the place of line breaks and of other spaces.
+fn excerpt(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EXCERPT).collect()
 }
 
 /// An error with all its causes on one line, each once.

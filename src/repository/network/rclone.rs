@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 use super::place::Place;
 use super::rest::Rest;
-use super::{Answer, Service, http};
+use super::{Answer, Service, excerpt, http};
 use crate::error::{Error, Kind, Result};
 use crate::process;
 use crate::repository::Id;
@@ -106,7 +106,7 @@ impl Rclone {
         let base = loop {
             let Some(line) = process::next_line(&mut stderr).await? else {
                 let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                return Err(io::Error::new(ErrorKind::InvalidInput, format!("rclone ended: {said}")));
+                return Err(io::Error::new(ErrorKind::InvalidInput, format!("rclone ended: {}", excerpt(&said))));
             };
             let line = String::from_utf8_lossy(&line);
             if let Some(base) = address(&line) {
@@ -133,7 +133,10 @@ impl Rclone {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {
                 let said = self.running.lock().await.as_ref().map(|running| Arc::clone(&running.said));
                 let said = said.map(|said| said.lock().unwrap_or_else(PoisonError::into_inner).clone());
-                let said = said.filter(|said| !said.is_empty()).map(|said| format!(": {said}")).unwrap_or_default();
+                let said = said
+                    .filter(|said| !said.is_empty())
+                    .map(|said| format!(": {}", excerpt(&said)))
+                    .unwrap_or_default();
                 Err(io::Error::new(error.kind(), format!("{error}{said}")))
             }
             answer => answer,

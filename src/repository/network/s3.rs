@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use opendal_core::{HttpTransporter, OperationContext, Operator};
+use futures_util::TryStreamExt;
+use opendal_core::{OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::Url;
 
 use super::place::Place;
-use super::{Answer, Service, http, words};
+use super::s3_transport::{Measured, is_too_long};
+use super::{Answer, Service, excerpt, http, words};
 use crate::error::{Error, Kind, Result};
+use crate::repository::limits::{List, PAGE, longest};
 use crate::repository::mistake::Mistake;
 
 /// The region where none is named. Most other servers take any.
@@ -23,6 +26,7 @@ const REGION: &str = "us-east-1";
 /// A bucket, or a part of it.
 pub(super) struct S3 {
     operator: Operator,
+    transport: ReqwestTransport,
 }
 
 impl S3 {
@@ -37,9 +41,14 @@ impl S3 {
                 .with("state", "nothing was touched")
                 .hint("Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into `repository.environment_file`."));
         }
-        let transport = opendal_transport(http::client(place)?);
-        let operator = operator(place, config)?.with_context(OperationContext::new().with_http_transport(transport));
-        Ok(Self { operator })
+        let transport = ReqwestTransport::new(http::client(place)?);
+        Ok(Self { operator: operator(place, config)?, transport })
+    }
+
+    /// The bucket, with a limit to each answer's length.
+    fn operator(&self, limit: u64) -> Operator {
+        let measured = Measured { transport: self.transport.clone(), limit };
+        self.operator.clone().with_context(OperationContext::new().with_http_transport(measured.into()))
     }
 }
 
@@ -92,10 +101,6 @@ pub(super) fn operator(place: &Place, config: Config) -> std::result::Result<Ope
     })
 }
 
-fn opendal_transport(client: reqwest::Client) -> HttpTransporter {
-    HttpTransporter::new(ReqwestTransport::new(client))
-}
-
 fn set(config: &mut Vec<(String, String)>, option: &str, value: &str) {
     config.retain(|(name, _)| name != option);
     config.push((option.to_owned(), value.to_owned()));
@@ -116,6 +121,8 @@ fn split(text: &str) -> Option<(String, String, String)> {
 fn failed(error: &opendal_core::Error) -> io::Error {
     use opendal_core::ErrorKind as Its;
     let kind = match error.kind() {
+        // Another attempt would get the same.
+        _ if is_too_long(error) => ErrorKind::InvalidData,
         Its::NotFound => ErrorKind::NotFound,
         Its::PermissionDenied => ErrorKind::PermissionDenied,
         // The bucket does not exist: nobody makes one by the way.
@@ -124,26 +131,33 @@ fn failed(error: &opendal_core::Error) -> io::Error {
         _ => ErrorKind::Other,
     };
     let causes = std::error::Error::source(error).map(|cause| format!(": {}", words(cause))).unwrap_or_default();
-    io::Error::new(kind, format!("{}{causes}", error.message()).replace('\n', " "))
+    // The answer of the server may be a part of it.
+    io::Error::new(kind, excerpt(&format!("{}{causes}", error.message())))
 }
 
 impl Service for S3 {
     fn list(self: Arc<Self>, directory: String) -> Answer<Vec<(String, u64)>> {
         Box::pin(async move {
-            let entries = self.operator.list_with(&format!("{directory}/")).recursive(true).await;
-            let entries = entries.map_err(|error| failed(&error))?;
-            let files = entries.iter().filter(|entry| entry.metadata().is_file());
-            Ok(files.map(|entry| (entry.name().to_owned(), entry.metadata().content_length())).collect())
+            let directory = format!("{directory}/");
+            let pages = self.operator(PAGE).lister_with(&directory).recursive(true).await;
+            let mut entries = pages.map_err(|error| failed(&error))?;
+            let mut list = List::default();
+            while let Some(entry) = entries.try_next().await.map_err(|error| failed(&error))? {
+                if entry.metadata().is_file() {
+                    list.push(entry.name().to_owned(), entry.metadata().content_length())?;
+                }
+            }
+            Ok(list.into_files())
         })
     }
 
     fn read(self: Arc<Self>, path: String, part: Option<(u32, u32)>) -> Answer<Bytes> {
         Box::pin(async move {
             let read = match part {
-                None => self.operator.read(&path).await,
+                None => self.operator(longest(&path)).read(&path).await,
                 Some((offset, length)) => {
                     let (offset, length) = (u64::from(offset), u64::from(length));
-                    self.operator.read_with(&path).range(offset..offset + length).await
+                    self.operator(length).read_with(&path).range(offset..offset + length).await
                 }
             };
             let bytes = read.map_err(|error| failed(&error))?.to_bytes();
@@ -155,16 +169,18 @@ impl Service for S3 {
     }
 
     fn write(self: Arc<Self>, path: String, content: Bytes) -> Answer<()> {
-        Box::pin(async move { self.operator.write(&path, content).await.map(drop).map_err(|error| failed(&error)) })
+        Box::pin(
+            async move { self.operator(PAGE).write(&path, content).await.map(drop).map_err(|error| failed(&error)) },
+        )
     }
 
     fn remove(self: Arc<Self>, path: String) -> Answer<()> {
-        Box::pin(async move { self.operator.delete(&path).await.map_err(|error| failed(&error)) })
+        Box::pin(async move { self.operator(PAGE).delete(&path).await.map_err(|error| failed(&error)) })
     }
 
     fn modified(self: Arc<Self>, path: String) -> Answer<SystemTime> {
         Box::pin(async move {
-            let metadata = self.operator.stat(&path).await.map_err(|error| failed(&error))?;
+            let metadata = self.operator(PAGE).stat(&path).await.map_err(|error| failed(&error))?;
             let time = metadata.last_modified().map(SystemTime::from);
             time.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the server does not say when"))
         })

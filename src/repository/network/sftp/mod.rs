@@ -7,11 +7,14 @@
 //!
 //! A file is written under `tmp/`, synced where the server can, and renamed.
 
+#[cfg(test)]
+mod hostile;
+mod packets;
 mod session;
 mod target;
 
 use std::future::Future;
-use std::io::{self, ErrorKind, SeekFrom};
+use std::io::{self, SeekFrom};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,12 +27,14 @@ use openssh_sftp_client::error::SftpErrorKind;
 use tokio::io::AsyncSeekExt;
 use tokio::sync::Mutex;
 
-use self::session::{Session, failed, short};
+use self::session::{Session, short};
 use self::target::{Target, split};
 use super::place::Place;
 use super::{Answer, Service};
+use crate::bounded::too_long;
 use crate::error::{Error, Kind, Result};
 use crate::process;
+use crate::repository::limits::{List, longest};
 use crate::repository::mistake::Mistake;
 
 /// How many directories are listed at the same time.
@@ -105,7 +110,7 @@ impl Sftp {
     ) -> io::Result<T> {
         let session = self.session().await?;
         let done = work(Arc::clone(&session), self.root.clone()).await;
-        done.map_err(|error| failed(&error, &session.said)).inspect_err(|error| {
+        done.map_err(|error| session.failed(&error)).inspect_err(|error| {
             if !super::is_final(error.kind())
                 && let Ok(mut current) = self.session.try_lock()
                 && current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &session))
@@ -142,11 +147,16 @@ pub(super) fn target(place: &Place) -> std::result::Result<Target, Mistake> {
     }
 }
 
-/// Names, sizes and times of the files in a directory; nothing of its directories.
-async fn entries(session: &Session, path: &Path) -> std::result::Result<Vec<(String, u64, Option<SystemTime>)>, Its> {
+/// Adds names and sizes of the files in a directory; nothing of its directories. Those that were last written before a
+/// time, if one is given.
+async fn entries(
+    session: &Session,
+    path: &Path,
+    before: Option<SystemTime>,
+    found: &Mutex<List>,
+) -> std::result::Result<(), Its> {
     let directory = session.client.fs().open_dir(path).await?;
     let mut reading = std::pin::pin!(directory.read_dir());
-    let mut found = Vec::new();
     while let Some(entry) = reading.next().await {
         let entry = entry?;
         let metadata = entry.metadata();
@@ -154,10 +164,13 @@ async fn entries(session: &Session, path: &Path) -> std::result::Result<Vec<(Str
             && let Some(name) = entry.filename().to_str()
         {
             let time = metadata.modified().map(openssh_sftp_client::UnixTimeStamp::as_system_time);
-            found.push((name.to_owned(), metadata.len().unwrap_or(u64::MAX), time));
+            if before.is_none_or(|before| time.is_some_and(|time| time < before)) {
+                let added = found.lock().await.push(name.to_owned(), metadata.len().unwrap_or(u64::MAX));
+                added.map_err(Its::IOError)?;
+            }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The directories of `data` that are there.
@@ -168,11 +181,20 @@ async fn prefixes(session: &Session, path: &Path) -> std::result::Result<Vec<Pat
     while let Some(entry) = reading.next().await {
         let entry = entry?;
         let is_directory = entry.metadata().file_type().is_some_and(|kind| kind.is_dir());
-        if is_directory && !entry.filename().to_string_lossy().starts_with('.') {
+        if is_directory && entry.filename().to_str().is_some_and(is_prefix) {
             found.push(path.join(entry.filename()));
+        }
+        // There are 256 of them, each once.
+        if found.len() > 256 {
+            return Err(Its::IOError(too_long("the list of directories", 256)));
         }
     }
     Ok(found)
+}
+
+/// The first two digits of a pack's name.
+fn is_prefix(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 async fn read(
@@ -187,10 +209,7 @@ async fn read(
         None => (0, file.metadata().await?.len().unwrap_or(0)),
     };
     if part.is_none() && length > longest {
-        return Err(Its::IOError(io::Error::new(
-            ErrorKind::InvalidData,
-            format!("a file of {length} bytes is longer than any of a repository ({longest})"),
-        )));
+        return Err(Its::IOError(too_long("the file", longest)));
     }
     // Room is made for what comes, not for what the server says would.
     let mut whole = BytesMut::new();
@@ -201,6 +220,9 @@ async fn read(
         let wanted = u32::try_from(length - had).unwrap_or(u32::MAX);
         let Some(more) = file.read(wanted, BytesMut::new()).await? else { return Err(short()) };
         whole.extend_from_slice(&more);
+        if whole.len() as u64 > length {
+            return Err(Its::IOError(too_long("the answer", length)));
+        }
     }
     file.close().await?;
     Ok(whole.freeze())
@@ -262,23 +284,19 @@ impl Service for Sftp {
             if directory == "data" {
                 directories.extend(prefixes(&session, &path).await?);
             }
+            let found = Mutex::new(List::default());
             let listing = futures_util::stream::iter(directories).map(|path| {
-                let session = Arc::clone(&session);
-                async move { entries(&session, &path).await }
+                let (session, found) = (&session, &found);
+                async move { entries(session, &path, None, found).await }
             });
             let listed: Vec<_> = listing.buffer_unordered(AT_ONCE).collect().await;
-            let mut found = Vec::new();
-            for one in listed {
-                found.extend(one?.into_iter().map(|(name, size, _)| (name, size)));
-            }
-            Ok(found)
+            listed.into_iter().collect::<std::result::Result<(), _>>()?;
+            Ok(found.into_inner().into_files())
         }))
     }
 
     fn read(self: Arc<Self>, path: String, part: Option<(u32, u32)>) -> Answer<Bytes> {
-        Box::pin(
-            self.with(async move |session, root| read(&session, &root.join(&path), part, super::longest(&path)).await),
-        )
+        Box::pin(self.with(async move |session, root| read(&session, &root.join(&path), part, longest(&path)).await))
     }
 
     fn write(self: Arc<Self>, path: String, content: Bytes) -> Answer<()> {
@@ -316,16 +334,15 @@ impl Service for Sftp {
     fn sweep(self: Arc<Self>, before: SystemTime) -> Answer<Vec<String>> {
         Box::pin(self.with(async move |session, root| {
             let directory = root.join("tmp");
-            let found = match entries(&session, &directory).await {
+            let found = Mutex::new(List::default());
+            match entries(&session, &directory, Some(before), &found).await {
                 Err(Its::SftpError(SftpErrorKind::NoSuchFile, _)) => return Ok(Vec::new()),
-                found => found?,
-            };
+                listed => listed?,
+            }
             let mut removed = Vec::new();
-            for (name, _, time) in found {
-                if time.is_some_and(|time| time < before) {
-                    session.client.fs().remove_file(directory.join(&name)).await?;
-                    removed.push(format!("tmp/{name}"));
-                }
+            for (name, _) in found.into_inner().into_files() {
+                session.client.fs().remove_file(directory.join(&name)).await?;
+                removed.push(format!("tmp/{name}"));
             }
             Ok(removed)
         }))

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::{Error as Its, Sftp as Client, SftpOptions};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::process::Child;
 
-use super::super::words;
+use super::super::{excerpt, words};
+use super::packets::{Packets, Refusal};
 use crate::process;
 
 /// How long ssh may still have something to say after it closed the connection.
@@ -22,7 +23,9 @@ pub(super) struct Session {
     pub(super) client: Client,
     /// What ssh said on its standard error.
     pub(super) said: Arc<Plain<String>>,
-    _child: Child,
+    refusal: Refusal,
+    /// ssh, which ends with this.
+    _child: Option<Child>,
 }
 
 impl Session {
@@ -56,14 +59,40 @@ impl Session {
                 said.push_str(&text);
             }
         });
-        match Client::new(input, output, SftpOptions::default()).await {
-            Ok(client) => Ok(Self { client, said, _child: child }),
+        match Self::over(input, output, &said).await {
+            Ok(session) => Ok(Self { _child: Some(child), ..session }),
             Err(error) => {
                 let _ = tokio::time::timeout(LAST_WORDS, listening).await;
-                Err(refused(&last_words(&said)).unwrap_or_else(|| failed(&error, &said)))
+                Err(refused(&last_words(&said)).unwrap_or_else(|| error.unwrap_or_else(|error| failed(&error, &said))))
             }
         }
     }
+
+    /// Greets the server at the other end of these.
+    pub(super) async fn over(
+        input: impl AsyncWrite + Send + 'static,
+        output: impl AsyncRead + Send + Unpin + 'static,
+        said: &Arc<Plain<String>>,
+    ) -> Result<Self, Result<io::Error, Its>> {
+        let refusal = Refusal::default();
+        match Client::new(input, Packets::new(output, &refusal), SftpOptions::default()).await {
+            Ok(client) => Ok(Self { client, said: Arc::clone(said), refusal, _child: None }),
+            Err(error) => Err(refusal.get().map(|cause| without_measure(cause)).ok_or(error)),
+        }
+    }
+
+    /// An error of the server or of the connection, with what ssh said of it.
+    pub(super) fn failed(&self, error: &Its) -> io::Error {
+        match self.refusal.get() {
+            Some(cause) => without_measure(cause),
+            None => failed(error, &self.said),
+        }
+    }
+}
+
+/// A server that is no longer listened to. Another attempt would get the same.
+fn without_measure(cause: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, cause)
 }
 
 /// What ssh refuses will be refused the next time too.
@@ -84,7 +113,7 @@ fn last_words(said: &Plain<String>) -> String {
 }
 
 /// An error of the server or of the connection, with what ssh said of it.
-pub(super) fn failed(error: &Its, said: &Plain<String>) -> io::Error {
+fn failed(error: &Its, said: &Plain<String>) -> io::Error {
     if let Its::SftpError(kind, message) = error {
         let kind = match kind {
             SftpErrorKind::NoSuchFile => ErrorKind::NotFound,
@@ -93,13 +122,19 @@ pub(super) fn failed(error: &Its, said: &Plain<String>) -> io::Error {
             // "Failure" may be a full disk: another attempt may find room.
             _ => ErrorKind::Other,
         };
-        return io::Error::new(kind, format!("the server says: {}", message.get().0));
+        return io::Error::new(kind, format!("the server says: {}", excerpt(message.get().0)));
     }
     if let Its::IOError(cause) = error
         && cause.kind() == ErrorKind::UnexpectedEof
         && cause.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Short>)
     {
         return ErrorKind::UnexpectedEof.into();
+    }
+    // Another attempt would get the same.
+    if let Its::IOError(cause) = error
+        && cause.kind() == ErrorKind::InvalidData
+    {
+        return io::Error::new(ErrorKind::InvalidData, cause.to_string());
     }
     let said = last_words(said);
     let said = if said.is_empty() { String::new() } else { format!(" (ssh: {said})") };
