@@ -115,13 +115,15 @@ impl ServiceGuard {
         if !self.stopped {
             return error.with("state", "the live database was not touched");
         }
-        match self.start().await {
-            Ok(()) => error.with("state", format!("the live database was not touched, {name} was started again")),
-            Err(_) => error
-                .escalate(Kind::Attention)
-                .with("state", format!("the live database was not touched, {name} may be stopped"))
-                .hint(format!("systemctl start {name}")),
+        if self.start().await.is_ok() {
+            return error.with("state", format!("the live database was not touched, {name} was started again"));
         }
+        // A signal for all processes of this run ends systemctl too: it is tried once more in the end.
+        self.stopped = true;
+        error
+            .escalate(Kind::Attention)
+            .with("state", format!("the live database was not touched, {name} may be stopped"))
+            .hint(format!("systemctl start {name}"))
     }
 
     /// Starts the service if it was running before [`ServiceGuard::stop`]. What somebody started in between, in spite of
