@@ -23,6 +23,7 @@
 //! | [`mod@env`] | what every piece of work is given |
 //! | [`progress`], [`interrupt`], [`process`] | what is being done; signals; child processes |
 //! | [`bounded`] | files and output of children, read with a limit |
+//! | [`path`] | paths on which others may have put links |
 //! | [`text`] | foreign text, made fit for people, the journal and JSON |
 //! | [`error`] | what can go wrong, and the exit code that says so |
 //!
@@ -40,6 +41,7 @@ pub mod host;
 pub mod interrupt;
 pub mod ledger;
 pub mod migrate;
+pub mod path;
 pub mod privilege;
 pub mod process;
 pub mod progress;

@@ -16,6 +16,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, Gid, Pid, Uid, User};
 use serde::{Deserialize, Serialize};
+use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -163,7 +164,8 @@ pub fn enter_worker() -> Result<(Link, Inputs, Opened)> {
     Ok((link, setup.inputs, opened))
 }
 
-/// The first process: starts the second, answers its requests, passes signals on, and returns its exit code.
+/// The first process: starts the second, answers its requests, passes signals on, puts the service back when it has ended,
+/// and returns its exit code.
 pub async fn supervise(
     name: &str,
     inputs: Inputs,
@@ -194,7 +196,22 @@ pub async fn supervise(
     send_setup(&ours, inputs, &opened)?;
     drop(opened);
 
-    let link = Arc::new(ours);
+    let ended = attend(&mut child, ours, host, &relays, interrupt).await;
+    // The service does not wait for a terminal that shows nothing more.
+    let finished = host.finish().await;
+    relays.end(interrupt).await;
+    finished.and(ended.and_then(exit_code))
+}
+
+/// Answers the second process's requests until it ends.
+async fn attend(
+    child: &mut Child,
+    link: Link,
+    host: &mut HostState,
+    relays: &Relays,
+    interrupt: &Interrupt,
+) -> Result<ExitStatus> {
+    let link = Arc::new(link);
     let (sender, mut requests) = mpsc::channel(1);
     let receiving = link.clone();
     // Receiving blocks; the thread ends with the worker, whose end of the socket closes.
@@ -208,9 +225,9 @@ pub async fn supervise(
     let mut forwarded = false;
     // Until a signal has come, and while this process is at work for the worker, it may take its time.
     let mut deadline = None;
-    let status = loop {
+    loop {
         tokio::select! {
-            status = child.wait() => break status.context(Kind::Attention, "cannot wait for the worker")?,
+            status = child.wait() => return status.context(Kind::Attention, "cannot wait for the worker"),
             () = at(deadline) => {
                 deadline = None;
                 forward(child.id(), Signal::SIGKILL);
@@ -219,25 +236,32 @@ pub async fn supervise(
                 if matches!(request, Request::Ask(_)) {
                     relays.settle().await;
                 }
+                // Nobody may ever answer a question.
+                let may_last = matches!(request, Request::Ask(_));
                 let mut handling = Box::pin(host.handle(request));
                 // A worker that ends meanwhile needs no answer, and a signal does not wait for one.
                 let ended = loop {
                     tokio::select! {
                         answer = &mut handling => {
                             let answer: Result<Answer> = answer;
-                            let _ = link.send(&answer, &[]);
+                            let _ = link.answer(&answer);
                             break None;
                         }
                         status = child.wait() => break Some(status),
+                        () = at(deadline), if may_last => {
+                            deadline = None;
+                            forward(child.id(), Signal::SIGKILL);
+                        }
                         number = interrupt.raised(), if !forwarded => {
                             forwarded = true;
+                            deadline = Some(Instant::now() + LIMIT);
                             stop(child.id(), number);
                         }
                     }
                 };
                 deadline = forwarded.then(|| Instant::now() + LIMIT);
                 if let Some(status) = ended {
-                    break status.context(Kind::Attention, "cannot wait for the worker")?;
+                    return status.context(Kind::Attention, "cannot wait for the worker");
                 }
             }
             number = interrupt.raised(), if !forwarded => {
@@ -246,9 +270,7 @@ pub async fn supervise(
                 stop(child.id(), number);
             }
         }
-    };
-    relays.end();
-    exit_code(status)
+    }
 }
 
 fn send_setup(link: &Link, inputs: Inputs, opened: &Opened) -> Result<()> {

@@ -42,7 +42,8 @@ pub fn command(program: &Path) -> Command {
 #[must_use]
 pub fn host_command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    // Ctrl-C on the terminal is heard by this process alone, which puts the service back.
+    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
     die_with_parent(&mut command);
     command
 }

@@ -240,9 +240,7 @@ impl Run<'_> {
             Account::Other(name) => runtime.block_on(async {
                 // The worker makes its own of what it is sent, and root needs no password.
                 drop(settings);
-                let result = privilege::supervise(&name, inputs, opened, &mut host, &interrupt).await;
-                let code = host.finish().await.and(result)?;
-                Ok(Ended::Worker(code))
+                privilege::supervise(&name, inputs, opened, &mut host, &interrupt).await.map(Ended::Worker)
             }),
             Account::Root | Account::Caller => {
                 inputs.wipe();

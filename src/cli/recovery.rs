@@ -15,6 +15,14 @@ use crate::restore::subscriptions;
 pub async fn before_work(env: &Env, restores: bool) {
     let unit = &env.settings.service.unit;
     warn_of_former_services(env).await;
+    match env.host.service_is_left_over().await {
+        Ok(false) => return,
+        Ok(true) => {}
+        Err(error) => {
+            let cause = error.detail("cause").map(|cause| format!(": {cause}")).unwrap_or_default();
+            return env.reporter.warn(&format!("{}{cause}. {}", error.message(), error.hints().join(" ")));
+        }
+    }
     match recover(env, restores).await {
         Ok(Recovered::Nothing) => {}
         Ok(Recovered::Started) => env.reporter.info(&started(unit)),
@@ -35,7 +43,11 @@ pub async fn before_work(env: &Env, restores: bool) {
 pub async fn run(env: &Env) -> Result<Report> {
     let unit = &env.settings.service.unit;
     warn_of_former_services(env).await;
-    let recovered = recover(env, false).await.map_err(|error| error.with("while", unrecovered(unit)))?;
+    let recovered = if env.host.service_is_left_over().await? {
+        recover(env, false).await.map_err(|error| error.with("while", unrecovered(unit)))?
+    } else {
+        Recovered::Nothing
+    };
     let text = match recovered {
         Recovered::Nothing => format!("no run that was killed left {unit} stopped"),
         Recovered::Started => started(unit),
@@ -49,9 +61,6 @@ pub async fn run(env: &Env) -> Result<Report> {
 }
 
 async fn recover(env: &Env, not_started: bool) -> Result<Recovered> {
-    if !env.host.service_is_left_over().await? {
-        return Ok(Recovered::Nothing);
-    }
     // A restore has it for itself until its swap is done, also one whose process was killed while the server was at it.
     let lock = env.interrupt.guard(Lock::take(&env.connector, Purpose::Maintenance)).await?;
     // Before the service is started: until then they take changes away from the live database.

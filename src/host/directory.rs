@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
 use rustix::fs::{self, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use crate::error::{Context, Kind, Result};
 
@@ -29,7 +30,7 @@ pub fn make_for(dir: &Path, with_parents: bool, account: &str) -> Result<()> {
     if names.len() > 1 && !with_parents {
         return Ok(());
     }
-    let opened = resolve(present).and_then(|present| fs::open(&present, OPEN, Mode::empty()).ok());
+    let opened = resolve(present).ok().and_then(|present| fs::open(&present, OPEN, Mode::empty()).ok());
     let Some(mut above) = opened else { return Ok(()) };
     for (number, name) in names.iter().enumerate() {
         let is_last = number + 1 == names.len();
@@ -52,37 +53,72 @@ pub fn make_for(dir: &Path, with_parents: bool, account: &str) -> Result<()> {
     Ok(())
 }
 
+/// A part of a path that others than root can exchange for something else.
+#[derive(Debug)]
+pub(super) struct Exposed {
+    path: PathBuf,
+    owner: u32,
+}
+
+impl Exposed {
+    /// Command that mends it.
+    pub(super) fn mended_by(&self) -> String {
+        let command = if self.owner == 0 { "chmod go-w" } else { "chown -h root:" };
+        format!("{command} {}", self.path.display())
+    }
+}
+
+impl std::fmt::Display for Exposed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        match self.owner {
+            0 => write!(f, "others than root may write into {path}"),
+            owner => write!(f, "{path} belongs to another account (uid {owner})"),
+        }
+    }
+}
+
+/// Why root does not go to a directory.
+#[derive(Debug)]
+pub(super) enum Unresolved {
+    /// Others can exchange a part of its path.
+    Exposed(Exposed),
+    /// The system says so.
+    System(Errno),
+}
+
 /// The directory without links on the way, if nobody but root can put something into the place of any part of it.
 ///
 /// Links are followed one by one: one that another account made could lead where it may not go itself.
-fn resolve(path: &Path) -> Option<PathBuf> {
+pub(super) fn resolve(path: &Path) -> std::result::Result<PathBuf, Unresolved> {
     if !path.is_absolute() {
-        return None;
+        return Err(Unresolved::System(Errno::INVAL));
     }
     let parts = |path: &Path| path.iter().map(OsStr::to_owned).collect::<Vec<_>>();
     let mut left: VecDeque<OsString> = parts(path).into();
     let mut resolved = PathBuf::new();
     for _ in 0..MOST_PARTS {
-        let Some(part) = left.pop_front() else { return Some(resolved) };
+        let Some(part) = left.pop_front() else { return Ok(resolved) };
         if part == ".." {
             resolved.pop();
             continue;
         }
         let next = resolved.join(&part);
-        let found = fs::lstat(&next).ok()?;
+        let found = fs::lstat(&next).map_err(Unresolved::System)?;
         let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
         // In a directory with the sticky bit (`/tmp`), others cannot move what is root's.
         let is_open = found.st_mode & 0o022 != 0 && found.st_mode & 0o1000 == 0;
         if found.st_uid != 0 || (is_open && !is_link) {
-            return None;
+            return Err(Unresolved::Exposed(Exposed { path: next, owner: found.st_uid }));
         }
         if is_link {
-            for part in parts(&std::fs::read_link(&next).ok()?).into_iter().rev() {
+            let target = std::fs::read_link(&next).map_err(|_| Unresolved::System(Errno::NOENT))?;
+            for part in parts(&target).into_iter().rev() {
                 left.push_front(part);
             }
         } else {
             resolved = next;
         }
     }
-    None
+    Err(Unresolved::System(Errno::LOOP))
 }

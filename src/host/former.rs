@@ -4,14 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::RUN_DIR;
-use super::guard::is_root;
 use super::marks::Mark;
+use super::notes::{self, Notes};
+use super::run_dir::RUN_DIR;
 use crate::service::{State, Unit};
 use crate::settings::Service;
-
-/// The longest name that systemd gives a unit.
-const LONGEST_NAME: usize = 255;
 
 /// Ending of the file that keeps a unit from being started.
 pub(super) const HOLD: &str = ".hold";
@@ -27,8 +24,7 @@ struct Former {
 }
 
 /// Warnings about the units that a killed run left stopped or held under another name than the settings have now.
-/// `notes` are where notes about the unit of today would be.
-pub(super) async fn warnings(service: &Service, notes: &[Mark]) -> Vec<String> {
+pub(super) async fn warnings(service: &Service, notes: &Notes) -> Vec<String> {
     let mut warnings = Vec::new();
     for former in formers(&service.unit, notes) {
         let unit = Unit::new(&Service { unit: former.unit.clone(), ..service.clone() });
@@ -69,14 +65,9 @@ impl Former {
     }
 }
 
-fn formers(now: &str, notes: &[Mark]) -> Vec<Former> {
-    let mut formers: Vec<Former> = Vec::new();
-    for note in notes.iter().filter(|note| !note.is_held()) {
-        let unit = note.read().and_then(|text| text.lines().next().map(str::to_owned));
-        if let Some(unit) = unit.filter(|unit| unit != now && is_unit_name(unit)) {
-            formers.push(Former { unit, note: Some(note.clone()), hold: None });
-        }
-    }
+fn formers(now: &str, notes: &Notes) -> Vec<Former> {
+    let others = notes.about_others(now).into_iter();
+    let mut formers: Vec<Former> = others.map(|(unit, note)| Former { unit, note: Some(note), hold: None }).collect();
     for unit in held_units().into_iter().filter(|unit| unit != now) {
         let hold = Path::new(RUN_DIR).join(format!("{unit}{HOLD}"));
         match formers.iter_mut().find(|former| former.unit == unit) {
@@ -87,19 +78,11 @@ fn formers(now: &str, notes: &[Mark]) -> Vec<Former> {
     formers
 }
 
-/// Only root can tell whether a hold file is one that a living process has locked.
 fn held_units() -> Vec<String> {
-    let entries = if is_root() { std::fs::read_dir(RUN_DIR).ok() } else { None };
-    let names = entries.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let is_left = |unit: &String| Mark::new(RUN_DIR.into(), format!("{unit}{HOLD}"), "").is_left();
-    names
+    notes::entries()
+        .into_iter()
         .filter_map(|name| name.strip_suffix(HOLD).map(str::to_owned))
-        .filter(|unit| is_unit_name(unit) && is_left(unit))
+        .filter(|unit| notes::is_unit_name(unit) && is_left(unit))
         .collect()
-}
-
-/// The characters of a unit's name after systemd.unit(5): it goes to a terminal, and into a command to type.
-fn is_unit_name(name: &str) -> bool {
-    let is_allowed = |character: char| character.is_ascii_alphanumeric() || ":-_.\\@".contains(character);
-    name.len() <= LONGEST_NAME && name.contains('.') && !name.starts_with(['-', '.']) && name.chars().all(is_allowed)
 }

@@ -5,13 +5,13 @@
 //! process lives, so that a run that is at work is never taken for one that was killed.
 
 use std::fs::File;
-use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 
-use super::RUN_DIR;
 use super::former::{self, HOLD};
 use super::marks::Mark;
+use super::notes::{self, Notes, is_root};
+use super::run_dir::{self, RUN_DIR};
 use crate::error::{Error, Kind, Result};
 use crate::service::{State, Unit};
 use crate::settings::{Service, Settings};
@@ -35,7 +35,7 @@ pub enum Recovered {
 pub struct ServiceGuard {
     unit: Unit,
     settings: Service,
-    state_dir: PathBuf,
+    notes: Notes,
     /// It was running, or an earlier run stopped it: it is to be started.
     stopped: bool,
     /// It was brought down, and what starts it now is not this run.
@@ -53,7 +53,7 @@ impl ServiceGuard {
         Self {
             unit: Unit::new(&settings.service),
             settings: settings.service.clone(),
-            state_dir: settings.state_dir.clone(),
+            notes: Notes::new(&settings.state_dir),
             stopped: false,
             is_down: false,
             note: None,
@@ -71,18 +71,26 @@ impl ServiceGuard {
         self.unit.is_our_own().await
     }
 
-    /// Refuses a service that runs and could not be started again once it is stopped.
+    /// Refuses a service that runs and could not be started again once it is stopped: also where others than root could
+    /// take away, or write themselves, what root notes about that.
     pub async fn can_come_back(&self) -> Result<()> {
+        match run_dir::open() {
+            Err(unusable) if is_root() && unusable.is_exposed() => {
+                return Err(unusable.refuse(format!("{} is not to be stopped", self.unit.name())));
+            }
+            _ => {}
+        }
         self.unit.can_come_back().await
     }
 
     /// Stops the service if it runs or is about to, waits until nothing of it is left, and keeps it from being started
     /// until [`ServiceGuard::start`]. If it does not stop, it is started again. Answers with warnings.
     pub async fn stop(&mut self) -> Result<Vec<String>> {
-        self.hold();
         let untouched = "the live database and the service were not touched";
         self.can_come_back().await.map_err(|error| error.or_state(untouched))?;
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = self.hold().into_iter().collect();
+        // What this run leaves stopped may have been stopped by one of an older build; where that is not known, it is told.
+        warnings.extend(self.notes.take_over().err().map(|cause| self.not_taken_over(&cause).message().to_owned()));
         let comes_up = self.unit.state().await?.comes_up();
         if comes_up {
             let name = self.unit.name().to_owned();
@@ -107,32 +115,37 @@ impl ServiceGuard {
         if !self.stopped {
             return error.with("state", "the live database was not touched");
         }
-        match self.start().await {
-            Ok(()) => error.with("state", format!("the live database was not touched, {name} was started again")),
-            Err(_) => error
-                .escalate(Kind::Attention)
-                .with("state", format!("the live database was not touched, {name} may be stopped"))
-                .hint(format!("systemctl start {name}")),
+        if self.start().await.is_ok() {
+            return error.with("state", format!("the live database was not touched, {name} was started again"));
         }
+        // A signal for all processes of this run ends systemctl too: it is tried once more in the end.
+        self.stopped = true;
+        error
+            .escalate(Kind::Attention)
+            .with("state", format!("the live database was not touched, {name} may be stopped"))
+            .hint(format!("systemctl start {name}"))
     }
 
     /// Starts the service if it was running before [`ServiceGuard::stop`]. What somebody started in between, in spite of
     /// the hold file, begins anew: it may have seen both databases.
     pub async fn start(&mut self) -> Result<()> {
-        let anew = std::mem::take(&mut self.is_down);
+        let anew = self.is_down;
         self.release();
         let is_up = anew && !self.stopped && self.unit.is_asked() && self.unit.state().await? == State::Active;
+        let is_wanted = self.stopped || is_up;
         // One attempt: a unit that does not start now will not start in a loop either, and says why in its journal.
-        if !std::mem::take(&mut self.stopped) && !is_up {
+        let started = if is_wanted { self.unit.start(anew).await } else { Ok(()) };
+        // Not before: where a signal ends this in the middle, it is called once more.
+        (self.stopped, self.is_down) = (false, false);
+        if !is_wanted {
             return Ok(());
         }
-        let name = self.unit.name().to_owned();
-        let started = self.unit.start(anew).await;
         if started.is_err() && anew {
             // It is told now. The next restore tries again; a backup does not, against the will of whoever mends it.
             let told = self.told();
             self.write_note(&told);
         }
+        let name = self.unit.name().to_owned();
         started.map_err(|error| {
             let message = format!("{name} was stopped and does not start again");
             Error::new(Kind::Attention, message)
@@ -144,28 +157,34 @@ impl ServiceGuard {
     }
 
     /// Whether a run that was killed may have left something: a note, or a hold file, that no living process has locked.
-    #[must_use]
-    pub fn is_left_over(&self) -> bool {
-        let counts = |note: &Mark| note.is_ours() || (note.exists() && !is_root());
-        let notes = self.notes(self.unit.name());
-        let is_noted = notes.iter().any(|note| counts(note) && !note.is_held());
-        is_noted || self.notes(&self.told()).iter().any(Mark::is_ours) || self.hold_mark().is_left()
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if others than root may have written what lies there.
+    pub fn is_left_over(&self) -> Result<bool> {
+        let unit = self.unit.name();
+        notes::check_place().map_err(|unusable| {
+            unusable.refuse(format!("cannot tell whether a run that was killed left {unit} stopped"))
+        })?;
+        let note = self.note_with(unit);
+        let is_noted = note.is_ours() && !note.is_held();
+        let is_of_others = self.notes.has_one_of_root(unit);
+        let is_told = self.note_with(&self.told()).is_ours();
+        Ok(is_noted || is_of_others || is_told || self.notes.has_old() || self.hold_mark().is_left())
     }
 
     /// Takes away what a run that was killed left, and starts the service if that run had stopped it; if it is asked for, one
     /// that did not start after a restore, too. Whoever calls this holds the lock, so nobody is exchanging the database.
     pub async fn recover(&mut self, not_started: bool) -> Result<Recovered> {
-        let notes = self.notes(self.unit.name());
-        for note in &notes {
-            note.remove_partial();
-        }
-        if notes.iter().any(Mark::is_held) {
+        self.notes.take_over().map_err(|cause| self.not_taken_over(&cause))?;
+        let note = self.note_with(self.unit.name());
+        note.remove_partial();
+        if note.is_held() {
             // The run of that note is at work: it starts the service itself.
             return Ok(Recovered::Nothing);
         }
         let hold_stays = !self.hold_mark().remove_if_free();
-        let has_note = notes.iter().any(Mark::is_ours) || (not_started && self.has_note());
-        let is_foreign = !is_root() && notes.iter().any(|note| note.exists() && !note.is_ours());
+        let has_note = note.is_ours() || (not_started && self.has_note());
+        let is_foreign = self.notes.has_one_of_root(self.unit.name());
         if !self.has_note() && !is_foreign && !hold_stays {
             return Ok(Recovered::Nothing);
         }
@@ -186,7 +205,7 @@ impl ServiceGuard {
 
     /// Warnings about a unit that a killed run left stopped or held, and that is not the one of the settings any more.
     pub async fn former_units(&self) -> Vec<String> {
-        former::warnings(&self.settings, &self.notes("")).await
+        former::warnings(&self.settings, &self.notes).await
     }
 
     /// The application must not come up while its database is being exchanged, whoever starts it: its unit has
@@ -195,14 +214,14 @@ impl ServiceGuard {
         Mark::new(RUN_DIR.into(), format!("{}{HOLD}", self.unit.name()), "")
     }
 
-    /// Where the note may be: in the state directory, which outlives a boot, or, where that cannot be written, where only
-    /// root may write.
-    fn notes(&self, content: &str) -> [Mark; 2] {
-        let place = self.state_dir.display().to_string().replace('/', "-");
-        [
-            Mark::new(self.state_dir.clone(), "service-stopped".to_owned(), content),
-            Mark::new(RUN_DIR.into(), format!("{}{place}.stopped", self.unit.name()), content),
-        ]
+    fn note_with(&self, content: &str) -> Mark {
+        self.notes.about(self.unit.name(), content)
+    }
+
+    fn not_taken_over(&self, cause: &std::io::Error) -> Error {
+        let unit = self.unit.name();
+        Error::new(Kind::Store, format!("cannot move the note of an older build about {unit} to {RUN_DIR}: {cause}"))
+            .hint(format!("systemctl start {unit}"))
     }
 
     /// Content of the note about a service that did not start, after its user was told.
@@ -210,11 +229,21 @@ impl ServiceGuard {
         format!("{}\n{TOLD}", self.unit.name())
     }
 
-    /// Where only root may write; anybody else stops the service in another way, and has nothing to hold it with.
-    fn hold(&mut self) {
-        if self.hold.is_none() && super::run_dir().is_ok() {
-            self.hold = self.hold_mark().make_shared().ok();
+    /// Where only root may write; anybody else stops the service in another way, and has nothing to hold it with. Answers
+    /// with a warning where it cannot be held: going back must work on a machine in a bad state.
+    fn hold(&mut self) -> Option<String> {
+        if self.hold.is_some() || !is_root() {
+            return None;
         }
+        let held = run_dir::open().map_err(|unusable| unusable.to_string());
+        let held = held.and_then(|_| self.hold_mark().make_shared().map_err(|cause| cause.to_string()));
+        let failed = |cause| format!("cannot keep {} from being started meanwhile: {cause}", self.unit.name());
+        match held {
+            Ok(file) => self.hold = Some(file),
+            Err(cause) if self.unit.is_asked() => return Some(failed(cause)),
+            Err(_) => {}
+        }
+        None
     }
 
     /// Only what this run holds: another one may be exchanging the database right now.
@@ -226,43 +255,34 @@ impl ServiceGuard {
     }
 
     fn has_note(&self) -> bool {
-        [self.unit.name(), &self.told()].iter().any(|content| self.notes(content).iter().any(Mark::is_ours))
+        self.note_with(self.unit.name()).is_ours() || self.note_with(&self.told()).is_ours()
     }
 
     /// Answers with a warning where no note can be written: going back must work on a machine in a bad state.
     fn write_note(&mut self, content: &str) -> Option<String> {
-        let _ = super::run_dir();
-        let mut causes = Vec::new();
-        for note in self.notes(content) {
-            match note.make() {
-                Ok(file) => {
-                    self.note = Some(file);
-                    return None;
-                }
-                Err(cause) => causes.push(format!("{}: {cause}", note.path().display())),
+        let place = if is_root() { run_dir::open().map(drop) } else { Ok(()) };
+        let note = self.note_with(content);
+        let made = place
+            .map_err(|unusable| unusable.to_string())
+            .and_then(|()| note.make().map_err(|cause| format!("{}: {cause}", note.path().display())));
+        match made {
+            Ok(file) => {
+                self.note = Some(file);
+                None
             }
+            Err(cause) => Some(format!(
+                "cannot note that {} is stopped, so nobody starts it if this run is killed: {cause}",
+                self.unit.name()
+            )),
         }
-        let unit = self.unit.name();
-        Some(format!(
-            "cannot note that {unit} is stopped, so nobody starts it if this run is killed: {}",
-            causes.join("; ")
-        ))
     }
 
     fn remove_note(&mut self) -> Result<()> {
         self.note = None;
-        let told = self.told();
-        for note in self.notes(&told).into_iter().chain(self.notes(self.unit.name())) {
-            note.remove().map_err(|cause| {
-                Error::new(Kind::Attention, "cannot remove the note of a stopped service")
-                    .with("file", note.path().display())
-                    .with("cause", cause)
-            })?;
-        }
-        Ok(())
+        self.note_with("").remove().map_err(|cause| {
+            Error::new(Kind::Attention, "cannot remove the note of a stopped service")
+                .with("file", self.note_with("").path().display())
+                .with("cause", cause)
+        })
     }
-}
-
-pub(super) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }

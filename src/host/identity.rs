@@ -6,17 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, metadata};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
 use nix::unistd::{User, getgrouplist};
-use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
+use zeroize::Zeroizing;
 
 use super::output::make_temporary;
-use super::{RUN_DIR, run_dir};
+use super::run_dir::{self, RUN_DIR};
 use crate::error::{Context, Error, Kind, Result};
+use crate::path;
 use crate::settings::{Repository, Settings};
 
 /// What the names of all copies begin with.
@@ -24,6 +26,9 @@ const PREFIX: &str = "identity.";
 
 /// What ssh adds to a key's path, and looks for there.
 const CERTIFICATE: &str = "-cert.pub";
+
+/// More than any key or certificate has, in bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// The copies of a run. They go with this value.
 #[derive(Debug, Default)]
@@ -50,7 +55,7 @@ impl Identities {
         let user = User::from_name(account).context(Kind::Refused, unknown())?;
         let user = user.ok_or_else(|| Error::new(Kind::Refused, unknown()))?;
         for path in wanted.into_iter().filter(|path| !can_read(&user, Path::new(path))) {
-            let key = match open(path) {
+            let key = match path::open_file(Path::new(path)) {
                 Ok(key) => key,
                 // Root is refused by file systems of other machines alone, which may let the account.
                 Err(cause) if cause.kind() == ErrorKind::PermissionDenied => continue,
@@ -61,8 +66,15 @@ impl Identities {
                         .hint("Name an existing file in the option `identity_file`, or leave it out."));
                 }
             };
-            self.hand_over(path, key, &user).map_err(|cause| {
-                Error::new(Kind::Refused, format!("cannot hand a copy of the identity file {path} to \"{account}\""))
+            let failed = || format!("cannot hand a copy of the identity file {path} to \"{account}\"");
+            if self.copies.is_none() {
+                let opened = run_dir::open().map_err(|unusable| {
+                    unusable.refuse(failed()).with("state", "nothing was read, nothing was written")
+                })?;
+                self.copies = Some((opened, Vec::new()));
+            }
+            self.hand_over(path, &key, &user).map_err(|cause| {
+                Error::new(Kind::Refused, failed())
                     .with("cause", cause)
                     .with("directory", RUN_DIR)
                     .with("state", "nothing was read, nothing was written")
@@ -78,24 +90,22 @@ impl Identities {
         self.paths.clone()
     }
 
-    fn hand_over(&mut self, path: &str, mut key: File, user: &User) -> std::io::Result<()> {
-        let (directory, copies) = match &mut self.copies {
-            Some(copies) => copies,
-            none => none.insert((run_dir()?, Vec::new())),
-        };
-        let mut copy = |name: &str, source: &mut File| -> std::io::Result<()> {
+    fn hand_over(&mut self, path: &str, key: &File, user: &User) -> std::io::Result<()> {
+        let Some((directory, copies)) = &mut self.copies else { return Ok(()) };
+        let mut copy = |name: &str, source: &File| -> std::io::Result<()> {
+            let content = Zeroizing::new(path::read_small(source, LONGEST)?);
             copies.push((name.to_owned(), make_temporary(directory, name.as_ref())?.into()));
             let Some((_, file)) = copies.last_mut() else { return Ok(()) };
-            std::io::copy(source, file)?;
+            file.write_all(&content)?;
             fchown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
         };
         // ssh names the path where the key is no good: the original is recognised by its name.
         let plain = |letter: &char| letter.is_ascii_alphanumeric() || "-_.".contains(*letter);
         let shown: String = path.rsplit('/').next().unwrap_or_default().chars().filter(plain).take(60).collect();
         let name = format!("{PREFIX}{}.{}.{shown}", std::process::id(), self.paths.len());
-        copy(&name, &mut key)?;
-        match open(&format!("{path}{CERTIFICATE}")) {
-            Ok(mut certificate) => copy(&format!("{name}{CERTIFICATE}"), &mut certificate)?,
+        copy(&name, key)?;
+        match path::open_file(Path::new(&format!("{path}{CERTIFICATE}"))) {
+            Ok(certificate) => copy(&format!("{name}{CERTIFICATE}"), &certificate)?,
             Err(cause) if cause.kind() == ErrorKind::NotFound => {}
             Err(cause) => return Err(cause),
         }
@@ -122,16 +132,6 @@ fn identity_file(repository: &Repository) -> Option<&str> {
     (is_plain && repository.location.starts_with("sftp:")).then_some(path)
 }
 
-fn open(path: &str) -> std::io::Result<File> {
-    // A FIFO must not make anybody wait.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = fs::open(path, flags, Mode::empty())?;
-    match FileType::from_raw_mode(fs::fstat(&file)?.st_mode) {
-        FileType::RegularFile => Ok(file.into()),
-        _ => Err(std::io::Error::other("it is no regular file")),
-    }
-}
-
 /// Whether the modes of the file, and of the directories on the way to it, let the account read it. Where something else
 /// forbids it, ssh says so.
 fn can_read(user: &User, path: &Path) -> bool {
@@ -151,8 +151,7 @@ fn can_read(user: &User, path: &Path) -> bool {
 
 /// Removes the copies that no living run holds.
 fn sweep() {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(directory) = fs::open(RUN_DIR, flags, Mode::empty()) else { return };
+    let Ok(Some(directory)) = run_dir::open_present() else { return };
     let Ok(entries) = fs::Dir::read_from(&directory) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_bytes().starts_with(PREFIX.as_bytes())) {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

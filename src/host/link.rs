@@ -166,8 +166,17 @@ impl Link {
         self.0
     }
 
+    /// Sends an answer, unless the other side leaves earlier ones unread: nobody has to wait for that.
+    pub fn answer(&self, message: &impl Serialize) -> Result<()> {
+        self.send_with(message, &[], SendFlags::DONTWAIT)
+    }
+
     /// Sends a message with descriptors.
     pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_with(message, descriptors, SendFlags::empty())
+    }
+
+    fn send_with(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>], flags: SendFlags) -> Result<()> {
         let failed = "cannot reach the other process of this run";
         // Of its whole size at once: growing would leave copies behind that are not wiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(MESSAGE_LIMIT));
@@ -179,9 +188,9 @@ impl Link {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut packets = descriptors.chunks(DESCRIPTORS);
         let first = packets.next().unwrap_or_default();
-        self.send_packet(&bytes, first, &mut space).context(Kind::Attention, failed)?;
+        self.send_packet(&bytes, first, &mut space, flags).context(Kind::Attention, failed)?;
         for packet in packets {
-            self.send_packet(b"+", packet, &mut space).context(Kind::Attention, failed)?;
+            self.send_packet(b"+", packet, &mut space, flags).context(Kind::Attention, failed)?;
         }
         Ok(())
     }
@@ -191,13 +200,14 @@ impl Link {
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
         space: &mut [MaybeUninit<u8>],
+        flags: SendFlags,
     ) -> std::result::Result<(), Errno> {
         let mut ancillary = SendAncillaryBuffer::new(space);
         if !descriptors.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         rustix::io::retry_on_intr(|| {
-            sendmsg(&self.0, &[std::io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+            sendmsg(&self.0, &[std::io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL | flags)
         })
         .map(drop)
     }

@@ -1,14 +1,17 @@
 //! Small files that say something to the next run, each with a lock that ends with the process that made it.
 //!
-//! Root makes them, also in the directory of an unprivileged account: such a file counts only if it is one that this
-//! account could not have made. Links are not followed, and nothing is waited for.
+//! Such a file counts only if it is one that another account could not have made. Links are not followed, nothing is
+//! waited for, and every step is below the one directory that was opened: nobody can put another into its place meanwhile.
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::path;
 
 /// More than any unit's name.
 const LONGEST: u64 = 4096;
@@ -34,7 +37,7 @@ impl Mark {
     }
 
     pub(super) fn exists(&self) -> bool {
-        self.path().symlink_metadata().is_ok()
+        self.directory().is_ok_and(|directory| fs::statat(directory, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
     }
 
     /// A file of our own account, with this content.
@@ -45,13 +48,14 @@ impl Mark {
     /// Content of the file, if it belongs to our own account.
     pub(super) fn read(&self) -> Option<String> {
         let mut text = String::new();
-        self.open()?.take(LONGEST).read_to_string(&mut text).ok()?;
+        self.open().ok()??.take(LONGEST).read_to_string(&mut text).ok()?;
         Some(text)
     }
 
     /// Whether the process that made it lives.
     pub(super) fn is_held(&self) -> bool {
-        self.open().is_some_and(|file| lock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK))
+        let is_locked = |file: File| lock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK);
+        self.open().ok().flatten().is_some_and(is_locked)
     }
 
     /// It is there, and its process does not live, as far as can be seen.
@@ -59,21 +63,12 @@ impl Mark {
         self.exists() && !self.is_held()
     }
 
-    fn open(&self) -> Option<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = fs::open(self.path(), flags, Mode::empty()).ok()?;
-        let found = fs::fstat(&file).ok()?;
-        let is_regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-        let is_own = found.st_uid == rustix::process::geteuid().as_raw() && found.st_nlink == 1;
-        (is_regular && is_own).then(|| File::from(file))
-    }
-
     /// Makes it, and locks it for as long as the answer lives.
     pub(super) fn make(&self) -> std::io::Result<File> {
-        self.remove_partial();
-        let directory = fs::open(&self.dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = self.directory()?;
         let partial = self.partial();
+        let _ = fs::unlinkat(&directory, &partial, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(fs::openat(&directory, &partial, flags, Mode::RUSR | Mode::WUSR)?);
         lock(&file, FlockOperation::NonBlockingLockExclusive)?;
         writeln!(file, "{}", self.content)?;
@@ -85,14 +80,20 @@ impl Mark {
 
     /// Makes it empty, or joins those who hold it already.
     pub(super) fn make_shared(&self) -> std::io::Result<File> {
+        let directory = self.directory()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         for _ in 0..ATTEMPTS {
-            let file = fs::open(self.path(), flags, Mode::RUSR | Mode::WUSR)?;
+            let file = fs::openat(&directory, &self.name, flags, Mode::RUSR | Mode::WUSR)?;
+            let own = fs::fstat(&file)?;
+            if !is_own(&own) {
+                // Left from a time when others could write there: it would never go away again.
+                fs::unlinkat(&directory, &self.name, AtFlags::empty())?;
+                continue;
+            }
             let is_locked = lock(&file, FlockOperation::NonBlockingLockShared).is_ok();
             // Between the two calls it may have been taken away.
-            let is_it = fs::lstat(self.path()).is_ok_and(|found| {
-                fs::fstat(&file).is_ok_and(|own| (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino))
-            });
+            let found = fs::statat(&directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+            let is_it = found.is_ok_and(|found| (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino));
             if is_locked && is_it {
                 return Ok(File::from(file));
             }
@@ -106,14 +107,14 @@ impl Mark {
         if !self.exists() {
             return true;
         }
-        let Some(file) = self.open() else { return false };
+        let Some(file) = self.open().ok().flatten() else { return false };
         let is_free = lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        is_free && std::fs::remove_file(self.path()).is_ok()
+        is_free && self.unlink().is_ok()
     }
 
     /// Takes it away. What is there by its name and is not ours is left alone.
     pub(super) fn remove(&self) -> std::io::Result<()> {
-        match std::fs::remove_file(self.path()) {
+        match self.unlink() {
             Err(cause) if self.is_ours() => Err(cause),
             _ => Ok(()),
         }
@@ -121,12 +122,33 @@ impl Mark {
 
     /// Removes the unfinished file of a process that was killed.
     pub(super) fn remove_partial(&self) {
-        let _ = std::fs::remove_file(self.dir.join(self.partial()));
+        let Ok(directory) = self.directory() else { return };
+        let _ = fs::unlinkat(directory, self.partial(), AtFlags::empty());
+    }
+
+    fn directory(&self) -> std::io::Result<OwnedFd> {
+        Ok(path::open(&self.dir, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC)?)
+    }
+
+    fn open(&self) -> std::io::Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::openat(self.directory()?, &self.name, flags, Mode::empty())?;
+        Ok(is_own(&fs::fstat(&file)?).then(|| File::from(file)))
+    }
+
+    fn unlink(&self) -> std::io::Result<()> {
+        Ok(fs::unlinkat(self.directory()?, &self.name, AtFlags::empty())?)
     }
 
     fn partial(&self) -> String {
         format!(".{}.partial", self.name)
     }
+}
+
+/// A regular file of our own account, which nobody else has by a second name.
+fn is_own(found: &fs::Stat) -> bool {
+    let is_regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    is_regular && found.st_uid == rustix::process::geteuid().as_raw() && found.st_nlink == 1
 }
 
 fn lock(file: &impl std::os::fd::AsFd, how: FlockOperation) -> Result<(), Errno> {

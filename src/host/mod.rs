@@ -12,17 +12,16 @@ pub mod guard;
 pub mod identity;
 pub mod link;
 mod marks;
+mod notes;
 pub mod output;
-mod path;
+mod run_dir;
 pub mod terminal;
 
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
-use rustix::fs::{self, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 pub use extra::ExtraFile;
@@ -37,28 +36,6 @@ use crate::settings::Settings;
 use crate::text;
 pub use guard::Recovered;
 use guard::ServiceGuard;
-
-/// Where root leaves what lasts as long as a run. What is below `/run` is gone after a boot.
-const RUN_DIR: &str = "/run/glovebox";
-
-/// Opens [`RUN_DIR`], made if it is missing: everybody may look into it, and root alone may write.
-fn run_dir() -> std::io::Result<OwnedFd> {
-    match std::fs::DirBuilder::new().mode(0o755).create(RUN_DIR) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => return Err(cause),
-        _ => {}
-    }
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = fs::open(RUN_DIR, flags, Mode::empty())?;
-    let found = fs::fstat(&directory)?;
-    if found.st_uid != 0 || found.st_mode & 0o022 != 0 {
-        return Err(std::io::Error::other("others than root may write there"));
-    }
-    // Made under our umask, it lets nobody else in.
-    if found.st_mode & 0o755 != 0o755 {
-        fs::fchmod(&directory, Mode::from_raw_mode(0o755))?;
-    }
-    Ok(directory)
-}
 
 /// The files that a command line names, before they are opened.
 #[derive(Clone, Debug, Default)]
@@ -193,7 +170,7 @@ impl HostState {
             Request::ServiceState => self.service.state().await.map(Answer::State),
             Request::ServiceIsPart => self.service.is_part().await.map(Answer::Yes),
             Request::ServiceCanComeBack => self.service.can_come_back().await.map(|()| Answer::Done),
-            Request::ServiceLeftOver => Ok(Answer::Yes(self.service.is_left_over())),
+            Request::ServiceLeftOver => self.service.is_left_over().map(Answer::Yes),
             Request::ServiceFormer => Ok(Answer::Warnings(self.service.former_units().await)),
             Request::ServiceStop => self.service.stop().await.map(Answer::Warnings),
             Request::ServiceStart => self.service.start().await.map(|()| Answer::Done),

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::path::{self, Closed};
 use crate::error::{Context, Error, Kind, Result};
+use crate::path::{self, Closed};
 
 /// An output file that is not there yet.
 #[derive(Debug)]
@@ -255,9 +255,14 @@ pub fn open_members(input: &OwnedFd, path: &Path) -> Result<Vec<(String, OwnedFd
         if name.starts_with('.') || !matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
             continue;
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = fs::openat(input, entry.file_name(), flags, Mode::empty())
-            .context(Kind::Refused, format!("cannot read {}/{name}", path.display()))?;
+        // A FIFO that somebody put there meanwhile must not make anybody wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let unreadable = || format!("cannot read {}/{name}", path.display());
+        let file = fs::openat(input, entry.file_name(), flags, Mode::empty()).context(Kind::Refused, unreadable())?;
+        let kind = FileType::from_raw_mode(fs::fstat(&file).context(Kind::Refused, unreadable())?.st_mode);
+        if kind != FileType::RegularFile {
+            continue;
+        }
         members.push((name, file));
         // An archive of pg_dump has a file per table; anything larger is some other directory.
         if members.len() > MEMBERS_LIMIT {

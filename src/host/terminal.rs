@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::process::Command;
 
 use crate::error::{Context, Kind, Result};
+use crate::interrupt::Interrupt;
 use crate::text;
 
 /// Tells a worker that a terminal shows its standard error, and how many columns it has.
@@ -84,10 +85,18 @@ impl Relays {
     }
 
     /// Waits for the end of the pipes, which comes with that of the worker and its children: as long as a slow terminal
-    /// takes, but not for a child that keeps a pipe open and writes nothing.
-    pub fn end(self) {
-        for relay in self.0 {
-            while relay.ended.recv_timeout(PATIENCE).is_err() && !relay.is_empty() {}
+    /// takes, but not for a child that keeps a pipe open and writes nothing, and not after a signal: the terminal may be
+    /// stopped (Ctrl-S), or its network gone.
+    pub async fn end(self, interrupt: &Interrupt) {
+        let (mut since, mut is_told) = (Instant::now(), false);
+        while !self.0.iter().all(Relay::has_ended) && since.elapsed() < PATIENCE {
+            if !is_told && !self.0.iter().all(Relay::is_empty) {
+                since = Instant::now();
+            }
+            tokio::select! {
+                _ = interrupt.raised(), if !is_told => (since, is_told) = (Instant::now(), true),
+                () = tokio::time::sleep(Duration::from_millis(2)) => {}
+            }
         }
     }
 }
@@ -111,6 +120,10 @@ impl Relay {
             let _ = end.send(());
         });
         Self { reader, writing, ended }
+    }
+
+    fn has_ended(&self) -> bool {
+        !matches!(self.ended.try_recv(), Err(mpsc::TryRecvError::Empty))
     }
 
     fn is_empty(&self) -> bool {

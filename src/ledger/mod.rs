@@ -37,6 +37,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::path::command_to_make;
 use failure::{Attempt, Failure};
 
 pub use copies::Copy;
@@ -159,9 +160,16 @@ fn create(path: &Path) -> Result<()> {
         Ok(()) => return Ok(()),
         Err(Errno::EEXIST) => {}
         Err(cause) => {
-            return Err(Error::new(Kind::Store, format!("cannot make {}", path.display())).with("cause", cause).hint(
-                "See to it that the state directory exists and this account can write into it, or set `state_dir`.",
-            ));
+            let error = Error::new(Kind::Store, format!("cannot make {}", path.display())).with("cause", cause);
+            let command = path.parent().filter(|_| matches!(cause, Errno::ENOENT | Errno::EACCES)).map(command_to_make);
+            return Err(error.hint(match command {
+                Some(command) => {
+                    format!("Make the state directory as root, for this account: `{command}`, or set `state_dir`.")
+                }
+                None => {
+                    "See to it that this account can write into the state directory, or set `state_dir`.".to_owned()
+                }
+            }));
         }
     }
     let metadata = std::fs::symlink_metadata(path).context(Kind::Store, format!("cannot read {}", path.display()))?;

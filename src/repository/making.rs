@@ -14,6 +14,7 @@ use rustic_core::{FileType, RusticResult, WriteBackend};
 use super::store::Journal;
 use super::{Handle, Location, backend, guard, library, open, refuse_unless_empty};
 use crate::error::{Error, Kind, Result};
+use crate::path::command_to_make;
 use crate::settings;
 
 /// How often it is tried where others try, too.
@@ -69,8 +70,16 @@ fn attempt_once<T>(
 /// Holds the directory while a repository is made in it. Where that cannot be done, as on some network file systems, the
 /// look before `config` has to do.
 fn alone(root: &Path, location: &Location) -> Result<Option<File>> {
-    // What is wrong with it, making the repository says.
-    let _ = std::fs::create_dir_all(root);
+    match std::fs::create_dir_all(root) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::PermissionDenied && !root.exists() => {
+            return Err(Error::new(Kind::Refused, format!("cannot make the directory {}", root.display()))
+                .with("cause", cause)
+                .with("state", "no repository was made")
+                .hint(format!("Make it as root, for this account: `{}`", command_to_make(root))));
+        }
+        // What else is wrong with it, making the repository says.
+        _ => {}
+    }
     let Ok(directory) = File::open(root) else { return Ok(None) };
     match directory.try_lock() {
         Ok(()) => Ok(Some(directory)),

@@ -13,8 +13,8 @@ use zeroize::Zeroize;
 
 use super::Settings;
 use super::keys::{self, KEYS};
-use crate::bounded;
 use crate::error::{Error, Kind, Result};
+use crate::path;
 
 /// Where the settings are unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/glovebox/config.toml";
@@ -158,9 +158,9 @@ const LONGEST: u64 = 160 * 1024;
 
 fn read(path: &Path, what: &str) -> Result<Text> {
     let attempt = || -> std::io::Result<Text> {
-        let metadata = std::fs::metadata(path)?;
-        let public = metadata.mode() & 0o004 != 0;
-        Ok(Text { path: path.to_owned(), bytes: bounded::any(path, LONGEST)?, public })
+        let file = path::open_file(path)?;
+        let public = file.metadata()?.mode() & 0o004 != 0;
+        Ok(Text { path: path.to_owned(), bytes: path::read_small(&file, LONGEST)?, public })
     };
     attempt().map_err(|cause| {
         let error = Error::new(Kind::Usage, format!("cannot read the {what} {}", path.display()))

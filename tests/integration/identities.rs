@@ -147,3 +147,28 @@ fn r83_a_copy_of_a_key_goes_with_a_signal_and_after_a_kill_with_the_next_run() {
     }
     site.run("teslamate-backup", &[]).expect(0);
 }
+
+/// A link that the account put in the place of a key would have root hand it another key.
+#[test]
+fn k18_links_of_the_account_give_it_no_key_of_root() {
+    let Some((_, site, _)) = site("keylink") else { return };
+    let (key, secret) = (site.state_dir().join("key"), site.path("private/secret"));
+    fs::write(&secret, "a key of root's").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let account = nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap();
+    let location = section(&site).replace(&format!("{:?}", site.repository()), "\"sftp:nobody@localhost:/none\"");
+    let config = fs::read_to_string(site.config()).unwrap();
+    site.write_config(&format!("{config}\n{location}options = {{ identity_file = {key:?}, timeout = \"1s\" }}\n"));
+    for certificate in [false, true] {
+        let link = if certificate { site.state_dir().join("key-cert.pub") } else { key.clone() };
+        std::os::unix::fs::symlink(&secret, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(account.uid.as_raw()), None).unwrap();
+        let refused = site.run("teslamate-backup", &["list"]);
+        assert!(refused.stderr.contains("is a link that another account made"), "{}", refused.stderr);
+        assert_eq!(copies_of(&secret), Vec::<PathBuf>::new());
+        fs::remove_file(&link).unwrap();
+        // A key beside which there is a certificate: root's, so that it is copied.
+        fs::write(&key, "a key").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}

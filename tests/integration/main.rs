@@ -84,6 +84,7 @@ mod restore_rows_words;
 mod restore_sources;
 mod restore_swap;
 mod restore_undo;
+mod root_rights;
 mod secrets_systemd;
 mod service_states;
 mod session_settings;

@@ -105,7 +105,7 @@ fn k11_a_systemctl_that_cannot_answer_is_not_taken_for_no_service() {
 fn k11_a_note_that_cannot_be_written_does_not_stand_in_the_way() {
     let site = site("nonote");
     let note = site.state_dir().join("service-stopped");
-    // Whatever its account puts there, root neither waits for it nor reads it.
+    // Whatever its account puts there, root neither waits for it nor touches it.
     fs::create_dir(&note).unwrap();
     let done = site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
     assert_eq!(done.stderr.contains("cannot note that teslamate.service is stopped"), !is_root(), "{}", done.stderr);
@@ -113,7 +113,8 @@ fn k11_a_note_that_cannot_be_written_does_not_stand_in_the_way() {
     nix::unistd::mkfifo(&note, nix::sys::stat::Mode::S_IRWXU).unwrap();
     site.run("teslamate-restore", &["--yes", "a.dump"]).expect(0);
     assert_eq!(verbs(&site), ["stop", "start", "stop", "start"]);
-    assert_eq!(site.files("state"), Vec::<String>::new());
+    assert_eq!(note.exists(), is_root());
+    assert!(!site.note_about("teslamate.service").exists() || !is_root());
 }
 
 #[test]
@@ -123,9 +124,10 @@ fn k2_any_command_starts_what_a_killed_restore_left_stopped() {
     site.run("teslamate-backup", &[]).expect(0);
     let id = site.backups().remove(0);
     let leave = || {
-        fs::write(site.state_dir().join("service-stopped"), "teslamate.service\n").unwrap();
+        site.leave_note_about("teslamate.service");
         site.systemctl.set("inactive", "SubState=dead", "");
     };
+    let note = site.note_about("teslamate.service");
     let commands: &[(&str, &[&str])] = &[
         ("teslamate-backup", &[]),
         ("teslamate-backup", &["b.sql"]),
@@ -144,7 +146,7 @@ fn k2_any_command_starts_what_a_killed_restore_left_stopped() {
         let said = done.text() + &done.stderr;
         assert!(said.contains("started teslamate.service, which a run that was killed"), "{arguments:?}: {said}");
         assert_eq!(site.systemctl.state(), "active", "{program} {arguments:?}");
-        assert!(!site.state_dir().join("service-stopped").exists(), "{program} {arguments:?}");
+        assert!(!note.exists(), "{program} {arguments:?}");
     }
     // Somebody started it meanwhile: nothing is done, and nothing untrue is said.
     leave();
@@ -153,7 +155,7 @@ fn k2_any_command_starts_what_a_killed_restore_left_stopped() {
     let listed = site.run("teslamate-backup", &["list"]).expect(0);
     assert!(!listed.stderr.contains("teslamate.service"), "{}", listed.stderr);
     assert_eq!(verbs(&site).len(), before);
-    assert!(!site.state_dir().join("service-stopped").exists());
+    assert!(!note.exists());
     assert!(site.run("teslamate-restore", &["--recover"]).expect(0).text().contains("no run that was killed"));
     // A service that does not start keeps nobody from working, and is told.
     leave();
@@ -171,7 +173,7 @@ fn k2_a_restore_that_is_at_work_starts_its_service_itself() {
     site.run("teslamate-backup", &[]).expect(0);
     fs::write(site.systemctl.dir().join("slow-stop"), "4").unwrap();
     let mut restore = site.command("teslamate-restore").args(&["latest", "--yes", "--no-safety-backup"]).spawn();
-    let note = site.state_dir().join("service-stopped");
+    let note = site.note_about("teslamate.service");
     let give_up = Instant::now() + Duration::from_mins(1);
     while !note.exists() {
         assert!(Instant::now() < give_up, "no note");
@@ -190,11 +192,11 @@ fn k2_a_restore_that_is_at_work_starts_its_service_itself() {
 #[test]
 fn k11_a_unit_that_the_settings_do_not_name_any_more_is_told_until_it_runs() {
     let site = site("former");
-    let note = site.state_dir().join("service-stopped");
+    let note = site.note_about("former.service");
     site.systemctl.set("inactive", "SubState=dead", "");
     let words =
         "left former.service stopped; service.unit is teslamate.service now: `systemctl start former.service` if";
-    fs::write(&note, "former.service\n").unwrap();
+    site.leave_note_about("former.service");
     site.run("teslamate-backup", &["b.sql"]).expect(0).says(words).says("else `rm ");
     site.run("teslamate-restore", &["--recover"]).expect(0).says(words);
     site.run("teslamate-restore", &["--drill", "a.dump"]).expect(0).says(words);
@@ -210,6 +212,7 @@ fn k11_a_unit_that_the_settings_do_not_name_any_more_is_told_until_it_runs() {
         let done = site.run("teslamate-restore", &["--recover"]).expect(0);
         assert!(!done.stderr.contains("a run that was killed left "), "{text:?} {}", done.stderr);
     }
+    fs::remove_file(&note).unwrap();
     assert_eq!(verbs(&site), Vec::<String>::new());
 }
 

@@ -201,6 +201,7 @@ fn k2_the_next_timer_starts_what_a_killed_restore_left_stopped() {
         assert_eq!(machine.host.sh("ls /var/lib/glovebox | grep -c service-stopped || true"), "0");
     }
     former_unit(&machine);
+    others_can_write_where_root_notes(&machine);
     // A restore that is at work keeps its hold and its note.
     unit(&machine, "", &format!("ExecStop={UNTIL_THEN}"));
     machine.start(SERVICE);
@@ -233,6 +234,31 @@ fn former_unit(machine: &Machine) {
     machine.host.sh("rm /run/glovebox/elsewhere.service.hold; mv /root/config.toml /etc/glovebox/config.toml");
 }
 
+/// What root would note there, others could take away, or write themselves.
+fn others_can_write_where_root_notes(machine: &Machine) {
+    unit(machine, "", "");
+    machine.start(SERVICE);
+    let main = machine.show(SERVICE, "MainPID");
+    machine.host.sh("chown teslamate /run/glovebox");
+    let refused = restore(machine);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(10), "{words}");
+    assert!(
+        words.contains("teslamate.service is not to be stopped") && words.contains("nothing was touched"),
+        "{words}"
+    );
+    assert!(!words.contains("loading into"), "{words}");
+    assert_eq!(machine.show(SERVICE, "MainPID"), main);
+    let recovered = machine.host.run("teslamate-restore --recover");
+    let words = String::from_utf8_lossy(&recovered.stderr).into_owned();
+    assert_eq!(recovered.status.code(), Some(10), "{words}");
+    let told = machine.host.sh("teslamate-backup list 2>&1 >/dev/null");
+    assert!(told.contains("cannot tell whether a run that was killed left teslamate.service stopped"), "{told}");
+    let command = words.split('`').find(|words| words.starts_with("rm ")).expect("a command");
+    machine.host.sh(command);
+    assert_eq!(machine.host.sh("teslamate-backup list 2>&1 >/dev/null"), "");
+}
+
 /// While the service is stopped.
 fn killed_in_the_middle(machine: &Machine) {
     unit(machine, "", &format!("ExecStop={UNTIL_THEN}"));
@@ -245,4 +271,8 @@ fn killed_in_the_middle(machine: &Machine) {
     machine.host.sh("systemctl reset-failed");
     machine.host.sh(&format!("systemctl start {SERVICE}"));
     assert_eq!(machine.show(SERVICE, "ActiveState"), "inactive", "what it would find is half exchanged");
+    // The note lies where its account can neither read nor remove it.
+    let note = machine.host.sh("ls /run/glovebox/teslamate.service.*.stopped");
+    assert_eq!(machine.host.sh(&format!("stat -c '%U %a' {note}")), "root 600");
+    assert_eq!(machine.host.sh("find /var/lib/glovebox -user root"), "");
 }

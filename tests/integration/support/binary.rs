@@ -8,7 +8,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::server::Server;
+use sha2::{Digest, Sha256};
+
+use super::server::{Server, is_root};
 use super::systemctl::Systemctl;
 
 /// Every program that is installed.
@@ -77,6 +79,28 @@ impl Site {
 
     pub fn state_dir(&self) -> PathBuf {
         self.path("state")
+    }
+
+    /// The note about a unit that a run of this test's account stopped: one of root's is out of everybody else's reach.
+    pub fn note_about(&self, unit: &str) -> PathBuf {
+        if !is_root() {
+            return self.state_dir().join("service-stopped");
+        }
+        let mut hash = Sha256::new();
+        for part in &self.state_dir() {
+            hash.update(part.as_encoded_bytes());
+            hash.update([0]);
+        }
+        let hex = hash.finalize().iter().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        Path::new("/run/glovebox").join(format!("{unit}.{hex}.stopped"))
+    }
+
+    /// Leaves that note as a run that was killed would have.
+    pub fn leave_note_about(&self, unit: &str) {
+        let note = self.note_about(unit);
+        fs::create_dir_all(note.parent().expect("a directory")).expect("a directory");
+        fs::set_permissions(note.parent().expect("a directory"), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::write(note, format!("{unit}\n")).expect("a note");
     }
 
     /// A path in the installation's directory.

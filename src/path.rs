@@ -6,23 +6,44 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::unistd::User;
 use rustix::fs::{self, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use zeroize::Zeroize;
+
+use crate::bounded;
+
+/// Descriptors of this process by name, as a shell passes them (`--config <(…)`).
+const HANDED_OVER: [&str; 3] = ["/dev/fd", "/dev/stdin", "/proc/self/fd"];
 
 /// As many links as Linux follows.
 const LINKS: usize = 40;
 
 /// Why a path was not opened.
 #[derive(Debug)]
-pub(super) enum Closed {
+pub enum Closed {
     /// A link of this account stands there.
     Link(PathBuf, u32),
     /// The system says so.
     System(Errno),
+}
+
+impl From<Closed> for std::io::Error {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Link(link, uid) => Self::other(format!(
+                "{} is a link that another account made (uid {uid}), and root follows its own links only",
+                link.display()
+            )),
+            Closed::System(cause) => cause.into(),
+        }
+    }
 }
 
 impl From<Errno> for Closed {
@@ -32,11 +53,57 @@ impl From<Errno> for Closed {
 }
 
 /// Opens the path with these flags, through links of root alone if the caller is root.
-pub(super) fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Closed> {
+///
+/// # Errors
+/// [`Closed::Link`] if the caller is root and another account's link is on the way; what the system says.
+pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Closed> {
     if !rustix::process::geteuid().is_root() {
         return Ok(fs::open(path, flags, Mode::empty())?);
     }
     open_through_links_of(path, flags, 0)
+}
+
+/// Opens a file of settings or a key to read. Root is neither made to wait for one nor to read without end: what is there
+/// may be another account's, and must be a regular file, unless it is a pipe that the caller handed over.
+///
+/// # Errors
+/// What [`open`] says; another kind of file.
+pub fn open_file(path: &Path) -> std::io::Result<File> {
+    let is_handed_over = HANDED_OVER.iter().any(|own| path.starts_with(own));
+    if is_handed_over || !rustix::process::geteuid().is_root() {
+        return File::open(path);
+    }
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK)?;
+    match FileType::from_raw_mode(fs::fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(file.into()),
+        _ => Err(std::io::Error::other("it is no regular file")),
+    }
+}
+
+/// Reads a whole file of at most `limit` bytes: of its size at once, since growing leaves copies of secrets behind.
+///
+/// # Errors
+/// Those of reading; [`InvalidData`](std::io::ErrorKind::InvalidData) if the file is longer.
+pub fn read_small(file: &File, limit: u64) -> std::io::Result<Vec<u8>> {
+    let size = usize::try_from(file.metadata()?.len().min(limit)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(size + 1);
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        bytes.zeroize();
+        return Err(bounded::too_long("the file", limit));
+    }
+    Ok(bytes)
+}
+
+/// The command by which root makes a directory that the account of this process cannot make, or gives it one that is there.
+#[must_use]
+pub fn command_to_make(directory: &Path) -> String {
+    let shown = directory.display().to_string();
+    let is_plain = shown.chars().all(|letter| letter.is_ascii_alphanumeric() || "/-_.+:@".contains(letter));
+    let shown = if is_plain { shown } else { format!("'{}'", shown.replace('\'', r"'\''")) };
+    let account = User::from_uid(nix::unistd::geteuid()).ok().flatten().filter(|user| !user.uid.is_root());
+    let owner = account.map(|user| format!(" -o {}", user.name)).unwrap_or_default();
+    format!("install -d -m 0700{owner} {shown}")
 }
 
 /// Goes step by step, so that nothing can be put in the place of what was looked at.
@@ -88,7 +155,6 @@ fn prepend(left: &mut VecDeque<OsString>, path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::os::unix::fs::{lchown, symlink};
 
     use super::*;

@@ -1,0 +1,176 @@
+//! K18: what root makes, reads and believes while the account that does the work acts against it.
+//!
+//! These tests need root, which CI has; elsewhere they say that they were left out.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::privileges::{descendants, site};
+use crate::support::server::SERVER_ACCOUNT;
+use crate::support::{Site, probe};
+
+const UNIT: &str = "teslamate.service";
+
+/// Lets the account do something.
+fn as_account(script: &str) {
+    let done = Command::new("runuser").args(["-u", SERVER_ACCOUNT, "--", "sh", "-c", script]).status().unwrap();
+    assert!(done.success(), "{script}");
+}
+
+fn user() -> nix::unistd::User {
+    nix::unistd::User::from_name(SERVER_ACCOUNT).unwrap().unwrap()
+}
+
+/// Adds lines above the first section.
+fn add_settings(site: &Site, lines: &str) {
+    let config = fs::read_to_string(site.config()).unwrap();
+    site.write_config(&format!("{lines}\n{config}"));
+}
+
+#[test]
+fn k18_a_note_of_root_is_out_of_the_accounts_reach() {
+    let Some((_, site, _)) = site("noted") else { return };
+    site.run("teslamate-backup", &["private/a.dump"]).expect(0);
+    fs::write(site.systemctl.dir().join("slow-stop"), "1").unwrap();
+    let mut restore = site.command("teslamate-restore").args(&["--yes", "private/a.dump"]).spawn();
+    let note = site.note_about(UNIT);
+    probe::eventually(30, "a note", || note.exists());
+    probe::signal(restore.id(), Signal::SIGKILL);
+    restore.wait().unwrap();
+    site.systemctl.set("inactive", "SubState=dead", "");
+    let found = fs::metadata(&note).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o600));
+    // The account takes away all that it can.
+    as_account(&format!("rm -rf {0}/* {0}/.[a-z]*; ! rm -f {1}", site.state_dir().display(), note.display()));
+    probe::eventually(20, "the server has given the lock up", || {
+        site.run("teslamate-backup", &["private/b.sql", "--force"]).stderr.contains("started teslamate.service")
+    });
+    assert_eq!(site.systemctl.state(), "active");
+    assert!(!note.exists());
+}
+
+#[test]
+fn k18_notes_of_an_older_build_move_out_of_the_accounts_directory() {
+    let Some((_, site, _)) = site("moved") else { return };
+    let (old, note) = (site.state_dir().join("service-stopped"), site.note_about(UNIT));
+    let stopped = || site.systemctl.set("inactive", "SubState=dead", "");
+    let run = || site.run("teslamate-backup", &["private/a.sql", "--force"]).expect(0);
+    // One that only the account could have made, a link, a FIFO and a second name start nothing.
+    let account = user();
+    fs::write(site.path("private/note"), "teslamate.service\n").unwrap();
+    let forgeries: [&dyn Fn(); 4] = [
+        &|| {
+            fs::write(&old, "teslamate.service\n").unwrap();
+            chown(&old, Some(account.uid.as_raw()), Some(account.gid.as_raw())).unwrap();
+        },
+        &|| {
+            symlink(site.path("private/note"), &old).unwrap();
+            lchown(&old, Some(account.uid.as_raw()), None).unwrap();
+        },
+        &|| nix::unistd::mkfifo(&old, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+        &|| fs::hard_link(site.path("private/note"), &old).unwrap(),
+    ];
+    for forge in forgeries {
+        forge();
+        stopped();
+        let done = run();
+        assert!(!done.stderr.contains("teslamate.service"), "{}", done.stderr);
+        assert_eq!(site.systemctl.state(), "inactive");
+        fs::remove_file(&old).unwrap();
+    }
+    // Root's own is taken over: of a run that was killed, and of one that did not start, which the next restore tries.
+    for (content, starts) in [("teslamate.service\n", true), ("teslamate.service\ndoes not start\n", false)] {
+        fs::write(&old, content).unwrap();
+        stopped();
+        let done = run();
+        assert_eq!(done.stderr.contains("started teslamate.service"), starts, "{}", done.stderr);
+        assert!(!old.exists());
+        assert_eq!(note.exists(), !starts, "{content}");
+    }
+    let restored = site.run("teslamate-restore", &["--drill", "private/a.sql"]).expect(0);
+    assert!(restored.stderr.contains("started teslamate.service"), "{}", restored.stderr);
+    assert!(!note.exists());
+    // The run that holds it is at work.
+    fs::write(&old, "teslamate.service\n").unwrap();
+    stopped();
+    let _held = nix::fcntl::Flock::lock(fs::File::open(&old).unwrap(), nix::fcntl::FlockArg::LockExclusive).unwrap();
+    assert!(!run().stderr.contains("teslamate.service"));
+    assert!(old.exists() && !note.exists());
+}
+
+#[test]
+fn k18_a_worker_killed_while_the_service_starts_leaves_it_started() {
+    let Some((_, site, _)) = site("starting") else { return };
+    site.run("teslamate-backup", &["private/a.dump"]).expect(0);
+    let slow = site.systemctl.dir().join("run-on-start");
+    fs::write(&slow, "sleep 30").unwrap();
+    let child = site.command("teslamate-restore").args(&["--yes", "private/a.dump"]).spawn();
+    let starts = || site.systemctl.calls().iter().filter(|(_, verb)| verb == "start").count();
+    probe::eventually(60, "the service is being started", || starts() == 1);
+    fs::remove_file(&slow).unwrap();
+    probe::signal(descendants(child.id())[0].parse().unwrap(), Signal::SIGKILL);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(137), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((starts(), site.systemctl.state()), (2, "active".to_owned()));
+    assert!(!site.note_about(UNIT).exists());
+}
+
+#[test]
+fn k18_settings_in_the_accounts_hands_do_not_lead_root_astray() {
+    let Some((_, site, _)) = site("astray") else { return };
+    let secrets = site.state_dir().join("secrets.env");
+    add_settings(&site, &format!("secrets_file = {secrets:?}"));
+    fs::write(site.path("private/secret"), "DATABASE_PASS=of-somebody-else\n").unwrap();
+    let shown = secrets.display();
+    for (act, words) in [
+        (format!("ln -s {} {shown}", site.path("private/secret").display()), "is a link that another account made"),
+        (format!("ln -s /dev/zero {shown}"), "is a link that another account made"),
+        (format!("mkfifo {shown}"), "it is no regular file"),
+        (format!("truncate -s 100G {shown}"), "is longer than"),
+    ] {
+        as_account(&act);
+        let refused = site.run("teslamate-backup", &["private/a.sql"]).expect(2).says("cannot read the secrets file");
+        refused.says(words);
+        fs::remove_file(&secrets).unwrap();
+    }
+    as_account(&format!("echo DATABASE_PASS=x >{shown}"));
+    site.run("teslamate-backup", &["private/a.sql"]).expect(0);
+}
+
+#[test]
+fn k18_a_directory_that_the_account_cannot_make_is_named_with_the_command() {
+    let Some((_, site, _)) = site("unmade") else { return };
+    let parent = site.path("of-nobody");
+    fs::create_dir(&parent).unwrap();
+    fs::set_permissions(&parent, fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&parent, Some(65_534), Some(65_534)).unwrap();
+    let config = fs::read_to_string(site.config()).unwrap();
+    let section = crate::support::repository::section(&site);
+    let (state, repository) = (parent.join("state"), parent.join("repository"));
+    let with = |state: &Path, repository: &Path| {
+        let text = config.replace(&format!("{:?}", site.state_dir()), &format!("{state:?}"));
+        let section = section.replace(&format!("{:?}", site.path("repository")), &format!("{repository:?}"));
+        site.write_config(&format!("{text}\n{section}"));
+    };
+    let typed = |stderr: &str| {
+        let command = stderr.split('`').find(|words| words.starts_with("install -d")).expect(stderr).to_owned();
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+    };
+    let backup = || site.command("teslamate-backup").env("GLOVEBOX_DATABASE_OS_USER", SERVER_ACCOUNT).outcome();
+    with(&state, &site.path("repository"));
+    let refused = backup();
+    assert_ne!(refused.code, Some(0));
+    assert!(!state.exists(), "root makes nothing where another account can exchange it");
+    typed(&refused.stderr);
+    backup().expect(0);
+    with(&site.state_dir(), &repository);
+    let refused = backup();
+    assert_ne!(refused.code, Some(0));
+    assert!(!repository.exists());
+    typed(&refused.stderr);
+    backup().expect(0);
+}
