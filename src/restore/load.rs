@@ -86,7 +86,7 @@ pub fn may_load_in_order(error: &Error, jobs: u32) -> bool {
 pub fn may_load_with_rights(error: &Error) -> bool {
     let (code, cause) = (error.detail("code"), error.detail("cause").unwrap_or_default());
     let is_of_rows = code.is_some_and(|code| code.starts_with("22") || code.starts_with("23") && code != "23514");
-    matches!(error.kind(), Kind::Verify | Kind::Refused | Kind::Source)
+    matches!(error.kind(), Kind::Verify | Kind::Refused)
         && !is_of_rows
         && (code == Some(SqlState::INSUFFICIENT_PRIVILEGE.code()) || failure::depends_on_order(code, cause))
 }
@@ -209,11 +209,11 @@ impl Loader<'_> {
         let memory = maintenance_work_mem(self.client, self.connector.is_local(), self.jobs).await?;
         let jobs = usize::try_from(self.jobs.max(1)).unwrap_or(1);
         let (connector, application) = (self.loading(), self.application);
-        let later = self.role.map(|role| &role.later);
+        let role = self.role;
         let (reporter, partial) = (self.reporter, self.policy.partial);
         let target = Target {
             connector,
-            later,
+            role,
             database,
             source,
             application,

@@ -131,7 +131,7 @@ impl Session<'_> {
         env.reporter.step("verifying").await;
         let verified = self.verify(load, role).await?;
         if let Some(role) = role {
-            loader(1).hand_over(role, source, contents, name).await?;
+            loader(1).hand_over(role, source, contents, name).await.map_err(of_rights)?;
         }
         Ok(verified)
     }
@@ -140,8 +140,8 @@ impl Session<'_> {
     async fn let_in(&self, load: &Load<'_>, role: Option<&LoadRole>) -> Result<()> {
         let Some(role) = role else { return Ok(()) };
         let wanted: Vec<_> = extensions::wanted(load.part, load.policy).cloned().collect();
-        extensions::add(&self.env.connector, load.name, &wanted).await?;
-        role.enter(self.client(), &self.env.connector, load.name).await
+        extensions::add(&self.env.connector, load.name, &wanted).await.map_err(of_rights)?;
+        role.enter(self.client(), &self.env.connector, load.name).await.map_err(of_rights)
     }
 
     async fn begin_again(&self, load: &Load<'_>) -> Result<()> {
@@ -196,6 +196,11 @@ impl Session<'_> {
              in a function: give that role the right, or repeat it with --no-owner, which leaves SET SESSION AUTHORIZATION out.",
         )
     }
+}
+
+/// A failure of what is done around a load by a role without rights, which a superuser needs none of.
+fn of_rights(error: Error) -> Error {
+    if error.kind() == Kind::Source { error.escalate(Kind::Verify) } else { error }
 }
 
 /// A function whose body is a string may read a table of the dump that nobody knew the part to need: names it.

@@ -51,6 +51,7 @@ impl Private {
     /// # Errors
     /// [`Kind::Refused`] if there can be none here; those of asking the live server.
     pub async fn start(env: &Env) -> Result<Self> {
+        PrivateServer::refuse_root()?;
         let state_dir = &env.settings.state_dir;
         for dir in PrivateServer::sweep(state_dir) {
             env.reporter.info(&format!("removed {}, which a run that was killed had left behind", dir.display()));

@@ -31,6 +31,7 @@ const USES: &str = "\
     CREATE INDEX bait_reach ON public.bait (public.reach(id));
     CREATE TABLE public.theirs (); ALTER TABLE public.theirs OWNER TO some_owner;
     GRANT SELECT ON public.bait TO some_owner; REVOKE INSERT ON public.theirs FROM some_owner;
+    CREATE SCHEMA apart AUTHORIZATION some_owner; CREATE EXTENSION hstore SCHEMA apart;
     COMMENT ON SCHEMA public IS 'ours';";
 
 struct Trap {
@@ -122,11 +123,6 @@ fn k18_what_only_a_superuser_may_load_is_loaded_by_one_and_said() {
             "DROP TABLE public.mine",
             "loading again, with the rights of \"teslamate\"",
         ),
-        (
-            "CREATE SCHEMA s; CREATE EXTENSION hstore SCHEMA s",
-            "DROP EXTENSION hstore; DROP SCHEMA s",
-            "with the rights of \"teslamate\"",
-        ),
     ];
     for (make, drop, words) in cases {
         trap.server.query(database, make);
@@ -142,7 +138,7 @@ fn k18_what_only_a_superuser_may_load_is_loaded_by_one_and_said() {
     let row = at + text[at..].find('\n').unwrap() + 1;
     fs::write(trap.site.path("c.sql"), format!("{}x{}", &text[..row], &text[row..])).unwrap();
     let outcome = trap.site.run("teslamate-restore", &["--drill", "c.sql"]).expect(14);
-    assert!(!outcome.stderr.contains("loading again"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("with the rights of"), "{}", outcome.stderr);
     assert_eq!(trap.roles(), "0");
 }
 

@@ -73,14 +73,22 @@ impl PrivateServer {
         place::sweep(state_dir)
     }
 
+    /// Refuses to begin as root.
+    ///
+    /// # Errors
+    /// [`Kind::Refused`] if this process runs as root, as which PostgreSQL's server does not.
+    pub fn refuse_root() -> Result<()> {
+        if nix::unistd::geteuid().is_root() {
+            return Err(Error::new(Kind::Refused, "PostgreSQL's server does not run as root"));
+        }
+        Ok(())
+    }
+
     /// Makes a server and starts it. `superuser` is the name of its first role; `connector` is of the live server.
     ///
     /// # Errors
     /// [`Kind::Refused`] where the kernel has no sandbox for it; [`Kind::Source`] if it does not start.
     pub async fn start(tools: &Tools, state_dir: &Path, superuser: &str, connector: &Connector) -> Result<Self> {
-        if nix::unistd::geteuid().is_root() {
-            return Err(Error::new(Kind::Refused, "PostgreSQL's server does not run as root"));
-        }
         let place = Place::make(state_dir)?;
         let (own, socket, data) = (place.server(), place.socket(), data_directory(&place));
         let programs =

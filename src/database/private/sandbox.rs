@@ -10,6 +10,7 @@
 //! Sources: landlock(7), kill(2).
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
 };
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -95,13 +97,14 @@ impl Sandbox {
         let files = files(programs, own).map_err(|_| refused())?;
         let calls =
             calls::filters().context(Kind::Refused, "no filter of system calls can be made for this machine")?;
+        let probe = outside(programs).context(Kind::Refused, "the server's programs cannot be run")?;
         let (orders, received) = mpsc::channel();
         let (entered, answer) = oneshot::channel();
         let runtime = Handle::current();
         let thread = std::thread::Builder::new()
             .name("sandbox".to_owned())
             .spawn(move || {
-                let is_confined = confine_this_thread(files);
+                let is_confined = confine_this_thread(files) && reaches_nobody_else(probe);
                 let _ = entered.send(is_confined);
                 if is_confined {
                     start_all(&received, &runtime);
@@ -150,6 +153,20 @@ impl Drop for Sandbox {
 /// Whether this thread is in the domain from now on, for good.
 fn confine_this_thread(files: RulesetCreated) -> bool {
     files.restrict_self().is_ok_and(|status| status.ruleset == RulesetStatus::FullyEnforced && status.no_new_privs)
+}
+
+/// A process of this account that is not in the domain. It ends at once, and can be signalled until it is waited for.
+fn outside(programs: &Path) -> std::io::Result<std::process::Child> {
+    let mut command = std::process::Command::new(programs.join("postgres"));
+    command.arg("--version").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+/// Whether the kernel does confine signals of this thread: at the end, it sends one to everybody.
+fn reaches_nobody_else(mut outside: std::process::Child) -> bool {
+    let id = i32::try_from(outside.id());
+    let answer = id.map(|id| kill(Pid::from_raw(id), None));
+    let _ = outside.wait();
+    answer == Ok(Err(Errno::EPERM))
 }
 
 /// Starts programs until no more can come.

@@ -18,8 +18,8 @@ use super::access::Access;
 use super::authorization::Denied;
 use super::failure::Failed;
 use super::held::Held;
-use super::later::Later;
 use super::lost::LostPrivileges;
+use super::role::LoadRole;
 use super::session::{Session, Settings};
 use super::stream::{Item, Statement};
 use crate::database::{Connector, Setting};
@@ -39,8 +39,8 @@ const TRANSACTION: usize = 4096;
 /// Where to load, and how.
 pub(super) struct Target<'a> {
     pub(super) connector: &'a Connector,
-    /// Takes what is left to the superuser, if the session's role is one of our own.
-    pub(super) later: Option<&'a Later>,
+    /// The role of our own that loads, which leaves something to the superuser.
+    pub(super) role: Option<&'a LoadRole>,
     pub(super) database: &'a str,
     pub(super) source: &'a Source,
     /// Settings of the application that expressions see.
@@ -98,7 +98,7 @@ pub(super) struct Executor<'a> {
 impl<'a> Executor<'a> {
     pub(super) async fn new(target: Target<'a>) -> Result<Self> {
         let Target { connector, database, application, memory, lost, .. } = target;
-        let main = Session::open(connector, database, application, memory, lost).await?.plain(target.later.is_some());
+        let main = Session::open(connector, database, application, memory, lost).await?.plain(target.role.is_some());
         if target.section == Some("post-data") {
             main.adopt_application(application, target.reporter).await?;
         }
@@ -286,8 +286,8 @@ impl<'a> Executor<'a> {
     }
 
     async fn open(&self) -> Result<Session> {
-        let Target { connector, later, database, application, memory, lost, .. } = self.target;
-        Ok(Session::open(connector, database, application, memory, lost).await?.plain(later.is_some()))
+        let Target { connector, role, database, application, memory, lost, .. } = self.target;
+        Ok(Session::open(connector, database, application, memory, lost).await?.plain(role.is_some()))
     }
 
     async fn next_session(&mut self) -> Result<Session> {

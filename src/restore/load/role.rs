@@ -17,6 +17,7 @@ use super::Loader;
 use super::later::Later;
 use super::lost::LostPrivileges;
 use super::session::Session;
+use super::stream::Statement;
 use crate::database::connect::{QueryContext, chain};
 use crate::database::{Connector, ident, literal};
 use crate::dump::Contents;
@@ -38,8 +39,16 @@ pub struct LoadRole {
     name: String,
     connector: Connector,
     pub(super) later: Later,
-    /// The owner that the schema public had in the new database, and its number.
-    public: Mutex<Option<(u32, String)>>,
+    found: Mutex<Found>,
+}
+
+/// What the new database has before anything is loaded.
+#[derive(Clone, Default)]
+struct Found {
+    /// The number of the schema public, and its owner.
+    public: Option<(u32, String)>,
+    /// Schemas that were made for extensions.
+    schemas: Vec<String>,
 }
 
 /// Says of a role for which database it loads.
@@ -93,7 +102,7 @@ impl LoadRole {
             client.batch_execute(&sql).await.query_context("cannot drop the role that was to load")?;
             return Err(error);
         }
-        Ok(Self { name, connector, later: Later::default(), public: Mutex::default() })
+        Ok(Self { name, connector, later: Later::default(), found: Mutex::default() })
     }
 
     /// Its way to the server.
@@ -119,13 +128,29 @@ impl LoadRole {
         let inside = connector.connect_to(database).await?;
         let sql = "SELECT oid, pg_catalog.pg_get_userbyid(nspowner)::text FROM pg_catalog.pg_namespace WHERE nspname = 'public'";
         let public = inside.query_opt(sql, &[]).await.query_context(failed)?.map(|row| (row.get(0), row.get(1)));
-        if public.is_some() {
-            // It may be dropped and made anew, as --clean has it.
-            let own = format!("ALTER SCHEMA public OWNER TO {role}");
+        let sql = "SELECT nspname::text FROM pg_catalog.pg_namespace \
+                   WHERE nspname NOT IN ('public', 'information_schema') AND nspname !~ '^pg_'";
+        let rows = inside.query(sql, &[]).await.query_context(failed)?;
+        let found = Found { public, schemas: rows.iter().map(|row| row.get(0)).collect() };
+        // Public may be dropped and made anew, as --clean has it.
+        for schema in found.public.iter().map(|_| "public").chain(found.schemas.iter().map(String::as_str)) {
+            let own = format!("ALTER SCHEMA {} OWNER TO {role}", ident(schema));
             inside.batch_execute(&own).await.query_context(failed)?;
         }
-        *self.public.lock().unwrap_or_else(PoisonError::into_inner) = public;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(())
+    }
+
+    /// Whether a statement makes a schema that is there since an extension wants it.
+    pub(super) fn has_made(&self, statement: &Statement) -> bool {
+        if !statement.begins(&["CREATE", "SCHEMA"]) {
+            return false;
+        }
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.schemas.iter().any(|name| {
+            let forms = [format!("CREATE SCHEMA {name};"), format!("CREATE SCHEMA {};", ident(name))];
+            forms.iter().any(|form| statement.text == form.as_bytes())
+        })
     }
 }
 
@@ -143,8 +168,8 @@ impl Loader<'_> {
     ) -> Result<()> {
         let failed = "cannot give the objects of the new database to their owners";
         let inside = self.connector.connect_to(database).await?;
-        let public = role.public.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((oid, owner)) = public {
+        let found = role.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((oid, owner)) = found.public {
             let sql = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public' AND oid = $1";
             let is_the_same = inside.query_opt(sql, &[&oid]).await.query_context(failed)?.is_some();
             if is_the_same {

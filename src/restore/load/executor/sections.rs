@@ -37,13 +37,13 @@ impl Executor<'_> {
     /// # Errors
     /// [`Kind::Verify`] if the dump makes objects in another role's name, which this one may not.
     pub(super) fn is_left_to_the_superuser(&mut self, statement: &Statement) -> Result<bool> {
-        let Some(later) = self.target.later else { return Ok(false) };
+        let Some(role) = self.target.role else { return Ok(false) };
         if is_authorization(statement) {
             self.is_other = !is_end_of_authorization(statement);
             Arc::make_mut(&mut self.settings).add(AUTHORIZATION.to_owned(), statement.clone());
             return Ok(true);
         }
-        if later.keep(statement, &self.settings) {
+        if role.later.keep(statement, &self.settings) || role.has_made(statement) {
             return Ok(true);
         }
         if self.is_other && Settings::key(statement).is_none() {
