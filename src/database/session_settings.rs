@@ -276,7 +276,8 @@ pub(super) async fn apply(client: &Client, settings: &[Setting]) -> Result<Vec<S
 /// The question for the settings: whether the role is a superuser (without a name), and each that is to be put back.
 ///
 /// A role that is set (`ALTER ROLE … SET role`) is dropped where the session may do everything without it that it may
-/// do with it. Settings with a dot belong to extensions and to the application's functions.
+/// do with it. Settings with a dot belong to extensions and to the application's functions. The server has defaults for two
+/// settings that no session may give them.
 fn question(version: u32) -> String {
     // The first statement of the first session: its options did not hold this one yet.
     let limit = if version >= 170_000 { "SET transaction_timeout = 0; " } else { "" };
@@ -296,7 +297,8 @@ fn question(version: u32) -> String {
          SELECT '', rolsuper::text FROM r \
          UNION ALL SELECT 'role', 'none' FROM r, s WHERE s.name = 'role' \
                AND (r.rolsuper OR pg_catalog.pg_has_role(session_user, current_user, 'USAGE')) \
-         UNION ALL SELECT p.name, coalesce(p.boot_val, CASE p.name WHEN 'timezone_abbreviations' THEN 'Default' ELSE '' END) \
+         UNION ALL SELECT p.name, CASE p.name WHEN 'lc_messages' THEN 'C' WHEN 'timezone_abbreviations' THEN 'Default' \
+               ELSE coalesce(p.boot_val, '') END \
                FROM r, s, pg_catalog.pg_settings p \
                WHERE pg_catalog.lower(p.name) = pg_catalog.lower(s.name) AND p.name NOT LIKE '%.%' AND p.name !~ {} \
                  AND (p.context = 'user' OR r.rolsuper {granted}); RESET work_mem",

@@ -7,13 +7,19 @@ base_packages=systemd,systemd-sysv,dbus,ca-certificates
 packages=(postgresql-17 restic pgbackrest nix-bin man-db mandoc)
 stamp=etc/glovebox-host
 
-# use_tree NAME: `host`, or the major version of PostgreSQL that the tree holds. A finished tree lives outside the
+# The version whose regression tests are taken: that of the newest server that Debian releases.
+regress_major=18
+
+# use_tree NAME: `host`, `regress`, or the major version of PostgreSQL that the tree holds. A finished tree lives outside the
 # checkout: it is large, belongs to root and outlives a clone. Another recipe than the one that a tree was built from
 # means: build it again.
 use_tree() {
     tree=${TEST_HOST_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/glovebox/host-trixie}
     recipe="$suite $base_packages ${packages[*]} 1"
-    if [[ $1 != host ]]; then
+    if [[ $1 == regress ]]; then
+        tree=$(dirname "$tree")/regress
+        recipe="regress $regress_major 1"
+    elif [[ $1 != host ]]; then
         [[ $1 =~ ^[0-9]+$ ]] || die "no such tree: $1"
         tree=$(dirname "$tree")/postgresql-$1
         recipe="postgresql-$1 1"

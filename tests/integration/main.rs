@@ -53,6 +53,7 @@ mod private_drill_attacks;
 mod private_drill_likeness;
 mod privileges;
 mod reading;
+mod regression_objects;
 mod repository_backup;
 mod repository_cli;
 mod repository_copies;

@@ -93,7 +93,7 @@ const EVERY_SETTING: &str = r"DO $do$
                 WHEN 'bool' THEN CASE s.boot_val WHEN 'on' THEN 'off' ELSE 'on' END
                 WHEN 'enum' THEN (SELECT e FROM unnest(s.enumvals) e WHERE e <> s.boot_val ORDER BY e DESC LIMIT 1)
                 WHEN 'string' THEN CASE s.name WHEN 'DateStyle' THEN 'German, DMY' WHEN 'TimeZone' THEN 'Asia/Kathmandu'
-                    WHEN 'lc_monetary' THEN 'C' WHEN 'default_table_access_method' THEN 'heap'
+                    WHEN 'lc_messages' THEN 'C' WHEN 'lc_monetary' THEN 'C' WHEN 'default_table_access_method' THEN 'heap'
                     WHEN 'timezone_abbreviations' THEN 'India' WHEN 'default_text_search_config' THEN 'pg_catalog.german'
                     ELSE s.boot_val END
                 ELSE greatest(s.min_val::numeric, CASE s.vartype WHEN 'integer' THEN 1 ELSE s.min_val::numeric END)::text END;
