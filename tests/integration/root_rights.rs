@@ -107,10 +107,11 @@ fn k18_a_worker_killed_while_the_service_starts_leaves_it_started() {
     let Some((_, site, _)) = site("starting") else { return };
     site.run("teslamate-backup", &["private/a.dump"]).expect(0);
     let slow = site.systemctl.dir().join("run-on-start");
-    fs::write(&slow, "sleep 30").unwrap();
+    let begun = site.systemctl.dir().join("begun");
+    fs::write(&slow, format!("touch {}; sleep 30", begun.display())).unwrap();
     let child = site.command("teslamate-restore").args(&["--yes", "private/a.dump"]).spawn();
     let starts = || site.systemctl.calls().iter().filter(|(_, verb)| verb == "start").count();
-    probe::eventually(60, "the service is being started", || starts() == 1);
+    probe::eventually(60, "the service is being started", || begun.exists());
     fs::remove_file(&slow).unwrap();
     probe::signal(descendants(child.id())[0].parse().unwrap(), Signal::SIGKILL);
     let output = child.wait_with_output().unwrap();
