@@ -67,7 +67,7 @@ pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Closed> {
 /// may be another account's, and must be a regular file, unless it is a pipe that the caller handed over.
 ///
 /// # Errors
-/// What [`open`] says; another kind of file.
+/// Those of [`open`]; another kind of file.
 pub fn open_file(path: &Path) -> std::io::Result<File> {
     let is_handed_over = HANDED_OVER.iter().any(|own| path.starts_with(own));
     if is_handed_over || !rustix::process::geteuid().is_root() {

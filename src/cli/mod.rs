@@ -346,7 +346,7 @@ fn sound(inputs: &Inputs, settings: &Settings) -> Report {
 /// Lets the work ask for the directory of the repository, where only the caller may make it.
 fn offer_repository_directory(settings: &Settings, account: &Account, host: &mut HostState) {
     let location = settings.repository.as_ref().map(|repository| Location::parse(&repository.location));
-    // One that is none is reported when it is opened.
+    // A location that cannot be read is reported when the repository is opened.
     if let (Some(Ok(Location::Directory(dir))), Account::Other(name)) = (location, account) {
         host.offer_repository_directory(dir, name);
     }

@@ -60,7 +60,7 @@ pub struct Connector {
     login_wait: Duration,
     /// How long the server may say nothing once a session is prepared.
     silence: Duration,
-    /// What the rows of one query may take, in bytes.
+    /// Most bytes that the rows of one query may take.
     answer_limit: u64,
     /// The server's request instead of one for the password.
     asked: Arc<Asked>,

@@ -108,7 +108,7 @@ fn open_at(path: &Path) -> Result<OwnedFd, Unusable> {
     Ok(opened)
 }
 
-/// What others put into it goes with it: its rights alone would make that root's word.
+/// All that others put into it goes with it: its rights alone would make that root's word.
 fn exposed(place: &PathBuf, found: Option<&fs::Stat>) -> Unusable {
     let shown = place.display();
     let why = match found {

@@ -17,7 +17,7 @@ const SNAPSHOT: u64 = 16 << 20;
 /// An index of restic describes 50,000 blobs with 200 bytes each; one that is made anew from packs describes all of them.
 const INDEX: u64 = 128 << 20;
 
-/// The same decompressed: half of it are hashes.
+/// Bytes of that when it is decompressed: half of them are hashes.
 const PLAIN_INDEX: u64 = 2 * INDEX;
 
 /// Ours have 8 MiB; restic makes packs of at most 128 MiB, rustic's grow to this size in repositories of 100 TB.

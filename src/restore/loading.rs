@@ -15,7 +15,7 @@ use crate::dump::Contents;
 use crate::dump::contents::TableName;
 use crate::error::{Error, Kind, Result};
 
-/// What is loaded, and how.
+/// One load: its material, and how it is done.
 pub(super) struct Load<'a> {
     pub(super) material: &'a Material<'a>,
     /// The contents of the part that is loaded, or of all of it.

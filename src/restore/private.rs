@@ -146,7 +146,7 @@ impl Private {
         }
         let name = self.env.settings.database.name.clone();
         let Some(properties) = self.seen.properties.take() else { return Ok(()) };
-        // It cannot be made anew while this session is in it, and is as good as it is.
+        // It cannot be made anew while the client is connected to it, and is as good as it is.
         if name == "template1" {
             return Ok(());
         }

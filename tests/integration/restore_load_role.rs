@@ -24,7 +24,7 @@ const REACH: &str = "\
     END $f$;
     CREATE FUNCTION public.reach(x integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN public.act(x); END $f$;";
 
-/// What calls it while a dump is loaded: a computed column, a CHECK, and an index.
+/// Objects that call it while a dump is loaded: a computed column, a CHECK, and an index.
 const USES: &str = "\
     CREATE TABLE public.bait (id integer, computed integer GENERATED ALWAYS AS (public.reach(id)) STORED, CHECK (public.reach(id) = id));
     INSERT INTO public.bait VALUES (1), (2);
@@ -58,7 +58,7 @@ impl Trap {
         trap
     }
 
-    /// What the server's account makes if the function gets a superuser's rights.
+    /// The file that the server's account makes if the function gets a superuser's rights.
     fn reached(&self) -> PathBuf {
         self.server.dir().join(format!("reached_{}", self.site.database))
     }

@@ -117,7 +117,7 @@ pub(super) struct Reader {
     /// The rest of the message.
     left: u64,
     said: u64,
-    /// What the rows of the query under way take, and what they may take.
+    /// Bytes that the rows of the query under way take, and the most that they may take.
     rows: u64,
     most: u64,
     /// Reports of settings during the query under way, and in the session, in bytes.

@@ -164,7 +164,7 @@ async fn answering(answer: Vec<u8>, times: usize) -> u16 {
     port
 }
 
-/// What becomes of a query to such a server.
+/// The outcome of a query to such a server.
 async fn asked(answer: Vec<u8>, times: usize, set: impl FnOnce(&mut Connector)) -> String {
     let port = answering(answer, times).await;
     let mut connector = with_password(Address::Tcp("127.0.0.1".into()), port, false);

@@ -117,7 +117,7 @@ pub(super) struct Guard {
     pub(super) login: Duration,
     /// How long the server may say nothing once the session is ready, in milliseconds.
     pub(super) silence: Arc<AtomicU64>,
-    /// What the rows of one query may take, in bytes.
+    /// Most bytes that the rows of one query may take.
     pub(super) answer: u64,
 }
 

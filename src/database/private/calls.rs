@@ -168,7 +168,7 @@ fn refused_by_arguments() -> Result<Rules, Error> {
     Ok(rules)
 }
 
-/// The same calls by the numbers that the kernel has for programs with short pointers.
+/// These calls by the numbers that the kernel has for programs with short pointers.
 fn refuse_x32(rules: &mut Rules) {
     const X32: i64 = 0x4000_0000;
     // ptrace, process_vm_readv and process_vm_writev have numbers of their own.

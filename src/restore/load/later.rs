@@ -8,7 +8,7 @@ use super::authorization::AUTHORIZATION;
 use super::session::Settings;
 use super::stream::Statement;
 
-/// What is owned as a table is: `ALTER` may do several things at once with it, and compute values for one of them.
+/// Kinds that are owned as a table is: `ALTER` may do several things at once with one, and compute values for one of them.
 const RELATIONS: [&str; 6] = ["TABLE", "VIEW", "SEQUENCE", "MATERIALIZED", "FOREIGN", "INDEX"];
 
 /// Statements that come at the end, each with the settings that stood before it.

@@ -42,7 +42,7 @@ pub struct LoadRole {
     found: Mutex<Found>,
 }
 
-/// What the new database has before anything is loaded.
+/// Schemas of the new database before anything is loaded.
 #[derive(Clone, Default)]
 struct Found {
     /// The number of the schema public, and its owner.

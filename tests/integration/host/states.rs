@@ -234,7 +234,7 @@ fn former_unit(machine: &Machine) {
     machine.host.sh("rm /run/glovebox/elsewhere.service.hold; mv /root/config.toml /etc/glovebox/config.toml");
 }
 
-/// What root would note there, others could take away, or write themselves.
+/// Others could take away what root notes there, or write it themselves.
 fn others_can_write_where_root_notes(machine: &Machine) {
     unit(machine, "", "");
     machine.start(SERVICE);

@@ -1,4 +1,4 @@
-//! What an SFTP server sends, on its way to the library that reads it: no packet without a limit.
+//! Packets of an SFTP server, on their way to the library that reads them: none without a limit.
 //!
 //! The library makes room for as much as a packet's header says, and takes its length for what it should be.
 //!
