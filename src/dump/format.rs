@@ -140,7 +140,7 @@ impl<W: Write> Write for Compressor<W> {
 }
 
 /// Reads a compressed file as the text that is in it. Every checksum there is, is checked.
-pub fn decompress<'a>(compression: Compression, file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub fn decompress<'a>(compression: Compression, file: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(file),
         Compression::Gzip => Box::new(MultiGzDecoder::new(file)),

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 
+use super::ahead::{Ended, read_ahead};
 use super::contents::Reader;
 use super::format::{Compression, decompress};
 use super::source::{Body, Source};
@@ -86,17 +87,16 @@ fn read_text(
     };
     let mut reader = Reader::default();
     {
-        let mut text = decompress(compression, &mut hashing).map_err(|cause| broken(&cause))?;
-        let mut piece = vec![0; PIECE];
-        loop {
-            match text.read(&mut piece) {
-                Ok(0) => break,
-                Ok(length) => reader.feed(&piece[..length]).map_err(|flaw| unusable(&flaw, "the dump"))?,
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => return Err(broken(&cause)),
-            }
+        let text = decompress(compression, &mut hashing).map_err(|cause| broken(&cause))?;
+        read_ahead(text, |piece| {
+            reader.feed(piece).map_err(|flaw| unusable(&flaw, "the dump"))?;
             told(reader.rows());
-        }
+            Ok(())
+        })
+        .map_err(|ended| match ended {
+            Ended::Unreadable(cause) => broken(&cause),
+            Ended::Failed(error) => error,
+        })?;
     }
     *hash = Some(hashing.finish().map_err(|cause| broken(&cause))?);
     reader.finish().map_err(|flaw| unusable(&flaw, "the dump"))

@@ -5,6 +5,7 @@
 //! of a plain dump goes through [`text`] (line ends, encoding), [`scan`] (statements, rows) and [`rules`] (what is fed
 //! to the server, left out, or refused). Not here: loading, which is `restore/load.rs`.
 
+pub(crate) mod ahead;
 pub mod contents;
 pub mod database;
 pub mod format;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::LeftOut;
-use crate::dump::PIECE;
+use crate::dump::ahead::{Ended, read_ahead};
 use crate::dump::format::{Compression, decompress};
 use crate::dump::judge::HashingReader;
 use crate::dump::rules::{Disposition, Rules};
@@ -114,26 +114,20 @@ impl Reader {
     }
 
     /// Reads to the end, or until nobody listens any more (`false`).
-    fn read(self, mut text: impl Read, rules: Rules, items: mpsc::Sender<Item>) -> Result<bool> {
+    fn read(self, text: impl Read + Send, rules: Rules, items: mpsc::Sender<Item>) -> Result<bool> {
         let mut scanner = Scanner::default();
         let mut sender =
             Sender { reader: self, rules, items, skipping_rows: false, rows: Vec::new(), line: 0, is_over: false };
-        let mut piece = vec![0; PIECE];
-        loop {
-            let length = match text.read(&mut piece) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
-                Err(cause) => return Err(changed(&cause)),
-            };
-            let result = scanner.feed(&piece[..length], &mut sender);
-            if sender.is_over {
-                return Ok(false);
-            }
-            result.map_err(|flaw| changed(&format!("line {} {}", flaw.line, flaw.what)))?;
+        let read = read_ahead(text, |piece| scanner.feed(piece, &mut sender));
+        let read = match read {
+            Ok(()) => scanner.finish(&mut sender),
+            Err(Ended::Unreadable(cause)) => return Err(changed(&cause)),
+            Err(Ended::Failed(flaw)) => Err(flaw),
+        };
+        if sender.is_over {
+            return Ok(false);
         }
-        scanner.finish(&mut sender).map_err(|flaw| changed(&format!("line {} {}", flaw.line, flaw.what)))?;
-        Ok(!sender.is_over)
+        read.map(|()| true).map_err(|flaw| changed(&format!("line {} {}", flaw.line, flaw.what)))
     }
 }
 
