@@ -2,7 +2,7 @@
 //!
 //! Root may open everything. So a link that another account made must not decide what root opens: it could lead to a file
 //! that the account itself may not read or replace. Links of root are followed. Whoever is not root gets no more from a
-//! link than without it.
+//! link than without it. What a configuration file says is done with root's rights, so it must be root's alone.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::User;
-use rustix::fs::{self, CWD, FileType, Mode, OFlags};
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroize;
 
@@ -32,6 +32,21 @@ pub enum Closed {
     Link(PathBuf, u32),
     /// The system says so.
     System(Errno),
+}
+
+/// A file, or a directory on the way to it, that others than root may change.
+#[derive(Debug)]
+pub struct NotOfRootAlone {
+    path: PathBuf,
+    who: String,
+}
+
+impl std::error::Error for NotOfRootAlone {}
+
+impl std::fmt::Display for NotOfRootAlone {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {}, and root does what this file says", self.path.display(), self.who)
+    }
 }
 
 impl From<Closed> for std::io::Error {
@@ -60,7 +75,7 @@ pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Closed> {
     if !rustix::process::geteuid().is_root() {
         return Ok(fs::open(path, flags, Mode::empty())?);
     }
-    open_through_links_of(path, flags, 0)
+    open_through_links_of(path, flags, 0, &|_, _| Ok(()))
 }
 
 /// Opens a file of settings or a key to read. Root is neither made to wait for one nor to read without end: what is there
@@ -69,11 +84,28 @@ pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Closed> {
 /// # Errors
 /// Those of [`open`]; another kind of file.
 pub fn open_file(path: &Path) -> std::io::Result<File> {
+    open_file_that(path, &|_, _| Ok(()))
+}
+
+/// [`open_file`], for a file that says what root is to do: root opens none that another account may change, or exchange
+/// in a directory on the way.
+///
+/// # Errors
+/// Those of [`open_file`]; [`NotOfRootAlone`] as the cause.
+pub fn open_file_of_root(path: &Path) -> std::io::Result<File> {
+    open_file_that(&std::path::absolute(path)?, &|path, status| match who_may_change(status) {
+        Some(who) => Err(std::io::Error::other(NotOfRootAlone { path: path.to_owned(), who })),
+        None => Ok(()),
+    })
+}
+
+fn open_file_that(path: &Path, judge: &Judge<std::io::Error>) -> std::io::Result<File> {
     let is_handed_over = HANDED_OVER.iter().any(|own| path.starts_with(own));
     if is_handed_over || !rustix::process::geteuid().is_root() {
         return File::open(path);
     }
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = open_through_links_of(path, flags, 0, judge)?;
     match FileType::from_raw_mode(fs::fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file.into()),
         _ => Err(std::io::Error::other("it is no regular file")),
@@ -106,31 +138,54 @@ pub fn command_to_make(directory: &Path) -> String {
     format!("install -d -m 0700{owner} {shown}")
 }
 
+/// Who may change what has this status beside root, in words. In a directory with the sticky bit, entries of root are safe.
+fn who_may_change(status: &Stat) -> Option<String> {
+    let is_sticky = FileType::from_raw_mode(status.st_mode) == FileType::Directory && status.st_mode & 0o1000 != 0;
+    let may = |bit: u32| status.st_mode & bit != 0 && !is_sticky;
+    match (status.st_uid, status.st_gid) {
+        (0, _) if may(0o002) => Some("may be changed by every account".to_owned()),
+        (0, gid) if may(0o020) && gid != 0 => Some(format!("may be changed by a group (gid {gid})")),
+        (0, _) => None,
+        (uid, _) => Some(format!("belongs to another account (uid {uid})")),
+    }
+}
+
+/// Judges a directory on the way, or the file itself; not the links, whose owner is judged always.
+type Judge<E> = dyn Fn(&Path, &Stat) -> Result<(), E>;
+
 /// Goes step by step, so that nothing can be put in the place of what was looked at.
-fn open_through_links_of(path: &Path, flags: OFlags, trusted: u32) -> Result<OwnedFd, Closed> {
+fn open_through_links_of<E: From<Closed>>(
+    path: &Path,
+    flags: OFlags,
+    trusted: u32,
+    judge: &Judge<E>,
+) -> Result<OwnedFd, E> {
+    let system = |cause: Errno| E::from(Closed::System(cause));
     let (mut at, mut left, mut shown) = (None::<OwnedFd>, VecDeque::new(), PathBuf::new());
     prepend(&mut left, path);
     let mut links = 0;
     while let Some(name) = left.pop_front() {
         let step = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = match &at {
-            Some(at) => fs::openat(at, &name, step, Mode::empty())?,
-            None => fs::openat(CWD, &name, step, Mode::empty())?,
-        };
-        let status = fs::fstat(&found)?;
+            Some(at) => fs::openat(at, &name, step, Mode::empty()),
+            None => fs::openat(CWD, &name, step, Mode::empty()),
+        }
+        .map_err(system)?;
+        let status = fs::fstat(&found).map_err(system)?;
         if FileType::from_raw_mode(status.st_mode) != FileType::Symlink {
             shown.push(&name);
+            judge(&shown, &status)?;
             at = Some(found);
             continue;
         }
         if status.st_uid != trusted {
-            return Err(Closed::Link(shown.join(&name), status.st_uid));
+            return Err(Closed::Link(shown.join(&name), status.st_uid).into());
         }
         links += 1;
         if links > LINKS {
-            return Err(Errno::LOOP.into());
+            return Err(system(Errno::LOOP));
         }
-        let target = fs::readlinkat(&found, "", Vec::new())?.into_bytes();
+        let target = fs::readlinkat(&found, "", Vec::new()).map_err(system)?.into_bytes();
         let target = PathBuf::from(OsString::from_vec(target));
         if target.is_absolute() {
             (at, shown) = (None, PathBuf::new());
@@ -138,9 +193,9 @@ fn open_through_links_of(path: &Path, flags: OFlags, trusted: u32) -> Result<Own
         prepend(&mut left, &target);
     }
     // The very file that was found, opened for what it is wanted for.
-    let found = at.ok_or(Errno::NOENT)?;
+    let found = at.ok_or_else(|| system(Errno::NOENT))?;
     let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
-    Ok(fs::open(own, flags.difference(OFlags::NOFOLLOW), Mode::empty())?)
+    fs::open(own, flags.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(system)
 }
 
 fn prepend(left: &mut VecDeque<OsString>, path: &Path) {
@@ -161,7 +216,7 @@ mod tests {
 
     fn read(path: &Path, trusted: u32) -> Result<String, Closed> {
         let mut text = String::new();
-        let file = open_through_links_of(path, OFlags::RDONLY | OFlags::CLOEXEC, trusted)?;
+        let file = open_through_links_of::<Closed>(path, OFlags::RDONLY | OFlags::CLOEXEC, trusted, &|_, _| Ok(()))?;
         std::fs::File::from(file).read_to_string(&mut text).unwrap();
         Ok(text)
     }

@@ -4,6 +4,7 @@
 //! an unprivileged process, which then needs no right to read them again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use zeroize::Zeroize;
 use super::Settings;
 use super::keys::{self, KEYS};
 use crate::error::{Error, Kind, Result};
-use crate::path;
+use crate::path::{self, NotOfRootAlone};
 
 /// Where the settings are unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/glovebox/config.toml";
@@ -92,8 +93,8 @@ impl Inputs {
             }
         }
         inputs.config = match config {
-            Some(path) => Some(read(path, "configuration file")?),
-            None if Path::new(DEFAULT_CONFIG).exists() => Some(read(Path::new(DEFAULT_CONFIG), "configuration file")?),
+            Some(path) => Some(read_config(path)?),
+            None if Path::new(DEFAULT_CONFIG).exists() => Some(read_config(Path::new(DEFAULT_CONFIG))?),
             None => None,
         };
         if let Some(path) = inputs.secrets_file() {
@@ -108,7 +109,7 @@ impl Inputs {
     /// [`Kind::Usage`] if it cannot be read.
     pub fn of_file(config: Option<&Path>) -> Result<Self> {
         let path = config.unwrap_or(Path::new(DEFAULT_CONFIG));
-        Ok(Self { config: Some(read(path, "configuration file")?), ..Self::default() })
+        Ok(Self { config: Some(read_config(path)?), ..Self::default() })
     }
 
     /// Reads the credentials of every repository's storage: the account that does the work may have no right to.
@@ -156,9 +157,18 @@ impl Inputs {
 /// The longest file of settings or credentials, in bytes: all of them together must go to the worker in one message.
 const LONGEST: u64 = 160 * 1024;
 
+/// Reads the file that names the account that does the work, and the commands by which root stops and starts the service.
+fn read_config(path: &Path) -> Result<Text> {
+    read_opened(path, "configuration file", path::open_file_of_root)
+}
+
 fn read(path: &Path, what: &str) -> Result<Text> {
+    read_opened(path, what, path::open_file)
+}
+
+fn read_opened(path: &Path, what: &str, open: fn(&Path) -> std::io::Result<File>) -> Result<Text> {
     let attempt = || -> std::io::Result<Text> {
-        let file = path::open_file(path)?;
+        let file = open(path)?;
         let public = file.metadata()?.mode() & 0o004 != 0;
         Ok(Text { path: path.to_owned(), bytes: path::read_small(&file, LONGEST)?, public })
     };
@@ -169,6 +179,9 @@ fn read(path: &Path, what: &str) -> Result<Text> {
         match cause.kind() {
             ErrorKind::NotFound => error.hint("Name an existing file, or leave the setting out."),
             ErrorKind::PermissionDenied => error.hint("Run it as root, or give your account the right to read it."),
+            _ if cause.get_ref().is_some_and(|cause| cause.is::<NotOfRootAlone>()) => error.hint(
+                "Keep it where only root can write, as in /etc/glovebox: install -D -m 0644 FILE /etc/glovebox/config.toml",
+            ),
             _ => error,
         }
     })

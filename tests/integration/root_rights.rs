@@ -143,6 +143,55 @@ fn k18_settings_in_the_accounts_hands_do_not_lead_root_astray() {
 }
 
 #[test]
+fn k18_root_does_not_what_a_file_says_that_others_may_change() {
+    let Some((_, site, _)) = site("configured") else { return };
+    let account = user();
+    let (own, below) = (site.config(), site.path("below/config.toml"));
+    fs::create_dir(site.path("below")).unwrap();
+    fs::copy(&own, &below).unwrap();
+    let set = |path: &Path, uid: u32, gid: u32, mode: u32| {
+        chown(path, Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let check = |config: &Path| {
+        let mut command = Command::new(crate::support::binary::path_of("teslamate-backup"));
+        let output = command.current_dir(site.path("below")).arg("--config").arg(config).arg("check-config").output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
+    let directory = site.path("below");
+    for (path, (uid, gid, mode), words) in [
+        (&below, (uid, gid, 0o600), format!("belongs to another account (uid {uid})")),
+        (&below, (0, gid, 0o664), format!("may be changed by a group (gid {gid})")),
+        (&below, (0, 0, 0o666), "may be changed by every account".to_owned()),
+        (&directory, (uid, gid, 0o755), format!("belongs to another account (uid {uid})")),
+        (&directory, (0, gid, 0o775), format!("may be changed by a group (gid {gid})")),
+        (&directory, (uid, gid, 0o1777), format!("belongs to another account (uid {uid})")),
+    ] {
+        set(path, uid, gid, mode);
+        for named in [below.as_path(), Path::new("config.toml")] {
+            let (code, said) = check(named);
+            assert_eq!(code, Some(2), "{words}: {said}");
+            let all = format!("{} {words}", path.display());
+            assert!(said.contains(&all) && said.contains("/etc/glovebox"), "{all}: {said}");
+        }
+        set(path, 0, 0, if path == &directory { 0o755 } else { 0o644 });
+        assert_eq!(check(&below).0, Some(0));
+    }
+    for (path, (uid, gid, mode)) in [
+        (&below, (0, gid, 0o640)),
+        (&below, (0, 0, 0o664)),
+        (&directory, (0, gid, 0o1775)),
+        (&directory, (0, 0, 0o1777)),
+    ] {
+        set(path, uid, gid, mode);
+        let (code, said) = check(&below);
+        assert_eq!(code, Some(0), "{mode:o}: {said}");
+    }
+}
+
+#[test]
 fn k18_a_directory_that_the_account_cannot_make_is_named_with_the_command() {
     let Some((_, site, _)) = site("unmade") else { return };
     let parent = site.path("of-nobody");
