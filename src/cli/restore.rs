@@ -16,11 +16,29 @@ use crate::restore::names;
 use crate::restore::rows_only::Loaded;
 use crate::restore::stored::{Stored, called};
 use crate::restore::{Destination, Policy, Restored, Session};
+use crate::teslamate::ids;
 
 mod describe;
 mod drill;
 mod prompt;
+mod record;
 mod rows;
+
+/// Flags about a whole database.
+const NOT_WITH_RECORDS: [&str; 12] = [
+    "into",
+    "drill",
+    "undo",
+    "recover",
+    "data_only",
+    "schema_only",
+    "tables",
+    "jobs",
+    "locale",
+    "as_it_was",
+    "trust_dump",
+    "skip_extensions",
+];
 
 /// Load a backup beside the live database, verify it, then swap it in with about a second of downtime
 #[derive(Debug, Parser)]
@@ -38,7 +56,7 @@ pub struct Args {
     pub common: Common,
     /// The begin of a backup's id (4 digits or more), or `latest`; or a dump file (.sql, .sql.gz, .sql.zst, .dump), a
     /// directory of pg_dump -Fd, or `-` for standard input
-    #[arg(value_name = "SOURCE", required_unless_present_any = ["undo", "recover"], conflicts_with_all = ["undo", "recover"])]
+    #[arg(value_name = "SOURCE", required_unless_present_any = ["undo", "recover", "undo_record"], conflicts_with_all = ["undo", "recover"])]
     pub source: Option<PathBuf>,
     /// Load into a new database of this name, beside the live one
     #[arg(long, value_name = "NAME", conflicts_with_all = ["drill", "undo"])]
@@ -79,6 +97,19 @@ pub struct Args {
     /// Only rows: in the live database, in one transaction, in the place of those that are there (backups only)
     #[arg(long, conflicts_with_all = ["into", "drill", "undo", "schema_only"])]
     pub data_only: bool,
+    /// Put this drive of a backup back into the live database, with its positions and what it refers to; nothing else
+    /// changes (repeatable)
+    #[arg(long = "drive", value_name = "ID", value_parser = ids::parse, conflicts_with_all = NOT_WITH_RECORDS)]
+    pub drives: Vec<i32>,
+    /// Put this charge of a backup back, with its readings and what it refers to (repeatable)
+    #[arg(long = "charge", value_name = "ID", value_parser = ids::parse, conflicts_with_all = NOT_WITH_RECORDS)]
+    pub charges: Vec<i32>,
+    /// With --drive and --charge: show what would be put back, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take away again what --drive and --charge put back, as this file says
+    #[arg(long, value_name = "FILE", conflicts_with_all = NOT_WITH_RECORDS, conflicts_with_all = ["source", "drives", "charges"])]
+    pub undo_record: Option<PathBuf>,
     /// Do not run the application's migrations that came since
     #[arg(long)]
     pub as_it_was: bool,
@@ -123,6 +154,12 @@ impl Args {
         if self.recover {
             return Needs { recovers: true, ..Needs::default() };
         }
+        if let Some(file) = &self.undo_record {
+            return Needs { opens: Opens { input: Some(file.clone()), ..Opens::default() }, ..Needs::default() };
+        }
+        if self.is_of_records() {
+            return Needs { repository: self.backup().is_some(), ..Needs::default() };
+        }
         // A password that cannot be read must not stand between somebody and the file that they have.
         let is_live = !(self.undo || self.drill || self.into.is_some());
         let repository = self.backup().is_some() || (is_live && !self.no_safety_backup);
@@ -140,6 +177,10 @@ impl Args {
         let words = self.source.as_ref()?.to_str()?;
         let is_id = (4..=64).contains(&words.len()) && words.bytes().all(|byte| byte.is_ascii_hexdigit());
         (words == "latest" || is_id).then_some(words)
+    }
+
+    fn is_of_records(&self) -> bool {
+        !(self.drives.is_empty() && self.charges.is_empty())
     }
 
     fn is_partial(&self) -> bool {
@@ -199,6 +240,17 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
     }
     if args.undo {
         return undo(args, &env).await;
+    }
+    if let Some(file) = &args.undo_record {
+        return record::undo(env, file).await;
+    }
+    if args.is_of_records() {
+        return Box::pin(record::put_back(args, &env)).await;
+    }
+    if args.dry_run {
+        return Err(Error::new(Kind::Usage, "--dry-run is for --drive and --charge")
+            .with("state", "nothing was touched")
+            .hint("--drill loads and verifies a whole backup and changes nothing."));
     }
     let destination = args.destination()?;
     let kind = if destination == Destination::Drill { RunKind::Drill } else { RunKind::Restore };

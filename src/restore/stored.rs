@@ -4,21 +4,20 @@
 //! Each connection has a thread that reads ahead for it: decrypting and comparing with what was stored go on while the
 //! server parses. A big table is loaded by all of them at once, chunk by chunk.
 
+mod chunks;
+
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use futures_util::SinkExt;
 use futures_util::future::try_join_all;
-use tokio::sync::mpsc;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
+use self::chunks::{Piece, Task, Tasks, copy, load_failed, may_depend_on_others, out_of_step, read_ahead};
 use super::{Destination, Policy};
 use crate::backup::{session, surroundings};
-use crate::database::connect::{QueryContext, chain};
+use crate::database::connect::QueryContext;
 use crate::database::{Connector, Setting};
 use crate::dump::Contents;
 use crate::dump::contents::TableName;
@@ -30,7 +29,9 @@ use crate::progress::Meter;
 use crate::repository::{Handle, Id, read};
 use crate::tables::catalog::{Root, Table};
 use crate::tables::definitions;
-use crate::tables::manifest::{ChunkEntry, Manifest};
+use crate::tables::manifest::Manifest;
+
+pub use self::chunks::Target;
 
 /// A backup as people tell it from others.
 #[must_use]
@@ -47,9 +48,6 @@ const FORMATS: &str = "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle
 const SETTINGS: &str = "SET lc_monetary = 'C'; SET row_security = off; SET search_path = ''; \
      SET synchronous_commit = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0;";
-
-/// Blobs that are read ahead for each connection, of 4 MiB at most.
-const AHEAD: usize = 2;
 
 /// A backup, found to be whole.
 #[derive(Debug)]
@@ -198,7 +196,7 @@ impl Stored {
         let into = |table: &Table| {
             let by_itself = table.root.as_ref().is_some_and(|root| partly_wanted.contains(root));
             let target = || if by_itself { table.copy_source() } else { table.copy_target() };
-            policy.wants(table).then(target)
+            policy.wants(table).then(|| target().into())
         };
         let tasks = self.tasks(meter, &into);
         let mut clients = Vec::new();
@@ -229,13 +227,13 @@ impl Stored {
         }
     }
 
-    /// Loads all rows in one session, whose transaction the caller ends. `into` gives the target of COPY for a table whose
-    /// rows are wanted.
+    /// Loads all rows in one session, whose transaction the caller ends. `into` says where to, for a table whose rows are
+    /// wanted.
     pub async fn load_into(
         &self,
         client: &Client,
         meter: &Arc<Meter>,
-        into: &(dyn Fn(&Table) -> Option<String> + Sync),
+        into: &(dyn Fn(&Table) -> Option<Target> + Sync),
     ) -> Result<()> {
         let settings = format!("{FORMATS}; SET LOCAL client_encoding = '{}'", self.encoding());
         client.batch_execute(&settings).await.query_context("cannot prepare a session to load rows")?;
@@ -256,12 +254,12 @@ impl Stored {
         if self.manifest.facts.database["encoding"] == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
     }
 
-    fn tasks(&self, meter: &Meter, into: &(dyn Fn(&Table) -> Option<String> + Sync)) -> Tasks {
+    fn tasks(&self, meter: &Meter, into: &(dyn Fn(&Table) -> Option<Target> + Sync)) -> Tasks {
         let mut tasks = VecDeque::new();
         let mut total = 0;
         for entry in &self.manifest.tables {
             let Some(target) = into(&entry.table) else { continue };
-            let (table, target) = (Arc::new(entry.table.clone()), Arc::<str>::from(target));
+            let (table, target) = (Arc::new(entry.table.clone()), Arc::new(target));
             for chunk in &entry.chunks {
                 total += chunk.bytes;
                 tasks.push_back(Task { table: table.clone(), target: target.clone(), chunk: chunk.clone() });
@@ -302,7 +300,7 @@ impl Stored {
                 }
             };
             meter.rows.fetch_add(rows, Ordering::Relaxed);
-            if rows != task.chunk.rows {
+            if rows != task.chunk.rows && task.target.condition.is_none() {
                 return Err(Error::new(Kind::Verify, format!("{table} did not get the rows that it had"))
                     .with("file", &task.chunk.path)
                     .with("rows", format!("{rows}, the manifest says {}", task.chunk.rows)));
@@ -310,115 +308,4 @@ impl Stored {
         }
         Ok(())
     }
-}
-
-/// Copies one chunk into its table, and reads its pieces to their end also where the server refuses them.
-async fn copy(
-    client: &Client,
-    task: &Task,
-    pieces: &mut mpsc::Receiver<Result<Piece>>,
-    meter: &Meter,
-) -> Result<std::result::Result<u64, tokio_postgres::Error>> {
-    let (mut sink, mut failed) = match client.copy_in::<_, Bytes>(&task.statement()).await {
-        Ok(sink) => (Some(Box::pin(sink)), None),
-        Err(cause) => (None, Some(cause)),
-    };
-    loop {
-        match pieces.recv().await.transpose()? {
-            Some(Piece::Data(bytes)) => {
-                meter.add(bytes.len() as u64);
-                if let (Some(open), None) = (&mut sink, &failed) {
-                    failed = open.send(bytes).await.err();
-                }
-            }
-            Some(Piece::End) => break,
-            Some(Piece::Begin(_)) | None => return Err(out_of_step()),
-        }
-    }
-    Ok(match (failed, sink) {
-        (Some(cause), _) => Err(cause),
-        (None, Some(mut sink)) => sink.as_mut().finish().await,
-        (None, None) => return Err(out_of_step()),
-    })
-}
-
-fn out_of_step() -> Error {
-    Error::new(Kind::Attention, "the rows of a backup came out of step")
-}
-
-/// What is left to be loaded, by whichever connection is free.
-type Tasks = Arc<Mutex<VecDeque<Task>>>;
-
-/// Whether rows of other tables may be what is missing: a constraint or a value was refused, or a function raised an error.
-fn may_depend_on_others(cause: &tokio_postgres::Error) -> bool {
-    let class = cause.code().and_then(|code| code.code().get(..2));
-    class.is_some_and(|class| ["22", "23", "P0"].contains(&class))
-}
-
-/// A chunk to load.
-#[derive(Clone, Debug)]
-struct Task {
-    table: Arc<Table>,
-    /// The table that COPY fills, with its columns.
-    target: Arc<str>,
-    chunk: ChunkEntry,
-}
-
-impl Task {
-    fn statement(&self) -> String {
-        format!("COPY {} FROM STDIN WITH (FORMAT {})", self.target, self.table.format.word())
-    }
-}
-
-enum Piece {
-    Begin(Task),
-    Data(Bytes),
-    End,
-}
-
-/// Reads chunk after chunk on a thread of its own, until there are no more or nobody listens.
-fn read_ahead(contents: Arc<read::Contents>, tasks: Tasks) -> mpsc::Receiver<Result<Piece>> {
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    std::thread::spawn(move || {
-        loop {
-            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(task) = task else { return };
-            if let Err(error) = send(&contents, task, &sender) {
-                let _ = sender.blocking_send(Err(error));
-                return;
-            }
-            if sender.is_closed() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn send(contents: &read::Contents, task: Task, sender: &mpsc::Sender<Result<Piece>>) -> Result<()> {
-    let mut reader = contents.reader(&task.chunk.path)?;
-    let give = |piece| sender.blocking_send(Ok(piece)).is_ok();
-    if !give(Piece::Begin(task)) {
-        return Ok(());
-    }
-    while let Some(blob) = reader.next_blob()? {
-        if !give(Piece::Data(blob.into())) {
-            return Ok(());
-        }
-    }
-    give(Piece::End);
-    Ok(())
-}
-
-/// The server's words; a full disk there is something else than rows that do not fit.
-fn load_failed(table: &str, path: &str, cause: &tokio_postgres::Error) -> Error {
-    let (kind, what) = match cause.code() {
-        Some(code) if *code == SqlState::DISK_FULL => (Kind::Store, "the server ran out of space while it loaded"),
-        Some(_) => (Kind::Verify, "the server did not take the rows of"),
-        None => (Kind::Source, "the server ended the connection while it loaded"),
-    };
-    let code = cause.code().map_or("", SqlState::code);
-    let error =
-        Error::new(kind, format!("{what} {table}")).with("file", path).with("cause", chain(cause)).with("code", code);
-    if kind == Kind::Verify { error.with("section", "data") } else { error }
 }

@@ -9,7 +9,7 @@ use tokio_postgres::Transaction;
 use super::Record;
 use super::outcome::{Effects, Outcome, Status, each};
 use super::rows::{Rows, compare};
-use super::saved::{Content, Saved, Table};
+use super::saved::{self, Content, Table};
 use super::session::{self, Explain, Session, Work, begin};
 use crate::database::ident;
 use crate::env::Env;
@@ -211,7 +211,7 @@ async fn refuse_left_behind(work: &Work<'_>, record: Record, id: i32) -> Result<
 /// Puts the rows on the disk, then commits. If the commit fails for certain, the file goes again.
 pub(super) async fn finish(env: &Env, transaction: Work<'_>, removal: &Removal) -> Result<std::path::PathBuf> {
     let content = &removal.content;
-    let saved = Saved::write(content, &env.settings.state_dir)?;
+    let saved = saved::write(content, &env.settings.state_dir)?;
     let what = format!("{} {}", content.record.noun(), content.id);
     match session::commit(transaction, &what).await {
         Ok(()) => Ok(saved.keep()),
@@ -222,7 +222,7 @@ pub(super) async fn finish(env: &Env, transaction: Work<'_>, removal: &Removal) 
 }
 
 /// Tables of others that refer to the record: what they would lose is not in the file, so nothing is deleted.
-async fn refuse_foreign_references(transaction: &Transaction<'_>, record: Record, id: i32) -> Result<()> {
+pub(super) async fn refuse_foreign_references(transaction: &Transaction<'_>, record: Record, id: i32) -> Result<()> {
     let known = match record {
         Record::Drive => "positions",
         Record::Charge => "charges",

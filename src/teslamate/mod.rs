@@ -11,14 +11,18 @@
 //! | [`close`] | the recipe of closing: which way, which records, one transaction each |
 //! | [`open`] | the records that are open |
 //! | [`delete`], [`saved`], [`undo`] | deleting; the file that the rows go to first; putting them back |
+//! | [`back`] | a record of a backup, put back into the live database |
+//! | [`document`] | the files by which a change can be undone |
 //!
 //! The meaning is written down in `docs/closing.md`, sentence by sentence; the code cites it by section.
 
 pub mod age;
+pub mod back;
 pub mod catalog;
 pub mod charge;
 pub mod close;
 pub mod delete;
+pub mod document;
 pub mod drive;
 pub mod efficiency;
 pub mod geofence;

@@ -76,6 +76,7 @@ mod restore_order;
 mod restore_part;
 mod restore_policies;
 mod restore_privileges;
+mod restore_record;
 mod restore_rights;
 mod restore_rows;
 mod restore_rows_definitions;

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ use tempfile::TempDir;
 use crate::error::{Context, Error, Kind, Result};
 
 const PREFIX: &str = "drill-";
+
+/// Link to the directory of the socket, for whoever removes what a run that was killed has left.
+const SOCKET: &str = "socket";
 
 /// Longest path of a socket without the byte that ends it. Source: unix(7), `sun_path`.
 const LONGEST_SOCKET: usize = 107;
@@ -38,8 +41,10 @@ impl Place {
             let mut place = Self { dir: made.keep(), socket: None, lock };
             fs::create_dir(place.server()).context(Kind::Store, failed())?;
             if place.server().join(".s.PGSQL.5432").as_os_str().as_bytes().len() > LONGEST_SOCKET {
-                let other = tempfile::Builder::new().prefix("glovebox-").tempdir();
-                place.socket = Some(other.context(Kind::Store, "cannot make a directory for a socket")?);
+                let failed = "cannot make a directory for a socket";
+                let other = tempfile::Builder::new().prefix("glovebox-").tempdir().context(Kind::Store, failed)?;
+                symlink(other.path(), place.dir.join(SOCKET)).context(Kind::Store, failed)?;
+                place.socket = Some(other);
             }
             return Ok(place);
         }
@@ -84,6 +89,10 @@ pub(super) fn sweep(state_dir: &Path) -> Vec<PathBuf> {
             // Not of a link's target.
             && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw());
         let lock = if is_ours { locked(&path) } else { None };
+        if let (Some(_), Ok(socket)) = (&lock, fs::read_link(path.join(SOCKET))) {
+            // The link is the account's own, as the directory is; the system empties the temporary directory otherwise.
+            let _ = fs::remove_dir_all(socket);
+        }
         if lock.is_some() && remove(&path).is_ok() {
             removed.push(path);
         }
@@ -118,5 +127,26 @@ fn remove(dir: &Path) -> std::io::Result<()> {
             }
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_elsewhere_goes_with_the_directory_of_a_killed_run() {
+        let state = tempfile::tempdir().unwrap();
+        let deep = state.path().join("a".repeat(LONGEST_SOCKET));
+        fs::create_dir(&deep).unwrap();
+        let place = Place::make(&deep).unwrap();
+        let socket = place.socket();
+        fs::write(socket.join(".s.PGSQL.5432.lock"), "").unwrap();
+        assert!(sweep(&deep).is_empty(), "its run lives");
+        assert!(socket.is_dir());
+        // The kernel unlocks what a process had locked that was killed.
+        place.lock.unlock().unwrap();
+        assert_eq!(sweep(&deep), [place.dir()]);
+        assert!(!socket.exists());
     }
 }

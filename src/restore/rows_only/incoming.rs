@@ -233,12 +233,13 @@ pub(super) async fn stage(
         let name = table.qualified();
         let (found, texts) = staged.iter().zip(&as_texts).find(|(incoming, _)| incoming.name == name)?;
         if let Some(texts) = texts {
-            return Some(texts.target(table));
+            return Some(texts.target(table).into());
         }
-        Some(match found.columns.as_str() {
+        let target = match found.columns.as_str() {
             "" => found.staged.clone(),
             columns => format!("{} ({columns})", found.staged),
-        })
+        };
+        Some(target.into())
     };
     stored.load_into(client, meter, &into).await.map_err(as_refusal)?;
     let mut changed = Vec::new();

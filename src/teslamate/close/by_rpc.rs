@@ -1,9 +1,10 @@
 //! Closing one record through the running application, and looking at what it did.
 
 use super::super::delete::{self, Origin};
+use super::super::document::Saved;
 use super::super::outcome::{Effects, Outcome, Status, unknown};
 use super::super::rpc::Rpc;
-use super::super::saved::Saved;
+use super::super::saved;
 use super::super::session::{self, Session, begin};
 use super::super::{Record, drive};
 use super::{Picture, Plan, describe, may_delete, undo_note};
@@ -31,7 +32,7 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &R
         // The application deletes it: the row must not stay locked.
         session::rollback(transaction).await;
         let found = found.ok_or_else(|| unknown(record, id))?;
-        saved = Some(Saved::write(&found.content, &env.settings.state_dir)?);
+        saved = Some(saved::write(&found.content, &env.settings.state_dir)?);
         removal = Some(found);
     }
 
