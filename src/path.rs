@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use zeroize::Zeroize;
 
 use crate::bounded;
+use crate::text::shell_word;
 
 /// Descriptors of this process by name, as a shell passes them (`--config <(…)`).
 const HANDED_OVER: [&str; 3] = ["/dev/fd", "/dev/stdin", "/proc/self/fd"];
@@ -130,9 +131,7 @@ pub fn read_small(file: &File, limit: u64) -> std::io::Result<Vec<u8>> {
 /// The command by which root makes a directory that the account of this process cannot make, or gives it one that is there.
 #[must_use]
 pub fn command_to_make(directory: &Path) -> String {
-    let shown = directory.display().to_string();
-    let is_plain = shown.chars().all(|letter| letter.is_ascii_alphanumeric() || "/-_.+:@".contains(letter));
-    let shown = if is_plain { shown } else { format!("'{}'", shown.replace('\'', r"'\''")) };
+    let shown = shell_word(&directory.display().to_string());
     let account = User::from_uid(nix::unistd::geteuid()).ok().flatten().filter(|user| !user.uid.is_root());
     let owner = account.map(|user| format!(" -o {}", user.name)).unwrap_or_default();
     format!("install -d -m 0700{owner} {shown}")

@@ -21,6 +21,14 @@ fn escaped<'a>(text: &'a str, kept: &[char], escape: impl Fn(char) -> String) ->
     text.chars().map(|c| if is_unfit(c) { escape(c) } else { c.into() }).collect::<String>().into()
 }
 
+/// A word as a shell reads it, for commands that a person copies.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/-_.+:@".contains(letter);
+    let is_word = !word.is_empty() && word.chars().all(is_plain);
+    if is_word { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// Text of any number of lines, for a person to read.
 ///
 /// No line begins with what the journal takes for a priority: `<0>` is shown on every terminal of the machine.

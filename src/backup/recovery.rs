@@ -6,6 +6,7 @@ use crate::database::{Properties, literal, version_text};
 use crate::tables::Plan;
 use crate::tables::catalog::Table;
 use crate::tables::facts::Facts;
+use crate::text::shell_word;
 
 /// The page for this backup. Its commands can be typed as they stand, in the directory that `restic restore` filled.
 #[must_use]
@@ -61,7 +62,7 @@ fn createdb(properties: &Properties, server: u32) -> String {
     let mut command = "createdb -T template0".to_owned();
     let mut option = |name: &str, value: Option<&str>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let _ = write!(command, " {name}{}", shell_quoted(value));
+            let _ = write!(command, " {name}{}", shell_word(value));
         }
     };
     option("-E ", properties.get("encoding"));
@@ -161,11 +162,6 @@ fn one_line_name(name: &str) -> String {
     format!("\"{}\"", name.replace(LINE_BREAKS, " "))
 }
 
-fn shell_quoted(text: &str) -> String {
-    let plain = text.chars().all(|character| character.is_ascii_alphanumeric() || "._-".contains(character));
-    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
 const LINE_BREAKS: [char; 2] = ['\n', '\r'];
 
 /// The same for a shell, with the names of the table and its columns in one line.
@@ -177,7 +173,6 @@ fn shell_line(table: &Table, path: &str) -> String {
     let columns: Vec<String> = table.columns.iter().map(|column| name(&column.name)).collect();
     let columns = if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
     let target = format!("{}.{}{columns}", name(&table.schema), name(&table.name));
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let statement = format!("COPY {target} FROM STDIN WITH (FORMAT {})", table.format.word());
-    format!("$ psql -X -v ON_ERROR_STOP=1 -d restored -c {} < {}\n", quoted(&statement), quoted(path))
+    format!("$ psql -X -v ON_ERROR_STOP=1 -d restored -c {} < {}\n", shell_word(&statement), shell_word(path))
 }

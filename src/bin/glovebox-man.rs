@@ -2,17 +2,24 @@
 //! their command lines, while they are packaged.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use glovebox::cli::{backup, close, delete, migrate, restore};
 
+/// Write the manual pages and the shells' completions of all programs
+#[derive(Parser)]
+#[command(name = "glovebox-man", version)]
+struct Args {
+    /// A directory; it is made if it is not there
+    dir: PathBuf,
+}
+
 fn main() -> Result<()> {
-    let dir = std::env::args_os().nth(1).context("usage: glovebox-man DIR")?;
-    write(Path::new(&dir))
+    write(&glovebox::cli::parse::<Args>().dir)
 }
 
 /// `DIR/man/*.1` and `DIR/completions/{bash,zsh,fish}/*`, by the names that the shells look for.

@@ -152,6 +152,8 @@ fn finish(reporter: &Reporter, report: Report, stdout_is_data: bool) -> ExitCode
     }
     match written {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read it has seen enough, as `head` does.
+        Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(cause) => {
             reporter.error(&format!("everything was done, but the report cannot be printed: {cause}"));
             ExitCode::from(Kind::Store.exit_code())
@@ -246,7 +248,7 @@ impl Run<'_> {
                 inputs.wipe();
                 let host = Arc::new(Mutex::new(host));
                 if account == Account::Root {
-                    self.reporter.info("working as root: `database.os_user` or the state directory's owner says so");
+                    self.reporter.debug("working as root: `database.os_user` or the state directory's owner says so");
                 }
                 let env = self.env(settings, Host::Here(host.clone()), opened, interrupt);
                 work_here(runtime, &host, async |env| self.work(work, env).await, env)

@@ -79,6 +79,20 @@ impl Format {
     }
 }
 
+/// The program that unpacks a file of another compression, by how the file begins.
+#[must_use]
+pub fn unpacked_by(head: &[u8]) -> Option<&'static str> {
+    const PROGRAMS: [(&[u8], &str); 6] = [
+        (b"\xfd7zXZ\0", "xz -dc"),
+        (b"BZh", "bzip2 -dc"),
+        (b"PK\x03\x04", "unzip -p"),
+        (b"\x04\x22\x4d\x18", "lz4 -dc"),
+        (b"7z\xbc\xaf\x27\x1c", "7z x -so"),
+        (b"LZIP", "lzip -dc"),
+    ];
+    PROGRAMS.iter().find(|(begin, _)| head.starts_with(begin)).map(|(_, program)| *program)
+}
+
 /// Whether the first frame of a zstd file carries a checksum: the third bit of the frame header descriptor.
 #[must_use]
 pub fn has_checksum(head: &[u8]) -> bool {

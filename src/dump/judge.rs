@@ -74,6 +74,10 @@ fn plain(file: File, compression: Compression, meter: &Meter) -> Result<(Content
     Ok((contents, hash.unwrap_or_default()))
 }
 
+/// What zstd says of a frame whose window is larger than its own limit, 2^27 bytes. Source: `zstd_errors.h`,
+/// `ZSTD_error_frameParameter_windowTooLarge`.
+const WINDOW: &str = "Frame requires too much memory";
+
 fn read_text(
     compression: Compression,
     mut hashing: HashingReader<'_>,
@@ -81,6 +85,11 @@ fn read_text(
     told: impl Fn(u64),
 ) -> Result<Contents> {
     let broken = |cause: &io::Error| {
+        if cause.to_string().contains(WINDOW) {
+            return Error::new(Kind::Refused, "the file needs more memory to unpack than is used here: 128 MiB")
+                .with("cause", cause)
+                .hint("It was made with `zstd --long`: zstd -dc --long=31 FILE | teslamate-restore --yes -");
+        }
         Error::new(Kind::Verify, "the file is cut or changed: it cannot be unpacked to its end")
             .with("cause", cause)
             .hint(ANOTHER_COPY)
@@ -216,7 +225,12 @@ pub(crate) fn unusable(flaw: &Flaw, what: &str) -> Error {
         return error.hint(ANOTHER_COPY);
     }
     if flaw.what.contains("pg_dumpall") {
-        return error.hint("Take the one database out of it with stock tools, or dump it alone with pg_dump.");
+        return error
+            .hint(
+                "Take the one database out of it: awk '/^-- Database \"/{p=/\"teslamate\" dump/} p' FILE > teslamate.sql; before \
+                 it, zcat FILE | if it is compressed.",
+            )
+            .hint("Next time, dump it alone with pg_dump.");
     }
     if flaw.what.contains("UTF-16") || flaw.what.contains("not UTF-8") {
         return error.hint("Make the dump again on a Unix shell, or with pg_dump's own --file.");

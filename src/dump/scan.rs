@@ -369,7 +369,9 @@ impl Scanner {
                 return Ok(());
             }
             b'\\' => {
-                return Err(Flaw::foreign(self.line, "holds a meta-command of psql within a statement"));
+                // Nothing that `pg_dump` writes has a backslash there: the text from where it begins is none of SQL.
+                let what = format!("is not SQL, and line {} is: something else was written into the file", self.line);
+                return Err(Flaw::foreign(self.held_line, what));
             }
             b'(' => {
                 if self.parentheses == 0 && self.in_values {

@@ -120,6 +120,11 @@ fn take(name: &str, opened: Opened, state_dir: &Path) -> Result<Source> {
     if head.is_empty() {
         return Err(refused("is empty: 0 bytes"));
     }
+    if let Some(program) = format::unpacked_by(&head) {
+        return Err(Error::new(Kind::Refused, format!("{name} is compressed in a way that is not read here"))
+            .with("state", "the live database was not touched")
+            .hint(format!("Unpack it on the way: {program} FILE | teslamate-restore --yes -")));
+    }
     let format = Format::of_content(&head);
     let mut warnings = Vec::new();
     let body = match format {

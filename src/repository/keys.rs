@@ -86,7 +86,12 @@ pub(super) fn open(store: &Store, password: &Secret) -> Result<Opened> {
     };
     let error = Error::new(Kind::Refused, message).with("keys", names.join("\n")).with("damaged", faults.join("\n"));
     if faults.is_empty() {
-        return Err(error);
+        return Err(error
+            .hint("Set `repository.password_file` to a file with the password that it was made with, or with one of another key.")
+            .hint(
+                "Without any password nobody can read it. Then begin a new repository: set `repository.location` to an empty \
+                 directory, and `teslamate-backup init`; keep a copy of its password on another machine.",
+            ));
     }
     Err(error
         .hint("If the password is right, put `keys/` back from a backup of that disk, or use another key's password.")

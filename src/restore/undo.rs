@@ -11,6 +11,7 @@ use super::swap::Swap;
 use super::{Session, check, staging};
 use crate::backup;
 use crate::error::{Error, Kind, Result};
+use crate::text::shell_word;
 
 const UNTOUCHED: &str = "the live database and its service were not touched";
 
@@ -125,7 +126,8 @@ fn rows_came_last(rows: &RowsReplaced, previous: &str, is_deleted: bool) -> Erro
             short(id)
         )),
         Some(id) => {
-            let tables: Vec<String> = rows.tables.iter().map(|table| format!(" --table {}", quoted(table))).collect();
+            let tables: Vec<String> =
+                rows.tables.iter().map(|table| format!(" --table {}", shell_word(table))).collect();
             error.hint(format!(
                 "To put back the rows from before: teslamate-restore {} --data-only{}",
                 short(id),
@@ -141,10 +143,4 @@ fn rows_came_last(rows: &RowsReplaced, previous: &str, is_deleted: bool) -> Erro
 /// The begin of an id, by which people name a backup.
 fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if word.bytes().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }

@@ -204,10 +204,11 @@ async fn list(client: &Client, timeline: u32, parent: Known<'_>, step: u32, wait
     if let Err(reason) = reached(client, timeline, &redo, wait).await? {
         return Ok(Err(reason));
     }
+    // `ORDER BY start_lsn` would sort the text of the output column.
     let sql = "SELECT start_lsn::text, end_lsn::text, start_lsn <= $2::text::pg_lsn, end_lsn >= $3::text::pg_lsn, \
                       start_lsn <= lag(end_lsn) OVER (ORDER BY start_lsn), end_lsn = $4::text::pg_lsn \
-               FROM pg_available_wal_summaries() \
-               WHERE tli = $1 AND end_lsn > $2::text::pg_lsn AND start_lsn < $3::text::pg_lsn ORDER BY start_lsn";
+               FROM pg_available_wal_summaries() AS s \
+               WHERE tli = $1 AND end_lsn > $2::text::pg_lsn AND start_lsn < $3::text::pg_lsn ORDER BY s.start_lsn";
     let summaries = client.query(sql, &[&timeline, &parent.horizon, &redo, &mark]).await?;
     let whole = match (summaries.first(), summaries.last()) {
         (Some(first), _) if !first.get::<_, bool>(2) => {

@@ -79,7 +79,7 @@ async fn confirm(env: &Env, removal: &Removal) -> Result<()> {
     let id = removal.content.id;
     let question = format!("{}\nType yes to delete {noun} {id}: ", removal.sentence());
     match env.interrupt.guard(env.host.ask(&question)).await? {
-        Some(answer) if answer.trim() != "yes" && answer.trim() != id.to_string() => {
+        Some(answer) if !["y", "yes", &id.to_string()].contains(&answer.trim()) => {
             Err(Error::new(Kind::Refused, format!("{noun} {id} was not confirmed"))
                 .with("state", "nothing was changed"))
         }

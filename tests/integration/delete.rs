@@ -275,20 +275,21 @@ fn killed_between_the_file_and_the_commit_nothing_is_lost() {
 }
 
 #[test]
-fn a_terminal_is_asked_and_only_yes_or_the_id_is_a_yes() {
+fn a_terminal_is_asked_and_only_y_yes_or_the_id_is_a_yes() {
     let (server, site) = site("asked");
     let before = server.content(&site.database);
     let ask = |answer: &str| site.on_terminal("teslamate-delete-drive", "2").answer(answer);
-    for answer in ["", "no", "y", "3"] {
+    for answer in ["", "no", "yesterday", "3"] {
         let (code, shown) = ask(answer);
         assert_eq!(code, Some(10), "{answer}: {shown}");
         assert!(shown.contains("positions stay") && shown.contains("was not confirmed"), "{shown}");
         assert_eq!(server.content(&site.database), before);
     }
-    assert_eq!(ask("yes").0, Some(0));
-    undo(&site, "drive", &saved(&site, "drive-2-")).expect(0);
-    fs::remove_dir_all(site.path("state/deleted")).unwrap();
-    assert_eq!(ask("2").0, Some(0));
+    for answer in ["yes", "y", "2"] {
+        assert_eq!(ask(answer).0, Some(0), "{answer}");
+        undo(&site, "drive", &saved(&site, "drive-2-")).expect(0);
+        fs::remove_dir_all(site.path("state/deleted")).unwrap();
+    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod delete;
 mod docs;
 mod export;
 #[cfg(feature = "network")]
+mod first_week;
 mod forgetting;
 mod host;
 mod hostile;

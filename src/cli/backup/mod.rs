@@ -31,7 +31,8 @@ use crate::settings;
     version,
     after_help = "Without FILE and without a command, a backup into the repository is taken: it reads what changed.\n\
                   With FILE, one dump file is written, which exists only if it is whole. Its format follows its name: \
-                  .sql plain SQL, .sql.gz, .sql.zst, .dump (pg_dump's custom format), anything else plain SQL.\n\n\
+                  .sql plain SQL, .sql.gz, .sql.zst, .dump (pg_dump's custom format); another name needs a slash, and is plain \
+                  SQL.\n\n\
                   Exit codes: 0 done and verified, 2 usage or configuration, 10 refused, 11 busy, 12 reading \
                   PostgreSQL failed, 13 writing failed, 14 something is not what it should be, 128+n signal n."
 )]
@@ -109,19 +110,34 @@ impl Args {
                 storage: matches!(command, Command::List(_)),
                 ..Needs::default()
             },
-            (None, Some(file)) if looks_like_a_slip(file).is_none() => self.file.needs(file),
+            (None, Some(file)) if names_a_file(file) => self.file.needs(file),
             (None, Some(_)) => Needs::default(),
             (None, None) => Needs { repository: true, takes_backup: true, ..Needs::default() },
         }
     }
 }
 
-/// The command that was meant, if FILE is more likely a mistyped one than a file.
-fn looks_like_a_slip(file: &Path) -> Option<String> {
-    let word = file.to_str().filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'))?;
+/// Names that dump files have; `.bck` is that of TeslaMate's documentation.
+const SUFFIXES: [&str; 6] = [".sql", ".sql.gz", ".sql.zst", ".dump", ".bck", ".backup"];
+
+/// Whether a word names a dump file: a command that does not exist must not become one.
+fn names_a_file(file: &Path) -> bool {
+    let name = file.to_string_lossy();
+    name == "-" || name.contains('/') || SUFFIXES.iter().any(|suffix| name.to_lowercase().ends_with(suffix))
+}
+
+/// Says that a word is neither a command nor the name of a dump file.
+fn no_command(file: &Path) -> Error {
+    let word = file.display();
     let names = Args::command().get_subcommands().map(|command| command.get_name().to_owned()).collect::<Vec<_>>();
-    let near = |name: &String| strsim::damerau_levenshtein(name, word) <= (name.len() / 3).max(1);
-    names.into_iter().find(near)
+    let near = |name: &&String| strsim::damerau_levenshtein(name, &word.to_string()) <= (name.len() / 3).max(1);
+    let meant = names.iter().find(near).map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+    Error::new(Kind::Usage, format!("`{word}` is no command, and no name of a dump file{meant}"))
+        .with("commands", names.join(", "))
+        .with("state", "nothing was read, nothing was written")
+        .hint(format!(
+            "To write a dump file of that name, say `./{word}`; .sql, .sql.gz, .sql.zst and .dump are formats."
+        ))
 }
 
 /// Does it.
@@ -148,14 +164,8 @@ pub async fn run(args: &Args, env: Env) -> Result<Report> {
             // `cli::run` has done it.
             Command::CheckConfig => Ok(Report::default()),
         },
-        (None, Some(file)) => match looks_like_a_slip(file) {
-            Some(name) => {
-                Err(Error::new(Kind::Usage, format!("`{}` is no command; did you mean `{name}`?", file.display()))
-                    .with("state", "nothing was read, nothing was written")
-                    .hint(format!("To write a dump file of that name, say `./{}`.", file.display())))
-            }
-            None => file::run(&args.file, lock_wait, env).await,
-        },
+        (None, Some(file)) if names_a_file(file) => file::run(&args.file, lock_wait, env).await,
+        (None, Some(file)) => Err(no_command(file)),
         (None, None) => take::run(&args.take, lock_wait, env).await,
     }
 }
@@ -193,11 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn a_mistyped_command_is_no_file() {
-        for (word, meant) in [("lst", Some("list")), ("chekc", Some("check")), ("dump", None), ("list.sql", None)] {
-            assert_eq!(looks_like_a_slip(Path::new(word)).as_deref(), meant, "{word}");
+    fn k17_a_word_that_is_no_command_is_no_file() {
+        for word in ["status", "diff", "restore", "verify", "prune", "snapshots", "lst", "teslamate", "a.txt", ""] {
+            assert!(!names_a_file(Path::new(word)), "{word}");
         }
-        assert_eq!(looks_like_a_slip(Path::new("./lst")), None);
+        for file in
+            ["-", "./status", "/a/b", "a.sql", "a.SQL.GZ", "a.sql.zst", "a.dump", "teslamate.bck", "x-{time}.sql"]
+        {
+            assert!(names_a_file(Path::new(file)), "{file}");
+        }
+        assert!(no_command(Path::new("chekc")).message().contains("did you mean `check`?"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{CONNECT_TIMEOUT, Connector, chain, io_kind, os_account};
 use crate::database::ident;
 use crate::error::{Error, Kind};
 use crate::settings::{Address, Ssl};
+use crate::text::shell_word;
 
 impl Connector {
     /// Says what a failed connection means and what to do about it.
@@ -79,7 +80,11 @@ impl Connector {
             return (
                 Kind::Source,
                 format!("there is no role \"{user}\""),
-                Some("Check DATABASE_USER; `psql -c '\\du'` lists the roles that exist.".into()),
+                Some(format!(
+                    "Check DATABASE_USER; `psql -c '\\du'` lists the roles that exist. On a new server, make it as the superuser \
+                     postgres: createuser --superuser --pwprompt {}",
+                    shell_word(user)
+                )),
             );
         }
         if is_by_hba(answer) {

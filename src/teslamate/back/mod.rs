@@ -6,6 +6,7 @@
 //! there, and undoing takes exactly that away (`undo.rs`).
 
 mod file;
+mod live;
 mod staged;
 mod tables;
 mod undo;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use self::staged::Staged;
+use self::staged::temporary;
 use self::tables::TABLES;
 pub use self::undo::{Undone, run as undo};
 use super::Record;
@@ -98,9 +100,9 @@ impl<'a> Back<'a> {
     /// # Errors
     /// [`Kind::Refused`] if the record is there, or if the id of one of its rows belongs to another row by now.
     pub async fn look(&mut self) -> Result<Outlook> {
-        let Self { env, session, staged, wanted, .. } = self;
+        let Self { env, session, wanted, .. } = self;
         let work = begin(&mut session.client, &session.both).await?;
-        let outlook = env.interrupt.guard(look(&work, staged, wanted)).await?;
+        let outlook = env.interrupt.guard(look(&work, wanted)).await?;
         session::rollback(work).await;
         Ok(outlook)
     }
@@ -118,7 +120,7 @@ impl<'a> Back<'a> {
         };
         let work = begin(&mut session.client, &session.both).await?;
         let writing = async {
-            let outlook = look(&work, staged, wanted).await?;
+            let outlook = look(&work, wanted).await?;
             let put = write::put(&work, staged, wanted).await?;
             Ok::<_, Error>((outlook, put))
         };
@@ -134,11 +136,11 @@ impl<'a> Back<'a> {
     }
 }
 
-async fn look(work: &Work<'_>, staged: &Staged, wanted: &Wanted) -> Result<Outlook> {
+async fn look(work: &Work<'_>, wanted: &Wanted) -> Result<Outlook> {
     let mut outlook = Outlook::default();
     for (record, ids) in wanted.each() {
         for id in ids {
-            let query = format!("SELECT * FROM {} WHERE id = {id}", staged.name(record.table()));
+            let query = format!("SELECT * FROM {} WHERE id = {id}", temporary(record.table()));
             let row = Rows::read(work, &query, "the backup's row").await?;
             let value = |column| row.first(column).map(str::to_owned);
             let (car_id, start_date, is_open) = (value("car_id"), value("start_date"), value("end_date").is_none());
@@ -147,15 +149,15 @@ async fn look(work: &Work<'_>, staged: &Staged, wanted: &Wanted) -> Result<Outlo
     }
     refuse_present(work, &outlook.records).await?;
     for table in TABLES {
-        staged.refuse_taken(work, table).await?;
-        let query = format!("SELECT count(*) FROM ({}) missing", staged.missing(table));
+        live::refuse_taken(work, table).await?;
+        let query = format!("SELECT count(*) FROM ({}) missing", live::missing(table));
         let rows: i64 = work.query_one(&query, &[]).await.explain("cannot compare with the backup")?.get(0);
         if rows > 0 {
             outlook.rows.insert(table.name, u64::try_from(rows).unwrap_or(0));
         }
     }
-    staged.refuse_moved(work, &wanted.drives).await?;
-    let query = format!("SELECT count(*) FROM ({}) linked", staged.to_link(&wanted.drives));
+    live::refuse_moved(work, &wanted.drives).await?;
+    let query = format!("SELECT count(*) FROM ({}) linked", live::to_link(&wanted.drives));
     let linked: i64 = work.query_one(&query, &[]).await.explain("cannot look at the positions")?.get(0);
     outlook.linked = u64::try_from(linked).unwrap_or(0);
     Ok(outlook)

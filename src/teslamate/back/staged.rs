@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use tokio_postgres::Client;
 
-use super::tables::{TABLES, Table};
-use super::{Wanted, Work};
+use super::Wanted;
+use super::tables::TABLES;
 use crate::database::ident;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -75,11 +75,6 @@ impl Staged {
         Ok(staged)
     }
 
-    /// The name of the temporary table.
-    pub(super) fn name(&self, table: &str) -> String {
-        format!("pg_temp.{}", ident(&format!("glovebox_{table}")))
-    }
-
     /// The columns of the backup, quoted.
     pub(super) fn columns(&self, table: &str) -> Vec<String> {
         self.columns.get(table).into_iter().flatten().map(|name| ident(name)).collect()
@@ -104,7 +99,7 @@ impl Staged {
         for column in &stood.columns {
             let _ = write!(definition, "{} {}, ", ident(&column.name), column.type_name);
         }
-        let sql = format!("CREATE TEMPORARY TABLE {} ({definition}PRIMARY KEY (id))", self.name(name));
+        let sql = format!("CREATE TEMPORARY TABLE {} ({definition}PRIMARY KEY (id))", temporary(name));
         client.batch_execute(&sql).await.explain(format!("cannot make a temporary table for public.{name}"))?;
         Ok(stood.columns.iter().map(|column| column.name.clone()).collect())
     }
@@ -121,7 +116,7 @@ impl Staged {
             let (name, condition) =
                 conditions.iter().find(|(name, condition)| is_own(table, name) && condition != NOTHING)?;
             let columns = self.columns(name).join(", ");
-            Some(Target { table: format!("{} ({columns})", self.name(name)), condition: Some(condition.clone()) })
+            Some(Target { table: format!("{} ({columns})", temporary(name)), condition: Some(condition.clone()) })
         };
         stored.load_into(client, meter, &into).await
     }
@@ -130,7 +125,7 @@ impl Staged {
     async fn ids(&self, client: &Client, query: &str) -> Result<Vec<i32>> {
         let mut sql = query.to_owned();
         for table in TABLES {
-            sql = sql.replace(&format!("{{{}}}", table.name), &self.name(table.name));
+            sql = sql.replace(&format!("{{{}}}", table.name), &temporary(table.name));
         }
         let sql = format!("SELECT id::int FROM ({sql}) ids (id) WHERE id IS NOT NULL ORDER BY 1");
         let rows = client.query(&sql, &[]).await.explain("cannot read what the records refer to")?;
@@ -149,60 +144,11 @@ impl Staged {
         }
         Ok(())
     }
+}
 
-    /// A query for the rows that the live table has none of.
-    pub(super) fn missing(&self, table: &Table) -> String {
-        let (name, live) = (self.name(table.name), table.name);
-        format!("SELECT s.* FROM {name} s WHERE NOT EXISTS (SELECT FROM public.{live} l WHERE l.id = s.id)")
-    }
-
-    /// Refuses rows whose id belongs to another row of the live table by now.
-    pub(super) async fn refuse_taken(&self, work: &Work<'_>, table: &Table) -> Result<()> {
-        if table.identity.is_empty() {
-            return Ok(());
-        }
-        let of = |alias: &str| {
-            let columns: Vec<String> = table.identity.iter().map(|name| format!("{alias}.{}", ident(name))).collect();
-            format!("ROW({})", columns.join(", "))
-        };
-        let (staged, live) = (self.name(table.name), table.name);
-        let query = format!(
-            "SELECT count(*), min(s.id)::bigint FROM {staged} s JOIN public.{live} l ON l.id = s.id \
-             WHERE {} IS DISTINCT FROM {}",
-            of("s"),
-            of("l")
-        );
-        let row = work.query_one(&query, &[]).await.explain("cannot compare with the backup")?;
-        let (rows, id): (i64, Option<i64>) = (row.get(0), row.get(1));
-        let Some(id) = id else { return Ok(()) };
-        let what = format!("{rows} rows of public.{live} have ids that belong to other rows by now, such as {id}");
-        Err(Error::new(Kind::Refused, what).with("state", "nothing was changed").hint(BESIDE))
-    }
-
-    /// Refuses positions that belong to another drive by now.
-    pub(super) async fn refuse_moved(&self, work: &Work<'_>, drives: &[i32]) -> Result<()> {
-        let query = format!(
-            "SELECT count(*), min(l.drive_id) FROM {} s JOIN public.positions l ON l.id = s.id \
-             WHERE {} AND l.drive_id <> s.drive_id",
-            self.name("positions"),
-            any("s.drive_id", drives)
-        );
-        let row = work.query_one(&query, &[]).await.explain("cannot look at the positions")?;
-        let (rows, drive): (i64, Option<i32>) = (row.get(0), row.get(1));
-        let Some(drive) = drive else { return Ok(()) };
-        let what = format!("{rows} positions belong to another drive by now, such as drive {drive}");
-        Err(Error::new(Kind::Refused, what).with("state", "nothing was changed").hint(BESIDE))
-    }
-
-    /// A query for the positions that are there without the drive that they had.
-    pub(super) fn to_link(&self, drives: &[i32]) -> String {
-        format!(
-            "SELECT s.id, s.drive_id FROM {} s JOIN public.positions l ON l.id = s.id \
-             WHERE {} AND l.drive_id IS NULL ORDER BY s.id",
-            self.name("positions"),
-            any("s.drive_id", drives)
-        )
-    }
+/// The name of the temporary table for a live one.
+pub(super) fn temporary(table: &str) -> String {
+    format!("pg_temp.{}", ident(&format!("glovebox_{table}")))
 }
 
 /// A condition that a column is one of these, in any session: it names no operator that another schema may have, too.

@@ -1,6 +1,7 @@
 //! Writing the rows that are missing, and reading them back.
 
-use super::staged::{BESIDE, Staged, any};
+use super::live;
+use super::staged::{BESIDE, Staged, any, temporary};
 use super::tables::{TABLES, Table};
 use super::{Wanted, Work};
 use crate::database::{ident, literal};
@@ -22,12 +23,12 @@ pub(super) struct Put {
 
 /// Writes all that is missing.
 pub(super) async fn put(work: &Work<'_>, staged: &Staged, wanted: &Wanted) -> Result<Put> {
-    forget_lost_drives(work, staged, wanted).await?;
-    let linked = work.query(&staged.to_link(&wanted.drives), &[]).await.explain("cannot look at the positions")?;
+    forget_lost_drives(work, wanted).await?;
+    let linked = work.query(&live::to_link(&wanted.drives), &[]).await.explain("cannot look at the positions")?;
     let linked: Vec<(i32, i32)> = linked.iter().map(|row| (row.get(0), row.get(1))).collect();
     let mut written = Vec::new();
     for table in TABLES {
-        let query = format!("SELECT id::int FROM ({}) missing ORDER BY 1", staged.missing(table));
+        let query = format!("SELECT id::int FROM ({}) missing ORDER BY 1", live::missing(table));
         let ids = work.query(&query, &[]).await.explain("cannot compare with the backup")?;
         let ids: Vec<i32> = ids.iter().map(|row| row.get(0)).collect();
         if !ids.is_empty() {
@@ -43,7 +44,7 @@ pub(super) async fn put(work: &Work<'_>, staged: &Staged, wanted: &Wanted) -> Re
     }
     let mut rows = Vec::new();
     for (table, ids) in &written {
-        fill_later(work, staged, table, ids).await?;
+        fill_later(work, table, ids).await?;
     }
     for (table, ids) in &written {
         rows.push(saved::Table::new(table.name, compare(work, staged, table, ids).await?));
@@ -55,11 +56,11 @@ pub(super) async fn put(work: &Work<'_>, staged: &Staged, wanted: &Wanted) -> Re
 
 /// A position may have had a drive that is gone too, and is not wanted: it comes back without one, as deleting that drive
 /// has left all others of it.
-async fn forget_lost_drives(work: &Work<'_>, staged: &Staged, wanted: &Wanted) -> Result<()> {
+async fn forget_lost_drives(work: &Work<'_>, wanted: &Wanted) -> Result<()> {
     let statement = format!(
         "UPDATE {} SET drive_id = NULL WHERE drive_id IS NOT NULL AND NOT ({}) \
          AND NOT EXISTS (SELECT FROM public.drives d WHERE d.id = drive_id)",
-        staged.name("positions"),
+        temporary("positions"),
         any("drive_id", &wanted.drives)
     );
     work.execute(&statement, &[]).await.explain("cannot look at the drives of the positions").map(drop)
@@ -74,7 +75,7 @@ async fn insert(work: &Work<'_>, staged: &Staged, table: &Table, ids: &[i32]) ->
         table.name,
         names.join(", "),
         values.join(", "),
-        staged.name(table.name),
+        temporary(table.name),
         any("id", ids)
     );
     let failed = format!("cannot put the rows of public.{} back", table.name);
@@ -92,7 +93,7 @@ fn refuse_other_count(table: &str, count: u64, wanted: usize) -> Result<()> {
 }
 
 /// Fills the columns that refer to rows which are there only now.
-async fn fill_later(work: &Work<'_>, staged: &Staged, table: &Table, ids: &[i32]) -> Result<()> {
+async fn fill_later(work: &Work<'_>, table: &Table, ids: &[i32]) -> Result<()> {
     if table.later.is_empty() {
         return Ok(());
     }
@@ -101,7 +102,7 @@ async fn fill_later(work: &Work<'_>, staged: &Staged, table: &Table, ids: &[i32]
         "UPDATE public.{} l SET {} FROM {} s WHERE s.id OPERATOR(pg_catalog.=) l.id AND {}",
         table.name,
         pairs.join(", "),
-        staged.name(table.name),
+        temporary(table.name),
         any("l.id", ids)
     );
     let count = work.write(&statement).await.explain(format!("cannot complete the rows of public.{}", table.name))?;
@@ -112,7 +113,7 @@ async fn fill_later(work: &Work<'_>, staged: &Staged, table: &Table, ids: &[i32]
 async fn compare(work: &Work<'_>, staged: &Staged, table: &Table, ids: &[i32]) -> Result<Rows> {
     let columns = staged.columns(table.name).join(", ");
     let read = |from: String| format!("SELECT {columns} FROM {from} WHERE {} ORDER BY id", any("id", ids));
-    let kept = Rows::read(work, &read(staged.name(table.name)), "the rows of the backup").await?;
+    let kept = Rows::read(work, &read(temporary(table.name)), "the rows of the backup").await?;
     let live = Rows::read(work, &read(format!("public.{}", table.name)), "the rows that were put back").await?;
     if kept == live {
         return Ok(live);
