@@ -18,10 +18,13 @@ in
           pkgs.nix
           pkgs.systemd
           pkgs.diffutils
+          pkgs.python3
+          # For systemd-analyze, which wants a /run/systemd: a build has none.
+          pkgs.bubblewrap
         ];
       }
       ''
-        export HOME=$TMPDIR NIXPKGS_LIB=${pkgs.path + "/lib"}
+        export HOME=$TMPDIR NIXPKGS_LIB=${pkgs.path + "/lib"} TEST_REQUIRE_ALL=1
         # Where nixpkgs keeps the units that every unit depends on.
         export SYSTEMD_UNIT_PATH=${pkgs.systemd}/example/systemd/system:
         bash ${self}/nix/tests/run

@@ -39,11 +39,13 @@ let
     file: _: "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
   system = name: {
     inherit callPackage lib;
+    bubblewrap = "";
     diffutils = "";
     nix = "";
     nixfmt = "";
     nixfmt-tree = "nixfmt-tree";
     path = "/nixpkgs";
+    python3 = "";
     runCommand =
       name: _: _:
       name;
