@@ -32,7 +32,12 @@ let
       tools = "${cfg.database.package}/bin";
       # TeslaMate's module has no options for these: whoever sets them does it in the unit.
       ssl = context.applicationEnvironment.DATABASE_SSL or null;
-      ssl_ca_cert_file = context.applicationEnvironment.DATABASE_SSL_CA_CERT_FILE or null;
+      ssl_ca_cert_file =
+        let
+          file = context.applicationEnvironment.DATABASE_SSL_CA_CERT_FILE or null;
+        in
+        # A unit has `%%` for a `%`.
+        if lib.isString file then lib.replaceStrings [ "%%" ] [ "%" ] file else file;
     };
     secrets_file = if cfg.secretsFile == null then null else toString cfg.secretsFile;
     service = {

@@ -24,8 +24,9 @@ from_tree() {
     done
 }
 
-find_systemd_analyze() {
-    if command -v systemd-analyze >/dev/null; then echo systemd-analyze; else from_tree systemd-analyze; fi
+# find_systemd PROGRAM: the words of a command that runs this program of systemd, this machine's or that of the host's tree.
+find_systemd() {
+    if command -v "$1" >/dev/null; then echo "$1"; else from_tree "$1"; fi
 }
 
 # own_run: the words of a command that runs another one with a /run/systemd that it may write to, one per line: systemd-analyze

@@ -53,7 +53,6 @@ let
   imap1 = f: values: genList (index: f (index + 1) (elemAt values index)) (length values);
 
   genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
-  reverse = values: genList (index: elemAt values (length values - 1 - index)) (length values);
 
   nameValuePair = name: value: { inherit name value; };
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (attrNames attrs);
@@ -158,6 +157,9 @@ let
       optionals value.condition (decide value.content)
     else if is "override" value then
       map (definition: definition // { inherit (value) priority; }) (decide value.content)
+    # Where in a list it goes is for the real one.
+    else if is "order" value then
+      decide value.content
     else
       [
         {
@@ -228,6 +230,7 @@ let
       description = "string";
       check = isString;
     };
+    lines = str;
     path = mkOptionType {
       description = "absolute path";
       check = value: isStringLike value && hasPrefix "/" (toString value);
@@ -325,9 +328,8 @@ let
         merge =
           loc: definitions:
           (evalAt loc {
-            # The last definition comes first in a list, as with nixpkgs.
             modules =
-              map ({ value, ... }: if isFunction value then value else { config = value; }) (reverse definitions)
+              map ({ value, ... }: if isFunction value then value else { config = value; }) definitions
               ++ [ module ];
             specialArgs.name = elemAt loc (length loc - 1);
           }).config;
@@ -353,7 +355,7 @@ let
       # As with nixpkgs, these reach only a function that names them.
       named = foldl' (sum: module: sum // module._module.args or { }) { } (filter isAttrs modules);
       load = module: if isPath module || isString module then load (import module) else module;
-      collect =
+      body =
         module:
         let
           loaded = load module;
@@ -362,11 +364,23 @@ let
               loaded (arguments // intersectAttrs (functionArgs loaded) named)
             else
               removeAttrs loaded [ "_module" ];
-          body =
-            if plain ? config || plain ? options then plain else { config = removeAttrs plain [ "imports" ]; };
+          imports = plain.imports or [ ];
         in
-        concatMap collect (plain.imports or [ ]) ++ [ body ];
-      collected = concatMap collect modules;
+        if plain ? config || plain ? options then
+          plain // { inherit imports; }
+        else
+          {
+            config = removeAttrs plain [ "imports" ];
+            inherit imports;
+          };
+      # What a module imports comes after all modules beside it, as with nixpkgs.
+      collect =
+        modules:
+        let
+          bodies = map body modules;
+        in
+        optionals (modules != [ ]) (bodies ++ collect (concatMap (module: module.imports) bodies));
+      collected = collect modules;
 
       declare =
         trees:
@@ -387,7 +401,13 @@ let
             else
               checked loc node.type best;
         in
-        node // { value = if node ? apply then node.apply value else value; };
+        node
+        // {
+          value = if node ? apply then node.apply value else value;
+          isDefined = best != [ ];
+          # Before they are merged.
+          definitions = map (definition: definition.value) best;
+        };
       build =
         loc: nodes: definitions:
         let
@@ -434,6 +454,7 @@ let
       head
       imap1
       intersectAttrs
+      isString
       length
       listToAttrs
       mapAttrs
@@ -460,7 +481,13 @@ let
       unique
       ;
     mkForce = mkOverride 50;
+    mkBefore = content: {
+      _type = "order";
+      priority = 500;
+      inherit content;
+    };
     mkDefault = mkOverride 1000;
+    mkOptionDefault = mkOverride 1500;
     mkEnableOption =
       what:
       mkOption {
