@@ -81,12 +81,9 @@ in
   options.services.glovebox = {
     enable = lib.mkEnableOption "Glovebox, backup, restore and guarded migrations for TeslaMate's database";
 
-    package = mkOption {
-      type = types.package;
-      default = pkgs.callPackage ../package.nix { };
-      defaultText = literalExpression "pkgs.callPackage ./package.nix { }";
-      example = literalExpression "inputs.glovebox.packages.\${pkgs.system}.default";
-      description = "The package with the `teslamate-*` programs.";
+    package = lib.mkPackageOption { glovebox = pkgs.callPackage ../package.nix { }; } "glovebox" {
+      pkgsText = "inputs.glovebox.packages.\${pkgs.stdenv.hostPlatform.system}";
+      extraDescription = "It has the `teslamate-*` programs. Without flakes it is built from where the module is.";
     };
 
     database = {

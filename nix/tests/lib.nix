@@ -496,6 +496,18 @@ let
         example = true;
         description = "Whether to enable ${what}.";
       };
+    mkPackageOption =
+      pkgs: name:
+      {
+        pkgsText ? "pkgs",
+        extraDescription ? "",
+      }:
+      mkOption {
+        type = types.package;
+        default = pkgs.${name};
+        defaultText = lib.literalExpression "${pkgsText}.${name}";
+        description = "The ${name} package to use. ${extraDescription}";
+      };
     literalExpression = text: {
       _type = "literalExpression";
       inherit text;
