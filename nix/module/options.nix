@@ -311,7 +311,7 @@ in
     };
 
     settings = mkOption {
-      type = types.attrsOf types.anything;
+      inherit (pkgs.formats.toml { }) type;
       default = { };
       example = {
         backup.jobs = 2;

@@ -12,7 +12,7 @@ let
   inherit (context) cfg;
   user = cfg.database.osUser;
 
-  configFile = pkgs.writeText "glovebox-config.toml" settings.text;
+  configFile = (pkgs.formats.toml { }).generate "glovebox-config.toml" settings.all;
   directory = context.directoryOf cfg.repository.location;
   locations = map (place: place.location) ([ cfg.repository ] ++ cfg.copies);
 in

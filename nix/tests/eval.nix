@@ -44,9 +44,15 @@ let
       buildPlatform.canExecute = _: true;
       hostPlatform.system = "x86_64-linux";
     };
-    writeText = name: text: {
-      inherit name text;
-      outPath = "/nix/store/${name}";
+    formats.toml = _: {
+      type = lib.types.attrsOf lib.types.anything // {
+        description = "TOML value";
+      };
+      generate = name: value: {
+        inherit name;
+        text = import ./toml.nix { inherit lib; } value;
+        outPath = "/nix/store/${name}";
+      };
     };
     util-linux = fakePackage "2" "/nix/store/util-linux";
     writeShellScript = name: _: "/nix/store/${name}";
