@@ -19,7 +19,7 @@ let
   applicationUser = application.serviceConfig.User or "root";
   steps = lib.toList (application.serviceConfig.ExecStartPre or [ ]);
 
-  # Definitions of an option before they are merged, without the conditions that do not hold.
+  # Definitions of an option before they are merged, without the conditions that do not hold, each with its priority.
   decided =
     value:
     let
@@ -29,25 +29,39 @@ let
       lib.optionals value.condition (decided value.content)
     else if kind == "merge" then
       lib.concatMap decided value.contents
-    else if kind == "override" || kind == "order" then
+    else if kind == "override" then
+      map (definition: definition // { inherit (value) priority; }) (decided value.content)
+    else if kind == "order" then
       decided value.content
     else
-      [ value ];
+      [
+        {
+          inherit value;
+          priority = 100;
+        }
+      ];
   below =
-    name: lib.concatMap (set: if builtins.isAttrs set then decided (set.${name} or { }) else [ ]);
-  defined = below "serviceConfig" (
-    below unitName (lib.concatMap decided options.systemd.services.definitions)
+    name:
+    lib.concatMap (
+      { value, ... }: if builtins.isAttrs value && value ? ${name} then decided value.${name} else [ ]
+    );
+  # The steps that anybody else defined, whatever became of them.
+  others = lib.filter ({ value, ... }: value != ours) (
+    below "ExecStartPre" (
+      below "serviceConfig" (below unitName (lib.concatMap decided options.systemd.services.definitions))
+    )
   );
-  # Every step that anybody defined, whatever became of it.
-  definedSteps = lib.concatMap (
-    set:
-    if builtins.isAttrs set then lib.concatMap lib.toList (decided (set.ExecStartPre or [ ])) else [ ]
-  ) defined;
+  # With `lib.mkForce`, somebody says which of them there are.
+  isChosen = lib.any ({ priority, ... }: priority <= 50) others;
 
   # The application's own call, which the guard replaces.
   ownMigration = step: builtins.match ".*Release[.]migrate.*" (toString step) != null;
   ours = cfg.migrations.stepsBefore ++ [ guard ] ++ cfg.migrations.stepsAfter;
-  lost = lib.filter (step: !lib.elem step (steps ++ ours) && !ownMigration step) definedSteps;
+  lost = lib.optionals (!isChosen) (
+    lib.filter (step: !lib.elem step steps && !ownMigration step) (
+      lib.concatMap ({ value, ... }: lib.toList value) others
+    )
+  );
 in
 {
   config = lib.mkIf cfg.enable {
@@ -96,7 +110,7 @@ in
           ${unit}.serviceConfig.ExecStartPre has steps that the guard replaces, so they would not run:
           ${lib.concatStringsSep ", " (map toString lost)}
 
-          Put them into ${option "migrations.stepsBefore"} or stepsAfter.'';
+          Put them into ${option "migrations.stepsBefore"} or stepsAfter; to do without them, set ExecStartPre to lib.mkForce [ ].'';
       }
       {
         assertion = cfg.migrations.enable -> application.preStart or "" == "";

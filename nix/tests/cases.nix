@@ -305,6 +305,17 @@ in
     };
   };
 
+  # A step of another module is left out on purpose; the guard stays.
+  step-left-out = with' socket (
+    { lib, ... }:
+    unitOf {
+      serviceConfig = lib.mkMerge [
+        { ExecStartPre = [ "/nix/store/own-step" ]; }
+        { ExecStartPre = lib.mkForce [ ]; }
+      ];
+    }
+  );
+
   # A drill beside the live database and a restore would fail.
   small-role = {
     config.services = {
