@@ -15,8 +15,9 @@
         ] (system: f nixpkgs.legacyPackages.${system});
     in
     {
-      packages = perSystem (pkgs: {
-        default = pkgs.callPackage ./nix/package.nix { };
+      packages = perSystem (pkgs: rec {
+        glovebox = pkgs.callPackage ./nix/package.nix { };
+        default = glovebox;
       });
 
       overlays.default = final: _: {

@@ -4,7 +4,10 @@
 {
   imports = [
     ./module/options.nix
+    ./module/timers.nix
     ./module/assertions.nix
+    ./module/guard-assertions.nix
+    ./module/warnings.nix
     ./module/system.nix
     ./module/units.nix
     ./module/application.nix

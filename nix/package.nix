@@ -6,34 +6,36 @@
   stdenv,
   rustPlatform,
   installShellFiles,
+  versionCheckHook,
+  testers,
 }:
 let
   # A build for another architecture cannot run what it has built.
   canRun = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
   manifest = lib.importTOML ../Cargo.toml;
-  sources = map (name: toString ../. + "/${name}") [
-    "Cargo.toml"
-    "Cargo.lock"
-    "src"
-    # Cargo.toml names them as targets, so cargo wants them to be there.
-    "benches"
-    "tests/integration"
-    "tests/fixtures"
+  machines = [
+    "backup-by-timer"
+    "restore"
+    "migrations"
+    "without-teslamate-module"
   ];
 in
-rustPlatform.buildRustPackage {
+rustPlatform.buildRustPackage (finalAttrs: {
   pname = manifest.package.name;
   inherit (manifest.package) version;
 
   # Only what goes into the build: a change of the docs or of this directory compiles nothing.
-  src = lib.cleanSourceWith {
-    name = "glovebox-source";
-    src = ../.;
-    filter =
-      path: _:
-      lib.any (
-        wanted: path == wanted || lib.hasPrefix "${wanted}/" path || lib.hasPrefix "${path}/" wanted
-      ) sources;
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.toml
+      ../Cargo.lock
+      ../src
+      # Cargo.toml names them as targets, so cargo wants them to be there.
+      ../benches
+      ../tests/integration
+      ../tests/fixtures
+    ];
   };
   cargoLock.lockFile = ../Cargo.lock;
 
@@ -57,10 +59,32 @@ rustPlatform.buildRustPackage {
       rm "$out/bin/glovebox-man"
     '';
 
+  # The program says its version.
+  nativeInstallCheckInputs = lib.optional canRun versionCheckHook;
+  doInstallCheck = canRun;
+
+  # Whole machines, with this very package.
+  passthru.tests = lib.genAttrs machines (
+    name:
+    testers.runNixOSTest (
+      import (./vm-tests + "/${name}.nix") {
+        self.nixosModules.default = {
+          imports = [ ./module.nix ];
+          services.glovebox.package = lib.mkDefault finalAttrs.finalPackage;
+        };
+      }
+    )
+  );
+
   meta = {
     inherit (manifest.package) description;
     license = lib.licenses.mit;
     mainProgram = "teslamate-backup";
     platforms = lib.platforms.linux;
+  }
+  # Once the project has an address.
+  // lib.optionalAttrs (manifest.package ? repository) {
+    homepage = manifest.package.repository;
+    changelog = "${manifest.package.repository}/blob/v${finalAttrs.version}/CHANGELOG.md";
   };
-}
+})

@@ -19,9 +19,8 @@ in
   config = lib.mkIf (cfg.enable && (cfg.service.hold || cfg.migrations.enable)) {
     systemd.services.${unitName} = lib.mkMerge [
       (lib.mkIf cfg.service.hold {
-        # `teslamate-restore` makes the file while it puts a database in place of the live one. Masking a unit at run
-        # time does nothing on NixOS, where units are links in /etc.
-        unitConfig.ConditionPathExists = [ "!/run/glovebox/${unitName}.service.hold" ];
+        # Masking a unit at run time does nothing on NixOS, where units are links in /etc.
+        unitConfig.ConditionPathExists = [ context.holdCondition ];
       })
       (lib.mkIf cfg.migrations.enable {
         # With roles and databases in place, which is the target; before NixOS 25.11 the service did that too.
@@ -30,17 +29,20 @@ in
         path = context.programsFor [ cfg.repository.location ];
         inherit (secrets) environment;
         serviceConfig = {
-          # In place of the application's own call, which is why it is forced.
-          ExecStartPre = lib.mkForce [
-            "${cfg.package}/bin/teslamate-migrate --config ${context.configPath}"
-          ];
+          # In place of the application's own call, which is why it is forced. What else is defined is replaced too: an
+          # assertion names it.
+          ExecStartPre = lib.mkForce (
+            cfg.migrations.stepsBefore ++ [ context.guard ] ++ cfg.migrations.stepsAfter
+          );
           LoadCredential = secrets.load;
           # Without the password of the repository there is no backup, and no migration; with none pending, the
           # application starts all the same.
           SetCredential = secrets.empty;
           # Not StateDirectory=, which would give the directory to the account of this unit, and put a second name into
           # the application's own $STATE_DIRECTORY.
-          ReadWritePaths = [ "-${context.stateDir}" ] ++ lib.optional (directory != null) "-${directory}";
+          ReadWritePaths = map (path: context.quoted "-${path}") (
+            [ context.stateDir ] ++ lib.optional (directory != null) directory
+          );
           # The status of a step before the start, too.
           NotifyAccess = lib.mkDefault "exec";
           # A migration that is killed half-way leaves more trouble than one that takes an hour; what cannot be

@@ -87,6 +87,17 @@ let
 
   # The timer of the copies has a unit only where there are copies, which need the repository themselves.
   timersOn = lib.filterAttrs (_: timer: timer.enable) (removeAttrs cfg.timers [ "check-copies" ]);
+  # What can start a timer, as systemd.timer(5) has it.
+  triggers = [
+    "OnActiveSec"
+    "OnBootSec"
+    "OnCalendar"
+    "OnClockChange"
+    "OnStartupSec"
+    "OnTimezoneChange"
+    "OnUnitActiveSec"
+    "OnUnitInactiveSec"
+  ];
   needsRepository =
     timersOn != { } || cfg.copies != [ ] || (cfg.migrations.enable && cfg.migrations.requireBackup);
 
@@ -107,9 +118,6 @@ let
     lib.versionAtLeast server "18"
     || (lib.versionAtLeast server "17.3" && lib.versionOlder server "18")
     || (lib.versionAtLeast server "16.7" && lib.versionOlder server "17");
-
-  application = config.systemd.services.${context.unitName} or { serviceConfig = { }; };
-  applicationUser = application.serviceConfig.User or "root";
 in
 {
   config = lib.mkIf cfg.enable {
@@ -153,29 +161,6 @@ in
           Leave services.postgresql.settings.wal_level as it is; or set services.postgresql.settings.summarize_wal to false, and
           every backup reads everything.'';
       }
-      {
-        assertion =
-          cfg.migrations.enable -> applicationUser == "root" || applicationUser == cfg.database.osUser;
-        message = ''
-          ${cfg.service.unit} runs as ${applicationUser}, Glovebox as ${cfg.database.osUser}, and a migration needs the
-          repository and the state directory, which belong to the latter.
-
-          Set ${option "database.osUser"} to "${applicationUser}", or ${option "migrations.enable"} to false.'';
-      }
-      {
-        assertion = cfg.migrations.enable || cfg.service.hold -> application.serviceConfig ? ExecStart;
-        message = ''
-          ${option "migrations.enable"} or ${option "service.hold"} is set, but this configuration has no unit ${cfg.service.unit} to guard.
-
-          Name the application's unit in ${option "service.unit"}, or switch both off.'';
-      }
-      {
-        assertion = cfg.migrations.enable -> cfg.service.executable != null;
-        message = ''
-          ${option "service.executable"} is not set, and migrations are run by the application's own program.
-
-          Name it, or switch ${option "migrations.enable"} off.'';
-      }
     ]
     ++ map (
       { name, value }:
@@ -188,6 +173,14 @@ in
           string in quotes. sops-nix and agenix make such files.'';
       }
     ) secretFiles
+    ++ map (
+      { name, value }:
+      {
+        # systemd and systemd-tmpfiles read a line each.
+        assertion = value == null || builtins.match "[^\n\r]*" (toString value) != null;
+        message = "${option name} has a line break in it. Take it out.";
+      }
+    ) (secretFiles ++ locations)
     ++ lib.concatMap (
       { name, value }:
       map (key: {
@@ -218,6 +211,13 @@ in
         message = ''${option name} is "${value}", which is neither an absolute path nor begins with sftp:, s3:, rest: or rclone:.'';
       }
     ) locations
+    ++ lib.mapAttrsToList (name: timer: {
+      assertion = lib.any (trigger: (timer.timerConfig.${trigger} or null) != null) triggers;
+      message = ''
+        ${option "timers.${name}.timerConfig"} says nowhere when: systemd refuses such a timer.
+
+        Set OnCalendar, or switch it off with ${option "timers.${name}.enable"} = false.'';
+    }) (lib.filterAttrs (_: timer: timer.enable) cfg.timers)
     ++ lib.optional (context.hasRepository && cfg.copies != [ ]) {
       assertion = !lib.elem cfg.repository.location (map (copy: copy.location) cfg.copies);
       message = "${option "copies"} has the repository itself, ${cfg.repository.location}: a copy has to lie elsewhere.";

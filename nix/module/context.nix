@@ -35,9 +35,21 @@ let
 
   databaseIsHere = isLoopback cfg.database.host;
 
+  configPath = "/etc/glovebox/config.toml";
+
   unitName = lib.removeSuffix ".service" cfg.service.unit;
   application = config.systemd.services.${unitName} or { };
   starts = lib.toList (application.serviceConfig.ExecStart or [ ]);
+
+  # What systemd and systemd-tmpfiles read in place of such a path: `%` begins a specifier there, and a space ends the
+  # path. Only what needs quotes has them.
+  literal = lib.replaceStrings [ "%" ] [ "%%" ];
+  quoted =
+    path:
+    let
+      escaped = lib.replaceStrings [ "\\" "\"" ] [ "\\\\" "\\\"" ] (literal path);
+    in
+    if builtins.match "[A-Za-z0-9%/._:@+=,-]*" path != null then escaped else "\"${escaped}\"";
 
   schemeOf =
     location:
@@ -54,6 +66,8 @@ in
     teslamate
     overSocket
     schemeOf
+    literal
+    quoted
     ;
 
   # Without ".service", as NixOS names units.
@@ -83,6 +97,11 @@ in
   applicationStart = if starts == [ ] then null else lib.head starts;
   applicationEnvironment = if teslamate != null then application.environment or { } else { };
 
+  # What the unit of the application begins with, in place of its own migration.
+  guard = "${cfg.package}/bin/teslamate-migrate --config ${configPath}";
+  # What keeps it from starting: `teslamate-restore` makes the file while it puts a database in place of the live one.
+  holdCondition = "!/run/glovebox/${unitName}.service.hold";
+
   # A repository is needed by everything but dumps into files.
   hasRepository = cfg.repository.passwordFile != null;
 
@@ -95,8 +114,8 @@ in
     let
       schemes = map schemeOf locations;
     in
-    lib.optional (lib.elem "sftp" schemes) pkgs.openssh
+    lib.optional (lib.elem "sftp" schemes) config.programs.ssh.package
     ++ lib.optional (lib.elem "rclone" schemes) pkgs.rclone;
 
-  configPath = "/etc/glovebox/config.toml";
+  inherit configPath;
 }

@@ -10,10 +10,7 @@
 let
   context = import ./context.nix args;
   settings = import ./settings.nix args;
-  inherit (context) cfg schemeOf;
-
-  # `%` begins a specifier in a unit.
-  literal = lib.replaceStrings [ "%" ] [ "%%" ];
+  inherit (context) cfg literal schemeOf;
 
   needsIdentity =
     entry: schemeOf entry.location == "sftp" && lib.hasPrefix "/" (entry.options.identity_file or "");
@@ -77,6 +74,7 @@ in
         ++ lib.optionals copies (lib.concatMap (copy: copy.load) numbered);
     in
     {
+      # A path with spaces needs no quotes here, and would keep them.
       load = map ({ name, path }: "${name}:${literal path}") load;
       # Taken where a file is missing, which then keeps the unit from nothing.
       empty = map ({ name, ... }: "${name}:\\n") load;

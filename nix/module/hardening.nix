@@ -71,5 +71,5 @@
   {
     IPAddressDeny = "any";
   }
-  // (if loopback then { IPAddressAllow = "localhost"; } else { PrivateNetwork = true; })
+  // (if loopback then { IPAddressAllow = [ "localhost" ]; } else { PrivateNetwork = true; })
 )

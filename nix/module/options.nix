@@ -56,6 +56,18 @@ let
     };
   };
 
+  steps =
+    when:
+    mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "/run/current-system/sw/bin/mountpoint --quiet /srv" ];
+      description = ''
+        Commands that the application's unit runs ${when}, one `ExecStartPre=` each. One that fails keeps the
+        application from starting, unless it begins with `-`.
+      '';
+    };
+
   keep =
     default: what:
     mkOption {
@@ -64,77 +76,14 @@ let
       example = 2 * default;
       description = what;
     };
-
-  timer = what: default: {
-    enable = mkOption {
-      type = types.bool;
-      default = true;
-      example = false;
-      description = "Whether ${what} by itself. Its unit is there in any case, for `systemctl start`.";
-    };
-    timerConfig = mkOption {
-      type = types.attrsOf (
-        types.oneOf [
-          types.bool
-          types.int
-          types.str
-          (types.listOf types.str)
-        ]
-      );
-      inherit default;
-      example = {
-        OnCalendar = "*-*-* 03:15:00";
-        RandomizedDelaySec = "1h";
-      };
-      description = ''
-        When, as systemd.timer(5) has it. What is not set here stays as in the default, so a new `OnCalendar` alone
-        keeps `Persistent` and the delay. A unit is started 15 times in 50 minutes at most.
-      '';
-    };
-  };
-
-  timerDefaults = {
-    backup = {
-      OnCalendar = "hourly";
-      RandomizedDelaySec = "5m";
-    };
-    forget = {
-      OnCalendar = "*-*-* 04:15:00";
-      RandomizedDelaySec = "30m";
-    };
-    check = {
-      OnCalendar = "Sun *-*-* 04:45:00";
-      RandomizedDelaySec = "1h";
-    };
-    check-copies = {
-      OnCalendar = "Sun *-*-* 06:45:00";
-      RandomizedDelaySec = "1h";
-    };
-    drill = {
-      OnCalendar = "*-*-01 05:45:00";
-      RandomizedDelaySec = "1h";
-    };
-  };
-  # A machine that slept or was off makes up for what it missed. A minute is exact enough, and lets it sleep together
-  # with other timers.
-  timerDefault =
-    name:
-    timerDefaults.${name}
-    // {
-      AccuracySec = "1min";
-      Persistent = true;
-    };
 in
 {
   options.services.glovebox = {
     enable = lib.mkEnableOption "Glovebox, backup, restore and guarded migrations for TeslaMate's database";
 
-    package = mkOption {
-      type = types.package;
-      default = pkgs.callPackage ../package.nix { };
-      defaultText = literalExpression "pkgs.callPackage ./package.nix { }";
-      example = literalExpression "inputs.glovebox.packages.\${pkgs.system}.default";
-      description = "The package with the `teslamate-*` programs.";
+    package = lib.mkPackageOption { glovebox = pkgs.callPackage ../package.nix { }; } "glovebox" {
+      pkgsText = "inputs.glovebox.packages.\${pkgs.stdenv.hostPlatform.system}";
+      extraDescription = "It has the `teslamate-*` programs. Without flakes it is built from where the module is.";
     };
 
     database = {
@@ -316,16 +265,6 @@ in
       '';
     };
 
-    timers = {
-      backup = timer "a backup is taken" (timerDefault "backup");
-      forget = timer "what the retention gives up is removed" (timerDefault "forget");
-      check = timer "everything is read anew and the repository checked" (timerDefault "check");
-      check-copies = timer "the copies are checked" (timerDefault "check-copies");
-      drill = timer "the newest backup is restored for trial, verified and dropped" (
-        timerDefault "drill"
-      );
-    };
-
     migrations = {
       enable = mkOption {
         type = types.bool;
@@ -334,10 +273,13 @@ in
         example = false;
         description = ''
           Whether the application's unit starts with `teslamate-migrate` in place of its own migration: a backup first, and
-          the way back if it fails. Every `ExecStartPre=` of the unit is replaced; to keep another one, define the list with
-          `lib.mkOverride 40`.
+          the way back if it fails. It takes the place of every `ExecStartPre=` of the unit. Further steps belong into
+          {option}`services.glovebox.migrations.stepsBefore` or `stepsAfter`; one that is defined in the unit itself, or in its
+          `preStart`, is refused, because it would not run.
         '';
       };
+      stepsBefore = steps "before the guard";
+      stepsAfter = steps "after the guard, with the migrations done";
       onFailure = mkOption {
         type = types.enum [
           "stop"
@@ -369,7 +311,7 @@ in
     };
 
     settings = mkOption {
-      type = types.attrsOf types.anything;
+      inherit (pkgs.formats.toml { }) type;
       default = { };
       example = {
         backup.jobs = 2;

@@ -6,7 +6,14 @@
 let
   context = import ./context.nix args;
   inherit (context) cfg;
-  toml = import ./toml.nix { inherit lib; };
+
+  # TOML has no form for nothing. What is built by Nix is a file, and not looked into.
+  present =
+    value:
+    if builtins.isAttrs value && !(value ? outPath) then
+      lib.mapAttrs (_: present) (lib.filterAttrs (_: part: part != null) value)
+    else
+      value;
 
   repository =
     entry:
@@ -32,7 +39,12 @@ let
       tools = "${cfg.database.package}/bin";
       # TeslaMate's module has no options for these: whoever sets them does it in the unit.
       ssl = context.applicationEnvironment.DATABASE_SSL or null;
-      ssl_ca_cert_file = context.applicationEnvironment.DATABASE_SSL_CA_CERT_FILE or null;
+      ssl_ca_cert_file =
+        let
+          file = context.applicationEnvironment.DATABASE_SSL_CA_CERT_FILE or null;
+        in
+        # A unit has `%%` for a `%`.
+        if lib.isString file then lib.replaceStrings [ "%%" ] [ "%" ] file else file;
     };
     secrets_file = if cfg.secretsFile == null then null else toString cfg.secretsFile;
     service = {
@@ -122,7 +134,6 @@ in
   # Files of the settings that are no secrets and have to be seen.
   certificates = lib.filter (file: file != null) [ (all.database.ssl_ca_cert_file or null) ];
 
-  text = ''
-    # Written by services.glovebox of this machine's NixOS configuration. It holds no secrets.
-    ${toml all}'';
+  # Everything that config.toml has.
+  all = present all;
 }

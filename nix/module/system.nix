@@ -12,7 +12,7 @@ let
   inherit (context) cfg;
   user = cfg.database.osUser;
 
-  configFile = pkgs.writeText "glovebox-config.toml" settings.text;
+  configFile = (pkgs.formats.toml { }).generate "glovebox-config.toml" settings.all;
   directory = context.directoryOf cfg.repository.location;
   locations = map (place: place.location) ([ cfg.repository ] ++ cfg.copies);
 in
@@ -44,7 +44,9 @@ in
       "d /run/glovebox 0755 root root -"
       "d ${context.stateDir} 0700 ${user} - -"
     ]
-    ++ lib.optional (context.hasRepository && directory != null) "d ${directory} 0700 ${user} - -";
+    ++ lib.optional (
+      context.hasRepository && directory != null
+    ) "d ${context.quoted directory} 0700 ${user} - -";
 
     # Weaker than a default: an account that is declared elsewhere, as a person's for example, stays what it is.
     users = lib.mkIf cfg.database.createOsUser {
@@ -55,7 +57,8 @@ in
       groups.${user} = { };
     };
 
-    # What makes a backup cost what changed. It needs a few megabytes, and no restart before the next one.
+    # What makes a backup cost what changed. The server's unit changes with it, so the switch that brings it restarts
+    # PostgreSQL; the setting itself would need no restart.
     services.postgresql.settings = lib.mkIf (
       context.serverIsOurs && lib.versionAtLeast config.services.postgresql.package.version "17"
     ) { summarize_wal = lib.mkDefault true; };

@@ -1,7 +1,6 @@
 # Glovebox's own units: one function makes all of them.
 {
   lib,
-  options,
   # Reaches only a module that names it, and the parts below take it from here.
   pkgs,
   ...
@@ -11,7 +10,12 @@ let
   credentials = import ./credentials.nix args;
   hardening = import ./hardening.nix { inherit lib; };
   settings = import ./settings.nix args;
-  inherit (context) cfg directoryOf schemeOf;
+  inherit (context)
+    cfg
+    directoryOf
+    quoted
+    schemeOf
+    ;
 
   run =
     program: arguments: "${cfg.package}/bin/${program} --config ${context.configPath}${arguments}";
@@ -91,6 +95,14 @@ let
       + "SIGABRT SIGBUS SIGHUP SIGILL SIGINT SIGKILL SIGSEGV SIGSYS SIGTERM";
   };
 
+  # The application goes first. Not the idle class: a backup that never gets its turn holds a snapshot open.
+  priorities = {
+    Nice = 10;
+    IOSchedulingClass = "best-effort";
+    IOSchedulingPriority = 7;
+    OOMScoreAdjust = 500;
+  };
+
   inHome =
     path:
     lib.any (dir: lib.hasPrefix dir path) [
@@ -98,6 +110,10 @@ let
       "/root/"
       "/run/user/"
     ];
+
+  # What a machine's configuration may set otherwise, in `systemd.services.glovebox-….serviceConfig`. A list stays as it is,
+  # because what is set beside it is added.
+  changeable = lib.mapAttrs (_: value: if builtins.isList value then value else lib.mkDefault value);
 
   unit =
     name:
@@ -121,9 +137,9 @@ let
       secrets = credentials.forUnit { inherit copies; };
     in
     {
-      inherit description;
+      description = lib.mkDefault description;
       # A switch to a new configuration ends no backup; the next run is the new one.
-      restartIfChanged = false;
+      restartIfChanged = lib.mkDefault false;
 
       # After, and neither Wants nor Requires: a timer must not start a server that somebody stopped, to move its files
       # for instance, and a server's restart must not end a backup any other way than by its error. Names of units that
@@ -136,14 +152,13 @@ let
         ++ map (other: "glovebox-${other}.service") after;
       wants = lib.optional network "network-online.target";
       inherit (cfg) onFailure;
+      onSuccess = lib.optional (name == "backup" && cfg.copies != [ ]) "glovebox-copy.service";
 
-      unitConfig = {
-        StartLimitIntervalSec = "50min";
-        StartLimitBurst = 15;
-      }
-      // lib.optionalAttrs (directories != [ ]) { RequiresMountsFor = directories; }
-      // lib.optionalAttrs (name == "backup" && cfg.copies != [ ]) {
-        OnSuccess = "glovebox-copy.service";
+      # 50 minutes.
+      startLimitIntervalSec = lib.mkDefault 3000;
+      startLimitBurst = lib.mkDefault 15;
+      unitConfig = lib.optionalAttrs (directories != [ ]) {
+        RequiresMountsFor = map quoted directories;
       };
 
       path = context.programsFor locations;
@@ -151,16 +166,17 @@ let
       inherit (secrets) environment;
 
       serviceConfig =
-        hardening {
+        changeable (hardening {
           loopback = !context.databaseBySocket;
           inherit network;
           inHome = lib.any inHome paths;
-        }
-        // retryBusy
+        })
+        // changeable retryBusy
+        // changeable priorities
         // {
           Type = "oneshot";
           # STATUS with the progress, and more time while there is some.
-          NotifyAccess = "main";
+          NotifyAccess = lib.mkDefault "main";
           # A restore that was killed may have left the application stopped, and only root may start it. In spite of `User=`
           # and of the sandbox, which are for what reads the database; where nothing was left, nothing is done.
           ExecStartPre = [ "-+${run "teslamate-restore" " --recover --quiet"}" ];
@@ -169,18 +185,12 @@ let
           LoadCredential = secrets.load;
           StateDirectory = "glovebox";
           StateDirectoryMode = "0700";
-          ReadWritePaths = directories;
+          ReadWritePaths = map quoted directories;
 
-          TimeoutStartSec = limit;
+          TimeoutStartSec = lib.mkDefault limit;
           # The main process is asked first: it ends its children, drops what it staged and removes its files.
-          KillMode = "mixed";
-          TimeoutStopSec = "2min";
-
-          # The application goes first. Not the idle class: a backup that never gets its turn holds a snapshot open.
-          Nice = 10;
-          IOSchedulingClass = "best-effort";
-          IOSchedulingPriority = 7;
-          OOMScoreAdjust = 500;
+          KillMode = lib.mkDefault "mixed";
+          TimeoutStopSec = lib.mkDefault "2min";
         };
     };
 
@@ -195,9 +205,12 @@ in
     systemd.timers = lib.mapAttrs' (
       name: timer:
       lib.nameValuePair "glovebox-${name}" {
-        inherit (units.${name}) description;
+        description = lib.mkDefault units.${name}.description;
         wantedBy = [ "timers.target" ];
-        timerConfig = options.services.glovebox.timers.${name}.timerConfig.default // timer.timerConfig;
+        # `startAt` of the unit, or the timer's own options, may say something else.
+        timerConfig = lib.mapAttrs (_: lib.mkDefault) (
+          lib.filterAttrs (_: value: value != null) timer.timerConfig
+        );
       }
     ) timers;
   };

@@ -24,12 +24,18 @@ let
       // glovebox;
     };
   };
-  refused = config: {
-    fails = true;
-    config.services = {
-      glovebox = minimal.services.glovebox // config;
+  # A case, and what another module of that machine says.
+  with' =
+    base: module:
+    base
+    // {
+      config.imports = [
+        base.config
+        module
+      ];
     };
-  };
+  socket = beside { postgres.enable_server = true; } { };
+  unitOf = definition: { systemd.services.teslamate = definition; };
 in
 {
   # The three options, on a machine where TeslaMate's module sets up everything.
@@ -66,23 +72,28 @@ in
       config = base.config // {
         systemd.services.teslamate.environment = {
           DATABASE_SSL = "true";
-          DATABASE_SSL_CA_CERT_FILE = "/home/db/ca.pem";
+          DATABASE_SSL_CA_CERT_FILE = "/home/db/ca-100%%.pem";
         };
       };
     };
 
   # A container that another module sets up: it is held while a database is exchanged, and migrates by itself.
   container = {
-    config = {
-      systemd.services.podman-teslamate.serviceConfig.ExecStart = "/nix/store/podman start";
-      services.glovebox = minimal.services.glovebox // {
-        database.host = "127.0.0.1";
-        service = {
-          unit = "podman-teslamate.service";
-          hold = true;
+    config =
+      { pkgs, ... }:
+      {
+        systemd.services.podman-teslamate.serviceConfig.ExecStart = "/nix/store/podman start";
+        services.glovebox = minimal.services.glovebox // {
+          database = {
+            host = "127.0.0.1";
+            package = pkgs.postgresql_18;
+          };
+          service = {
+            unit = "podman-teslamate.service";
+            hold = true;
+          };
         };
       };
-    };
   };
 
   other-names = {
@@ -114,15 +125,40 @@ in
     };
   };
 
-  sftp = beside { postgres.enable_server = true; } {
-    repository = {
-      location = "sftp:backup@nas.example.org:/100%/teslamate";
-      passwordFile = "/run/secrets/glovebox";
-      options = {
-        identity_file = "/run/secrets/nas-key";
-        known_hosts_file = "/etc/ssh/ssh_known_hosts";
+  # With the ssh that the machine has for everybody.
+  sftp =
+    with'
+      (beside { postgres.enable_server = true; } {
+        repository = {
+          location = "sftp:backup@nas.example.org:/100%/teslamate";
+          passwordFile = "/run/secrets/glovebox";
+          options = {
+            identity_file = "/run/secrets/nas-key";
+            known_hosts_file = "/etc/ssh/ssh_known_hosts";
+          };
+        };
+      })
+      {
+        programs.ssh.package = {
+          type = "derivation";
+          name = "openssh-gssapi";
+          outPath = "/nix/store/openssh-gssapi";
+        };
       };
+
+  # Spaces and `%` mean something to systemd and systemd-tmpfiles.
+  odd-directories = beside { postgres.enable_server = true; } {
+    secretsFile = "/run/secrets/tesla mate 5%.env";
+    repository = {
+      location = "/mnt/my backups/100%";
+      passwordFile = "/run/secrets/glove box 5%";
     };
+    copies = [
+      {
+        location = "local:/mnt/a \"quoted\" disk";
+        passwordFile = "/run/secrets/glove box 5%";
+      }
+    ];
   };
 
   two-copies = beside { postgres.enable_server = true; } {
@@ -222,102 +258,87 @@ in
       };
     };
 
-  # Every assertion once.
-
-  refused-no-password = {
-    fails = true;
-    config.services.glovebox.enable = true;
-  };
-
-  refused-password-in-store = refused {
-    repository.passwordFile = "/nix/store/00000000000000000000000000000000-password";
-  };
-
-  refused-secrets-as-path = refused { secretsFile = ./cases.nix; };
-
-  refused-copy = refused {
-    copies = [
+  # Another module adds to Glovebox's own units, through the options that NixOS has.
+  units-with-other-settings =
+    with'
+      (beside { postgres.enable_server = true; } {
+        copies = [
+          {
+            location = "/mnt/usb/teslamate";
+            passwordFile = "/run/secrets/glovebox";
+          }
+        ];
+      })
       {
-        location = "/var/backup/glovebox";
-        passwordFile = "/nix/store/00000000000000000000000000000000-password";
-      }
-      { location = "relative/place"; }
-    ];
-  };
-
-  refused-secrets-in-config = refused {
-    repository = {
-      location = "s3:https://s3.example.org/papers/teslamate";
-      passwordFile = "/run/secrets/glovebox";
-      options.secret_access_key = "secret";
-    };
-    copies = [
-      {
-        location = "rest:https://me:secret@backup.example.org/teslamate";
-        passwordFile = "/run/secrets/glovebox";
-      }
-      {
-        location = "sftp:me@nas.example.org:/teslamate";
-        passwordFile = "/run/secrets/glovebox";
-        options.identity_file = "/nix/store/00000000000000000000000000000000-key";
-      }
-    ];
-  };
-
-  refused-retention = refused {
-    retention = {
-      keepLast = 0;
-      keepHourly = 0;
-      keepDaily = 0;
-      keepWeekly = 0;
-      keepMonthly = 0;
-      keepYearly = 0;
-    };
-  };
-
-  refused-settings = refused {
-    settings = {
-      backup.jbos = 2;
-      database = {
-        password = "secret";
-        name = "cars";
+        systemd.services.glovebox-backup = {
+          description = "Backup";
+          onSuccess = [ "ping.service" ];
+          startLimitBurst = 30;
+          startAt = [ "03:00" ];
+          serviceConfig = {
+            Nice = 19;
+            ReadWritePaths = [ "/srv" ];
+          };
+        };
+        systemd.timers.glovebox-drill.timerConfig.OnCalendar = "yearly";
       };
-      retention.keep_daily = 3;
-      state_dir = "/srv";
-      weather = "fine";
-    };
-  };
 
-  refused-old-postgresql = beside { postgres.enable_server = true; } { } // {
-    fails = true;
-    postgresql = "16.6";
-  };
-
-  refused-young-but-unfinished-postgresql = beside { postgres.enable_server = true; } { } // {
-    fails = true;
-    postgresql = "17.2";
-  };
-
-  # Told to write as little as possible, PostgreSQL would not start with summaries.
-  refused-minimal-wal =
-    let
-      base = beside { postgres.enable_server = true; } { };
-    in
-    base
-    // {
-      fails = true;
-      config = base.config // {
-        services = base.config.services // {
-          postgresql.settings.wal_level = "minimal";
+  own-timers = with' socket (
+    { lib, ... }:
+    {
+      services.glovebox.timers = {
+        backup.timerConfig = lib.mkForce { OnCalendar = "daily"; };
+        check.timerConfig.RandomizedDelaySec = null;
+        drill.timerConfig = {
+          OnCalendar = null;
+          OnBootSec = "1h";
         };
       };
+    }
+  );
+
+  # What else the application begins with, in the order in which it runs.
+  further-steps = beside { postgres.enable_server = true; } {
+    migrations = {
+      stepsBefore = [ "/nix/store/wait-for-disk" ];
+      stepsAfter = [ "-/nix/store/tell" ];
     };
-
-  refused-other-account = beside { } { database.osUser = "postgres"; } // {
-    fails = true;
   };
 
-  refused-no-application = refused {
-    migrations.enable = true;
+  # A step of another module is left out on purpose; the guard stays.
+  step-left-out = with' socket (
+    { lib, ... }:
+    unitOf {
+      serviceConfig = lib.mkMerge [
+        { ExecStartPre = [ "/nix/store/own-step" ]; }
+        { ExecStartPre = lib.mkForce [ ]; }
+      ];
+    }
+  );
+
+  # A drill beside the live database and a restore would fail.
+  small-role = {
+    config.services = {
+      postgresql = {
+        enable = true;
+        ensureUsers = [
+          {
+            name = "teslamate";
+            ensureDBOwnership = true;
+            ensureClauses.createdb = true;
+          }
+        ];
+      };
+      glovebox = minimal.services.glovebox;
+    };
   };
+}
+// import ./refused.nix {
+  inherit
+    beside
+    minimal
+    socket
+    unitOf
+    with'
+    ;
 }

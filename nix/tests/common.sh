@@ -24,8 +24,33 @@ from_tree() {
     done
 }
 
-find_systemd_analyze() {
-    if command -v systemd-analyze >/dev/null; then echo systemd-analyze; else from_tree systemd-analyze; fi
+# find_systemd PROGRAM: the words of a command that runs this program of systemd, this machine's or that of the host's tree.
+find_systemd() {
+    if command -v "$1" >/dev/null; then echo "$1"; else from_tree "$1"; fi
+}
+
+# own_run: the words of a command that runs another one with a /run/systemd that it may write to, one per line: systemd-analyze
+# makes its files there. `env` where there is one; nothing where none can be made, as in a build's sandbox without bubblewrap.
+own_run() {
+    local entry
+    if [[ -w /run/systemd || ($EUID == 0 && -w /run) ]]; then
+        echo env
+        return
+    fi
+    command -v bwrap >/dev/null || return 0
+    echo bwrap
+    # The root directory is not to be written to either, so its entries are taken one by one.
+    for entry in /*; do
+        case $entry in
+            /run) ;;
+            *) if [[ -L $entry ]]; then
+                printf '%s\n' --symlink "$(readlink "$entry")" "$entry"
+            else
+                printf '%s\n' --dev-bind "$entry" "$entry"
+            fi ;;
+        esac
+    done
+    printf '%s\n' --dir /run/systemd --
 }
 
 # Every nix-instantiate of this machine, one per line, as a command; each was tried.

@@ -8,6 +8,10 @@
   package ? "/nix/store/glovebox",
   postgresql ? "/nix/store/postgresql-server",
   teslamate ? "/nix/store/teslamate",
+  # TeslaMate's own module in place of the stand-in: its path. It wants nixpkgs' `lib`.
+  teslamateModule ? null,
+  # Parts of configurations from the docs: their paths.
+  samples ? [ ],
   # One more configuration, in the form of those in cases.nix.
   case ? null,
 }:
@@ -19,23 +23,39 @@ let
     name = baseNameOf path;
     outPath = path;
     inherit version;
+    meta.mainProgram = baseNameOf path;
   };
 
-  # What the module takes from nixpkgs. Derivations are only named.
-  pkgs = {
-    callPackage = _: _: fakePackage "0" package;
+  # What the modules take from nixpkgs, with a server of this version. Derivations are only named.
+  pkgsWith = version: {
+    callPackage =
+      file: _:
+      if baseNameOf file == "package.nix" then
+        fakePackage "0" package
+      else
+        fakePackage "0" "/nix/store/teslamate-scripts";
     openssh = fakePackage "10" "/nix/store/openssh";
     postgresql = fakePackage "17.9" "/nix/store/postgresql";
+    postgresql_17 = fakePackage version server;
+    postgresql_18 = fakePackage "18.4" "/nix/store/postgresql-18";
     rclone = fakePackage "1" "/nix/store/rclone";
     teslamate = fakePackage "4" teslamate;
     stdenv = {
       buildPlatform.canExecute = _: true;
-      hostPlatform = { };
+      hostPlatform.system = "x86_64-linux";
     };
-    writeText = name: text: {
-      inherit name text;
-      outPath = "/nix/store/${name}";
+    formats.toml = _: {
+      type = lib.types.attrsOf lib.types.anything // {
+        description = "TOML value";
+      };
+      generate = name: value: {
+        inherit name;
+        text = import ./toml.nix { inherit lib; } value;
+        outPath = "/nix/store/${name}";
+      };
     };
+    util-linux = fakePackage "2" "/nix/store/util-linux";
+    writeShellScript = name: _: "/nix/store/${name}";
     runCommand = name: _: script: {
       inherit name script;
     };
@@ -50,7 +70,14 @@ let
       fails ? false,
     }:
     let
+      pkgs = pkgsWith postgresql;
       result = lib.evalModules {
+        # TeslaMate's module still marks its descriptions, as nixpkgs' lib does not any more.
+        specialArgs = lib.optionalAttrs (teslamateModule != null) {
+          lib = lib // {
+            mdDoc = text: text;
+          };
+        };
         modules = [
           # The way NixOS does it.
           { _module.args = { inherit pkgs; }; }
@@ -61,16 +88,22 @@ let
             {
               # As with NixOS: without a server there is no value, and nothing may ask for it.
               services.postgresql.package = lib.mkIf config.services.postgresql.enable (
-                lib.mkDefault (fakePackage postgresql server)
+                lib.mkDefault pkgs.postgresql_17
               );
             }
           )
           config
         ]
-        ++ lib.optional teslamate ./teslamate.nix;
+        ++ lib.optionals teslamate (
+          if teslamateModule == null then
+            [ ./teslamate.nix ]
+          else
+            import ./teslamate-real.nix teslamateModule pkgs.teslamate
+        );
       };
-      messages = map (entry: entry.message) (
-        lib.filter (entry: !entry.assertion) result.config.assertions
+      # TeslaMate's module has a word of its own for some of them.
+      messages = lib.filter (message: !lib.hasPrefix "services.teslamate." message) (
+        map (entry: entry.message) (lib.filter (entry: !entry.assertion) result.config.assertions)
       );
       files = render.files result.config;
     in
@@ -92,6 +125,50 @@ let
           };
     };
 
+  # Which settings of our units are a conflict when another module of the machine sets them too. Most can be set otherwise.
+  conflicts =
+    let
+      base = (import ./cases.nix).two-copies;
+      name = "glovebox-copy";
+      unitOf = case: (evaluate case).config.systemd.services.${name};
+      with' =
+        definition:
+        unitOf (
+          base
+          // {
+            config.imports = [
+              base.config
+              { systemd.services.${name} = definition; }
+            ];
+          }
+        );
+      options = {
+        description = "other";
+        restartIfChanged = true;
+        startLimitBurst = 1;
+        startLimitIntervalSec = 1;
+        onFailure = [ "other.service" ];
+        onSuccess = [ "other.service" ];
+      };
+      withOptions = with' options;
+      withSettings = with' {
+        serviceConfig = lib.mapAttrs (
+          _: value: if builtins.isList value then value else "other"
+        ) (unitOf base).serviceConfig;
+      };
+      evaluates = value: (builtins.tryEval (builtins.deepSeq value true)).success;
+      refused = set: lib.filter (setting: !evaluates set.${setting}) (lib.attrNames set);
+    in
+    {
+      "conflicts.txt" = lib.concatStrings (
+        map (setting: "${setting}\n") (
+          refused withSettings.serviceConfig
+          ++ refused (lib.intersectAttrs options withOptions)
+          ++ refused withOptions.unitConfig
+        )
+      );
+    };
+
   flake = import ./flake.nix { inherit lib; };
 
   # One text for all files: nix-instantiate prints it, and a shell takes it apart again (write_files of common.sh).
@@ -104,11 +181,30 @@ in
     lib.concatStrings (
       lib.mapAttrsToList (name: case: stream (under name (evaluate case).files)) (import ./cases.nix)
     )
-    + stream (under "flake" flake.files);
+    + stream (under "flake" (flake.files // conflicts));
   # The scripts of the VM tests.
   scripts = stream flake.scripts;
   # The one that was given as an argument.
   case = stream (evaluate case).files;
+
+  # Those from the docs: what is wrong with them.
+  samples = lib.concatStrings (
+    map (
+      sample:
+      let
+        inherit
+          (evaluate {
+            config.imports = [
+              ./samples.nix
+              sample
+            ];
+          })
+          files
+          ;
+      in
+      lib.optionalString (files ? "refused.txt") "=> ${baseNameOf sample}.txt\n${files."refused.txt"}"
+    ) samples
+  );
 
   # What is generated for people: the reference of options, the units for other distributions.
   docs = stream (

@@ -5,7 +5,10 @@ let
   # The package's own definition, with what it asks of nixpkgs as it is asked for.
   package = import ../package.nix {
     lib = lib // {
-      cleanSourceWith = source: source;
+      fileset = {
+        toSource = source: source;
+        unions = files: map toString files;
+      };
       importTOML = file: builtins.fromTOML (builtins.readFile file);
       licenses.mit = "MIT";
       platforms.linux = [ "linux" ];
@@ -14,10 +17,22 @@ let
       buildPlatform.canExecute = _: true;
       hostPlatform = { };
     };
-    rustPlatform.buildRustPackage = definition: definition;
+    rustPlatform.buildRustPackage =
+      definition:
+      let
+        final = definition (final // { finalPackage = "/nix/store/glovebox"; });
+      in
+      final;
     installShellFiles = "installShellFiles";
+    versionCheckHook = "versionCheckHook";
+    testers.runNixOSTest = test: test;
   };
-  isIn = name: package.src.filter (toString ../.. + "/${name}") "regular";
+  isIn =
+    name:
+    let
+      path = toString ../.. + "/${name}";
+    in
+    lib.any (wanted: path == wanted || lib.hasPrefix "${wanted}/" path) package.src.fileset;
   sources = lib.filter isIn [
     "Cargo.lock"
     "Cargo.toml"
@@ -25,10 +40,8 @@ let
     "benches/backup.rs"
     "docs/nixos.md"
     "nix/package.nix"
-    "src"
     "src/lib.rs"
     "target"
-    "tests"
     "tests/fixtures/data.sql"
     "tests/fuzz"
     "tests/integration/main.rs"
@@ -36,23 +49,35 @@ let
 
   # Whatever a function of ours asks of nixpkgs is a name.
   callPackage =
-    file: _: "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
+    file: _:
+    let
+      inputs = "from ${lib.concatStringsSep ", " (lib.attrNames (builtins.functionArgs (import file)))}";
+    in
+    if baseNameOf file == "package.nix" then
+      {
+        outPath = inputs;
+        tests = lib.mapAttrs (_: test: test.name) package.passthru.tests;
+      }
+    else
+      inputs;
   system = name: {
     inherit callPackage lib;
+    bubblewrap = "";
     diffutils = "";
     nix = "";
     nixfmt = "";
     nixfmt-tree = "nixfmt-tree";
     path = "/nixpkgs";
+    python3 = "";
     runCommand =
       name: _: _:
       name;
+    stdenv.hostPlatform.system = name;
     systemd = "";
-    testers.runNixOSTest = test: test.name;
   };
   self = {
     outPath = "/glovebox";
-    nixosModules.default = { };
+    inherit (outputs) packages;
   };
   outputs = (import ../../flake.nix).outputs {
     inherit self;
@@ -65,7 +90,9 @@ let
 
   leaves =
     path: value:
-    if builtins.isAttrs value then
+    if builtins.isAttrs value && value ? outPath then
+      [ "${path}: ${value.outPath}\n" ]
+    else if builtins.isAttrs value then
       lib.concatLists (lib.mapAttrsToList (name: leaves "${path}.${name}") value)
     else
       [ "${path}: ${if builtins.isPath value then baseNameOf value else value}\n" ];
@@ -79,12 +106,6 @@ let
       body { nodes.machine.system.build.toplevel = "/run/current-system"; }
     else
       body;
-  vmTests = [
-    "backup-by-timer"
-    "migrations"
-    "restore"
-    "without-teslamate-module"
-  ];
 in
 {
   files = {
@@ -113,16 +134,15 @@ in
         "${package.pname} ${package.version}: ${package.meta.description} (${package.meta.license})"
         "main program: ${package.meta.mainProgram}"
         "tests: ${lib.concatStringsSep " " package.cargoTestFlags}"
+        "after the installation: ${lib.concatStringsSep ", " package.nativeInstallCheckInputs}"
+        "whole machines: ${lib.concatStringsSep ", " (lib.attrNames package.passthru.tests)}"
         "of these, in its source: ${lib.concatStringsSep ", " sources}"
         package.postInstall
       ]
       + "\n";
   };
 
-  scripts = lib.listToAttrs (
-    map (
-      name:
-      lib.nameValuePair "vm-${name}.py" (script (import (../vm-tests + "/${name}.nix") { inherit self; }))
-    ) vmTests
-  );
+  scripts = lib.mapAttrs' (
+    name: test: lib.nameValuePair "vm-${name}.py" (script test)
+  ) package.passthru.tests;
 }

@@ -68,9 +68,7 @@ let
   withoutTools =
     text:
     lib.concatStringsSep "\n" (
-      lib.filter (line: !lib.hasPrefix "tools = " line && !lib.hasPrefix "# Written by" line) (
-        lib.splitString "\n" text
-      )
+      lib.filter (line: !lib.hasPrefix "tools = " line) (lib.splitString "\n" text)
     );
 in
 lib.mapAttrs (_: elsewhere) (

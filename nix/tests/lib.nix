@@ -21,9 +21,7 @@ let
     head
     intersectAttrs
     isAttrs
-    isBool
     isFunction
-    isInt
     isList
     isPath
     isString
@@ -53,7 +51,6 @@ let
   imap1 = f: values: genList (index: f (index + 1) (elemAt values index)) (length values);
 
   genAttrs = names: f: listToAttrs (map (name: nameValuePair name (f name)) names);
-  reverse = values: genList (index: elemAt values (length values - 1 - index)) (length values);
 
   nameValuePair = name: value: { inherit name value; };
   mapAttrsToList = f: attrs: map (name: f name attrs.${name}) (attrNames attrs);
@@ -158,6 +155,9 @@ let
       optionals value.condition (decide value.content)
     else if is "override" value then
       map (definition: definition // { inherit (value) priority; }) (decide value.content)
+    # Where in a list it goes is for the real one.
+    else if is "order" value then
+      decide value.content
     else
       [
         {
@@ -175,164 +175,25 @@ let
     in
     filter ({ priority, ... }: priority == best) definitions;
 
-  # Types
-
-  place = concatStringsSep ".";
-  mkOptionType =
-    type:
-    {
-      _type = "option-type";
-      check = _: true;
-      merge = mergeEqualOption;
-      getSubOptions = _: { };
-    }
-    // type;
-  mergeEqualOption =
-    loc: definitions:
-    let
-      first = (head definitions).value;
-    in
-    # A single one is not looked into: what it holds may be wrong, and nobody may want it.
-    if length definitions == 1 || all ({ value, ... }: value == first) definitions then
-      first
-    else
-      throw "The option `${place loc}' has conflicting definition values";
-  checked =
-    loc: type: definitions:
-    let
-      wrong = filter ({ value, ... }: !type.check value) definitions;
-    in
-    if wrong == [ ] then
-      type.merge loc definitions
-    else
-      throw "A definition for option `${place loc}' is not of type `${type.description}'";
-
-  isStringLike = value: isString value || isPath value || (isAttrs value && value ? outPath);
-  whole =
-    name: description: check:
-    mkOptionType {
-      inherit name description;
-      check = value: isInt value && check value;
-    };
-  types = rec {
-    bool = mkOptionType {
-      description = "boolean";
-      check = isBool;
-    };
-    int = whole "int" "signed integer" (_: true);
-    ints.unsigned = whole "unsigned" "unsigned integer, meaning >=0" (value: value >= 0);
-    port = whole "port" "16 bit unsigned integer; between 0 and 65535 (both inclusive)" (
-      value: value >= 0 && value <= 65535
-    );
-    str = mkOptionType {
-      description = "string";
-      check = isString;
-    };
-    path = mkOptionType {
-      description = "absolute path";
-      check = value: isStringLike value && hasPrefix "/" (toString value);
-    };
-    externalPath = mkOptionType {
-      name = "externalPath";
-      description = "absolute path not in the Nix store";
-      descriptionClass = "noun";
-      check = value: isString value && hasPrefix "/" value && !hasPrefix "${builtins.storeDir}/" value;
-    };
-    package = mkOptionType {
-      description = "package";
-      check = value: isAttrs value && (value.type or null) == "derivation";
-    };
-    enum =
-      values:
-      mkOptionType {
-        description = "one of ${concatStringsSep ", " (map builtins.toJSON values)}";
-        check = value: elem value values;
-      };
-    nullOr =
-      type:
-      mkOptionType {
-        description = "null or ${type.description}";
-        check = value: value == null || type.check value;
-        merge =
-          loc: definitions:
-          if all ({ value, ... }: value == null) definitions then null else checked loc type definitions;
-      };
-    oneOf =
-      choices:
-      mkOptionType {
-        description = concatStringsSep " or " (map (type: type.description) choices);
-        check = value: any (type: type.check value) choices;
-        merge =
-          loc: definitions:
-          (findFirst (type: all ({ value, ... }: type.check value) definitions) {
-            merge = mergeEqualOption;
-          } choices).merge
-            loc
-            definitions;
-      };
-    listOf =
-      type:
-      mkOptionType {
-        description = "list of ${type.description}";
-        check = isList;
-        getSubOptions = prefix: type.getSubOptions (prefix ++ [ "*" ]);
-        merge =
-          loc: definitions:
-          concatLists (
-            map (
-              { value, ... }:
-              concatMap (entry: map (definition: checked loc type [ definition ]) (decide entry)) value
-            ) definitions
-          );
-      };
-    attrsOf =
-      type:
-      mkOptionType {
-        description = "attribute set of ${type.description}";
-        check = isAttrs;
-        merge =
-          loc: definitions:
-          let
-            found = mapAttrs (_: values: strongest (concatMap decide values)) (
-              zip (concatMap ({ value, ... }: pushDown value) definitions)
-            );
-          in
-          mapAttrs (name: checked (loc ++ [ name ]) type) (filterAttrs (_: values: values != [ ]) found);
-      };
-    unspecified = mkOptionType {
-      description = "unspecified value";
-    };
-    anything = mkOptionType {
-      description = "anything";
-      merge =
-        loc: definitions:
-        if all ({ value, ... }: isAttrs value) definitions then
-          (attrsOf anything).merge loc definitions
-        else
-          mergeEqualOption loc definitions;
-    };
-    submodule =
-      module:
-      mkOptionType {
-        description = "submodule";
-        check = value: isAttrs value || isFunction value;
-        getSubOptions =
-          prefix:
-          (evalAt prefix {
-            modules = [ module ];
-            specialArgs.name = "*";
-          }).options;
-        merge =
-          loc: definitions:
-          (evalAt loc {
-            # The last definition comes first in a list, as with nixpkgs.
-            modules =
-              map ({ value, ... }: if isFunction value then value else { config = value; }) (reverse definitions)
-              ++ [ module ];
-            specialArgs.name = elemAt loc (length loc - 1);
-          }).config;
-      };
-  };
+  inherit
+    (import ./lib-types.nix {
+      inherit
+        decide
+        evalAt
+        filterAttrs
+        findFirst
+        hasPrefix
+        pushDown
+        strongest
+        zip
+        ;
+    })
+    checked
+    mergeEqualOption
+    mkOptionType
+    place
+    types
+    ;
 
   # Options and modules
 
@@ -353,7 +214,7 @@ let
       # As with nixpkgs, these reach only a function that names them.
       named = foldl' (sum: module: sum // module._module.args or { }) { } (filter isAttrs modules);
       load = module: if isPath module || isString module then load (import module) else module;
-      collect =
+      body =
         module:
         let
           loaded = load module;
@@ -362,11 +223,23 @@ let
               loaded (arguments // intersectAttrs (functionArgs loaded) named)
             else
               removeAttrs loaded [ "_module" ];
-          body =
-            if plain ? config || plain ? options then plain else { config = removeAttrs plain [ "imports" ]; };
+          imports = plain.imports or [ ];
         in
-        concatMap collect (plain.imports or [ ]) ++ [ body ];
-      collected = concatMap collect modules;
+        if plain ? config || plain ? options then
+          plain // { inherit imports; }
+        else
+          {
+            config = removeAttrs plain [ "imports" ];
+            inherit imports;
+          };
+      # What a module imports comes after all modules beside it, as with nixpkgs.
+      collect =
+        modules:
+        let
+          bodies = map body modules;
+        in
+        optionals (modules != [ ]) (bodies ++ collect (concatMap (module: module.imports) bodies));
+      collected = collect modules;
 
       declare =
         trees:
@@ -387,7 +260,13 @@ let
             else
               checked loc node.type best;
         in
-        node // { value = if node ? apply then node.apply value else value; };
+        node
+        // {
+          value = if node ? apply then node.apply value else value;
+          isDefined = best != [ ];
+          # Before they are merged.
+          definitions = map (definition: definition.value) best;
+        };
       build =
         loc: nodes: definitions:
         let
@@ -434,6 +313,7 @@ let
       head
       imap1
       intersectAttrs
+      isString
       length
       listToAttrs
       mapAttrs
@@ -460,7 +340,13 @@ let
       unique
       ;
     mkForce = mkOverride 50;
+    mkBefore = content: {
+      _type = "order";
+      priority = 500;
+      inherit content;
+    };
     mkDefault = mkOverride 1000;
+    mkOptionDefault = mkOverride 1500;
     mkEnableOption =
       what:
       mkOption {
@@ -468,6 +354,18 @@ let
         default = false;
         example = true;
         description = "Whether to enable ${what}.";
+      };
+    mkPackageOption =
+      pkgs: name:
+      {
+        pkgsText ? "pkgs",
+        extraDescription ? "",
+      }:
+      mkOption {
+        type = types.package;
+        default = pkgs.${name};
+        defaultText = lib.literalExpression "${pkgsText}.${name}";
+        description = "The ${name} package to use. ${extraDescription}";
       };
     literalExpression = text: {
       _type = "literalExpression";

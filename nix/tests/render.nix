@@ -1,4 +1,5 @@
-# A configuration as the files that NixOS makes of it: units as systemd reads them, config.toml, and the rest in a list.
+# A configuration as the files that NixOS makes of it: units as systemd reads them, config.toml, and the rest in a list. What
+# TeslaMate's module makes beside its unit is left out: its scripts, and what it adds to PostgreSQL's setup.
 { lib }:
 let
   text =
@@ -12,18 +13,13 @@ let
 
   setting = name: value: lib.concatStrings (map (one: "${name}=${text one}\n") (lib.toList value));
   settings = attrs: lib.concatStrings (lib.mapAttrsToList setting attrs);
-  list = name: values: if values == [ ] then "" else setting name (lib.concatStringsSep " " values);
 
-  unitSection =
-    unit:
-    "[Unit]\n"
-    + lib.optionalString (unit.description != "") (setting "Description" unit.description)
-    + list "After" unit.after
-    + list "Wants" unit.wants
-    + list "OnFailure" unit.onFailure
-    + settings unit.unitConfig;
+  unitSection = unit: "[Unit]\n" + settings unit.unitConfig;
   installSection =
-    unit: lib.optionalString (unit.wantedBy != [ ]) "\n[Install]\n${list "WantedBy" unit.wantedBy}";
+    unit:
+    lib.optionalString (
+      unit.wantedBy != [ ]
+    ) "\n[Install]\n${setting "WantedBy" (lib.concatStringsSep " " unit.wantedBy)}";
 
   service =
     unit:
@@ -54,7 +50,7 @@ let
         map (
           package:
           "package: ${package} (priority ${toString (package.priority or package.meta.priority or "normal")})"
-        ) config.environment.systemPackages
+        ) (lib.filter (package: package.name != "teslamate-scripts") config.environment.systemPackages)
         ++ map (check: "check: ${check.name}\n${lib.removeSuffix "\n" check.script}") config.system.checks
         ++ lib.mapAttrsToList (name: user: "account: ${name} ${builtins.toJSON user}") config.users.users
         ++ lib.mapAttrsToList (name: _: "group: ${name}") config.users.groups
@@ -71,7 +67,7 @@ in
 {
   files =
     config:
-    named "service" service config.systemd.services
+    named "service" service (removeAttrs config.systemd.services [ "postgresql-setup" ])
     // named "timer" timer config.systemd.timers
     // lib.mapAttrs' (
       name: file: lib.nameValuePair (baseNameOf name) file.source.text
@@ -79,6 +75,9 @@ in
     // lib.optionalAttrs (config.systemd.tmpfiles.rules != [ ]) {
       "tmpfiles.conf" = lib.concatStrings (map (line: "${line}\n") config.systemd.tmpfiles.rules);
     }
-    // lib.optionalAttrs (rest config != "") { "system.txt" = rest config; };
+    // lib.optionalAttrs (rest config != "") { "system.txt" = rest config; }
+    // lib.optionalAttrs (config.warnings != [ ]) {
+      "warnings.txt" = lib.concatStringsSep "\n\n" config.warnings + "\n";
+    };
   inherit service settings timer;
 }

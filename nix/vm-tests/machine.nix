@@ -11,18 +11,6 @@ in
     ../tests/teslamate.nix
   ];
 
-  services.postgresql = {
-    package = pkgs.postgresql_17;
-    ensureDatabases = [ "teslamate" ];
-    ensureUsers = [
-      {
-        name = "teslamate";
-        ensureDBOwnership = true;
-        ensureClauses.superuser = true;
-      }
-    ];
-  };
-
   services.teslamate = {
     enable = true;
     program = lib.mkDefault "${teslamate}/bin/teslamate";

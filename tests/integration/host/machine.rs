@@ -71,7 +71,7 @@ impl Machine {
         self.host.sh(&format!(
             "set -e
             cp -r /shared/release /opt/teslamate
-            useradd --system --no-create-home teslamate
+            useradd --system --home-dir /var/lib/teslamate --create-home teslamate
             chown -R teslamate /opt/teslamate
             # A database that is in use, on a server that survives a power cut.
             echo 'summarize_wal = on' >>/etc/postgresql/17/main/postgresql.conf

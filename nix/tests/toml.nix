@@ -1,5 +1,5 @@
-# Writes TOML. nixpkgs' `formats.toml` does it in a derivation of its own; here the text is needed while evaluating, so
-# that the tests compare it without building anything.
+# Writes TOML, in place of what nixpkgs' `formats.toml` builds: here the text is needed while evaluating, so that it is
+# compared without building anything.
 { lib }:
 let
   inherit (builtins)
@@ -34,7 +34,7 @@ let
         lib.concatStringsSep ", " (lib.mapAttrsToList (name: v: "${key name} = ${inline path v}") value)
       } }"
     else
-      throw "services.glovebox.settings: `${path}` is a ${builtins.typeOf value}, which TOML has no form for";
+      throw "`${path}` is a ${builtins.typeOf value}, which TOML has no form for";
 
   present = lib.filterAttrs (_: value: value != null);
 
