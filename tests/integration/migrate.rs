@@ -364,6 +364,10 @@ mod behind_a_network {
         site.run("teslamate-backup", &["init"]).expect(0);
         let given = Command::new("chown").arg("-R").arg(SERVER_ACCOUNT).arg(site.path("")).status().unwrap();
         assert!(given.success());
+        // What root does when root types a command must not be the account's to change.
+        for path in [site.path(""), site.config()] {
+            std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
+        }
         let as_account = || {
             let mut setpriv = Command::new("setpriv");
             setpriv.args(["--reuid", SERVER_ACCOUNT, "--regid", SERVER_ACCOUNT, "--clear-groups"]);

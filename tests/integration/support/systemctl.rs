@@ -20,6 +20,8 @@ impl Systemctl {
             r#"#!/bin/sh
 cd '{}' || exit 1
 echo "$(date +%s.%N) $*" >> calls
+# Whole or not at all: the run may be killed at any moment, and this with it.
+become() {{ echo "$1" > state.$$; mv state.$$ state; }}
 [ "$1" != show ] && [ -e "fail-$1" ] && {{ echo "Job for $3 failed." >&2; exit 1; }}
 case "$1" in
 show)
@@ -28,14 +30,14 @@ show)
   else
     if [ -e ends ]; then
       left=$(($(cat ends) - 1)); echo $left > ends
-      if [ $left -le 0 ]; then state=inactive; echo inactive > state; rm ends properties; fi
+      if [ $left -le 0 ]; then state=inactive; become inactive; rm ends properties; fi
     fi
     echo "Id=teslamate.service"; [ -e properties ] && cat properties
     echo LoadState=loaded; echo "ActiveState=$state"; echo ControlGroup=
   fi ;;
 list-jobs) cat jobs 2>/dev/null || true ;;
-stop) [ -e slow-stop ] && sleep "$(cat slow-stop)"; rm -f ends properties; echo inactive > state ;;
-start | restart) [ -e run-on-start ] && sh ./run-on-start; echo active > state ;;
+stop) [ -e slow-stop ] && sleep "$(cat slow-stop)"; rm -f ends properties; become inactive ;;
+start | restart) [ -e run-on-start ] && sh ./run-on-start; become active ;;
 *) exit 1 ;;
 esac
 "#,
