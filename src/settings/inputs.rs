@@ -179,7 +179,7 @@ fn read_opened(path: &Path, what: &str, open: fn(&Path) -> std::io::Result<File>
         match cause.kind() {
             ErrorKind::NotFound => error.hint("Name an existing file, or leave the setting out."),
             ErrorKind::PermissionDenied => error.hint("Run it as root, or give your account the right to read it."),
-            _ if cause.get_ref().is_some_and(|cause| cause.is::<NotOfRootAlone>()) => error.hint(
+            _ if cause.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotOfRootAlone>) => error.hint(
                 "Keep it where only root can write, as in /etc/glovebox: install -D -m 0644 FILE /etc/glovebox/config.toml",
             ),
             _ => error,
