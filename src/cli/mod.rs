@@ -152,6 +152,8 @@ fn finish(reporter: &Reporter, report: Report, stdout_is_data: bool) -> ExitCode
     }
     match written {
         Ok(()) => ExitCode::SUCCESS,
+        // `status | head`: its reader has seen what it wanted to see.
+        Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(cause) => {
             reporter.error(&format!("everything was done, but the report cannot be printed: {cause}"));
             ExitCode::from(Kind::Store.exit_code())
