@@ -41,7 +41,7 @@ use crate::tables::manifest::{self, ChunkEntry, Manifest};
 use crate::tables::readers;
 use crate::tables::surroundings::Surroundings;
 use crate::tables::unchanged::{self, Scope, Seen};
-use crate::tables::{Plan, Snapshot, changes, definitions, reuse};
+use crate::tables::{Plan, Snapshot, changes, definitions, reuse, snapshot};
 use extra::Extra;
 use parent::{Found, Mended};
 use store::publish;
@@ -102,6 +102,8 @@ pub struct Taken {
     pub noted: Noted,
     /// What is in it.
     pub manifest: Manifest,
+    /// The transactions that had ended when it was read: [`snapshot::moment`].
+    pub moment: String,
     /// Chunks that were read.
     pub chunks_read: usize,
     /// Chunks that were taken from the parent.
@@ -132,6 +134,7 @@ pub struct Prepared {
     definitions: File,
     schema_hash: String,
     horizon: Option<String>,
+    moment: String,
     started: DateTime<Utc>,
     begin: Instant,
     /// Remarks for its reader.
@@ -187,6 +190,7 @@ impl Backup<'_> {
         missing: Vec<Noted>,
         meter: &Arc<Meter>,
     ) -> Result<Taken> {
+        let moment = prepared.moment.clone();
         ledger.check_repository(Some(&hex(repository.id())?))?;
         ledger.set_cluster(&prepared.facts.system_identifier)?;
         let mut mended = self.repair(repository, meter).await?;
@@ -225,6 +229,7 @@ impl Backup<'_> {
         })?;
         Ok(Taken {
             noted,
+            moment,
             chunks_read: manifest.chunks(manifest::Origin::Read),
             chunks_reused: manifest.chunks(manifest::Origin::Reused),
             bytes_read: archived.bytes_read,
@@ -250,6 +255,7 @@ impl Backup<'_> {
         // Before the snapshot: what is counted is seen by it.
         let written = Written::read(&session).await?;
         let snapshot = Snapshot::export(self.connector, self.lock_wait).await?;
+        let moment = snapshot::moment(snapshot.client()).await?;
         let seen = Seen::read(&snapshot).await?;
         let mut facts = Facts { written, ..Facts::read(&snapshot).await? };
         // A restore asks the live database, if there is one, for what could not be read now.
@@ -291,6 +297,7 @@ impl Backup<'_> {
             definitions,
             schema_hash,
             horizon,
+            moment,
             started,
             begin,
             warnings,

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Purpose, Snapshot as Noted};
 use crate::repository::{Handle, Location};
+use crate::tables::surroundings::Surroundings;
 use crate::tables::unchanged;
 
 /// How long a locked table is waited for, unless the command line says otherwise.
@@ -58,7 +59,7 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
         purpose: wanted.purpose,
         comment: wanted.comment.clone(),
         extra: extra::read_all(env.extra_files()?)?,
-        surroundings: surroundings::look(&env.settings).await,
+        surroundings: around(env, wanted.purpose).await,
     };
     let meter = session.meter.clone();
     let server = env.interrupt.guard(server_version(lock.client())).await?;
@@ -95,6 +96,15 @@ async fn take_into(env: &Env, session: &mut Session<'_>, wanted: &Wanted, lock: 
     session.figures.bytes_added = Some(taken.bytes_stored);
     session.figures.snapshot = Some(taken.noted.facts.id.clone());
     Ok(taken)
+}
+
+/// The system around the database. Before migrations, the release that is configured is not the one that wrote the rows.
+async fn around(env: &Env, purpose: Purpose) -> Surroundings {
+    let mut around = surroundings::look(&env.settings).await;
+    if purpose == Purpose::BeforeMigration {
+        around.release = None;
+    }
+    around
 }
 
 async fn open(session: &mut Session<'_>) -> Result<(Handle, Vec<Noted>)> {

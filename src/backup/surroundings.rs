@@ -1,7 +1,5 @@
 //! Looks around: the application's release, its unit, the NixOS generation. What cannot be seen is left out.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +7,7 @@ use std::time::Duration;
 use crate::bounded;
 use crate::process;
 use crate::settings::Settings;
-use crate::tables::surroundings::{Fingerprint, Nixos, Surroundings, Unit};
+use crate::tables::surroundings::{Nixos, Surroundings, Unit};
 
 /// How long systemd is waited for: a backup does without its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -26,7 +24,6 @@ pub async fn look(settings: &Settings) -> Surroundings {
         release: settings.service.executable.as_deref().and_then(release),
         unit: unit(&settings.service.unit).await,
         nixos: nixos(Path::new("/nix/var/nix/profiles/system"), Path::new("/run/current-system")),
-        encryption_key: settings.encryption_key.as_ref().map(|key| Fingerprint::new(key.expose(), &salt())),
     }
 }
 
@@ -79,14 +76,6 @@ fn nixos(profile: &Path, current: &Path) -> Option<Nixos> {
     let link = std::fs::read_link(profile).ok()?;
     let generation = link.file_name()?.to_str()?.strip_prefix("system-")?.strip_suffix("-link")?.parse().ok()?;
     Some(Nixos { generation, system: std::fs::read_link(current).ok()?.display().to_string() })
-}
-
-/// From the kernel, as all random numbers here.
-fn salt() -> String {
-    let mut bytes = [0; 16];
-    // Without a random salt equal keys have equal fingerprints, which is all that is lost.
-    let _ = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -105,11 +105,20 @@ fn table(run: &[(Migration, Option<Duration>)]) -> String {
     let rows: Vec<Vec<String>> = run
         .iter()
         .map(|(migration, took)| {
-            let took = took.map_or_else(String::new, report::seconds);
+            let took = took.map_or_else(String::new, tenths);
             vec![migration.version.to_string(), migration.name.clone().unwrap_or_default(), took]
         })
         .collect();
     report::table(&["version", "name", "took"], &rows)
+}
+
+/// The application says tenths of a second: a migration that took none of them took less.
+fn tenths(took: Duration) -> String {
+    match took.as_secs_f64() {
+        seconds if seconds < 0.1 => "< 0.1 s".to_owned(),
+        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
+        _ => report::seconds(took),
+    }
 }
 
 fn documents(run: &[(Migration, Option<Duration>)]) -> Vec<Value> {

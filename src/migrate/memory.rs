@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::release::Release;
+use super::{eval, way_back};
 use crate::bounded;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -43,7 +44,6 @@ pub fn refuse_again(env: &Env, release: &Release) -> Result<()> {
     if failure.release != release.version || failure.newest != release.newest() {
         return Ok(());
     }
-    let back = failure.backup.map(|id| format!("Or go back to the release from before, and: teslamate-restore {id}"));
     let error = Error::new(
         Kind::Refused,
         format!("the migrations of {} failed, and are not tried again by themselves", release.called()),
@@ -52,16 +52,21 @@ pub fn refuse_again(env: &Env, release: &Release) -> Result<()> {
     .with("cause", failure.message)
     .with("state", "nothing was changed now; the application is not started")
     .hint("When the cause is put right: teslamate-migrate run --again, then start the application.");
-    Err(back.into_iter().fold(error, Error::hint))
+    let back = failure.backup.map(|id| way_back::commands(env, &id)).into_iter().flatten();
+    Err(back.fold(error, Error::hint))
 }
 
 /// Remembers it. Where that cannot be written, it is tried again, which is the lesser evil.
 pub fn note(env: &Env, release: &Release, error: &Error, backup: Option<&HexId>) {
+    let first = error.detail(eval::FIRST_ERRORS).and_then(|lines| lines.lines().next());
     let failure = Failure {
         release: release.version.clone(),
         newest: release.newest(),
         at: Utc::now(),
-        message: error.message().to_owned(),
+        message: match first {
+            Some(line) => format!("{}: {line}", error.message()),
+            None => error.message().to_owned(),
+        },
         backup: backup.map(|id| id.short().to_owned()),
     };
     let written = serde_json::to_vec(&failure).map_err(std::io::Error::other);

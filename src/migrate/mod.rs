@@ -11,6 +11,7 @@ pub mod rehearse;
 pub mod release;
 pub mod requirement;
 pub mod roll_back;
+mod unused_backup;
 pub mod way_back;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::progress::Meter;
 use crate::service::State;
 use compare::{Comparison, Migration};
 use release::Release;
+use unused_backup::UnusedBackup;
 
 /// How long a backup that is under way is waited for, before tables are changed beneath it.
 const BUSY_WAIT: Duration = Duration::from_mins(10);
@@ -113,16 +115,28 @@ async fn run_pending(env: &Env, migrated: &mut Migrated, again: bool) -> Result<
         memory::refuse_again(env, &migrated.release)?;
     }
     let invalid = invalid_indexes(&client).await?;
+    let unused = UnusedBackup::find(env, &client).await;
     drop(client);
-    let comment = format!("before {}", names(&migrated.before.pending));
-    migrated.backup = back_up(env, &migrated.before, &comment, &lock).await?;
+    let backup = if let Some(unused) = unused {
+        env.reporter.info(&format!("nothing was written since backup {}: it is not taken again", unused.id().short()));
+        Some(unused)
+    } else {
+        let comment = format!("before {}", names(&migrated.before.pending));
+        back_up(env, &migrated.before, &comment, &lock).await?
+    };
+    migrated.backup = backup.as_ref().map(|backup| backup.id().clone());
     match carry_out(env, migrated, &invalid).await {
         Ok(run) => {
             migrated.run = run;
             memory::forget(env);
             Ok(())
         }
-        Err(error) => Err(Box::pin(way_back::take(env, migrated, lock, error)).await),
+        Err(error) => {
+            if let (Kind::Refused, Some(backup)) = (error.kind(), &backup) {
+                backup.note(env);
+            }
+            Err(Box::pin(way_back::take(env, migrated, lock, error)).await)
+        }
     }
 }
 
@@ -161,7 +175,7 @@ async fn lock(env: &Env) -> Result<Lock> {
 }
 
 /// A backup with what is about to be done in its comment. There is none where there is nothing to lose.
-async fn back_up(env: &Env, comparison: &Comparison, comment: &str, lock: &Lock) -> Result<Option<HexId>> {
+async fn back_up(env: &Env, comparison: &Comparison, comment: &str, lock: &Lock) -> Result<Option<UnusedBackup>> {
     if comparison.is_empty {
         env.reporter.info("the database is empty: there is nothing to back up");
         return Ok(None);
@@ -173,7 +187,7 @@ async fn back_up(env: &Env, comparison: &Comparison, comment: &str, lock: &Lock)
         return Ok(None);
     }
     match backup(env, comment, lock).await {
-        Ok(id) => Ok(Some(id)),
+        Ok(taken) => Ok(Some(taken)),
         Err(error) if !is_required && !matches!(error.kind(), Kind::Signal(_)) => {
             env.reporter.warn(&format!("migrating without a backup (migrations.require_backup = false): {error}"));
             Ok(None)
@@ -186,7 +200,7 @@ async fn back_up(env: &Env, comparison: &Comparison, comment: &str, lock: &Lock)
     }
 }
 
-async fn backup(env: &Env, comment: &str, lock: &Lock) -> Result<HexId> {
+async fn backup(env: &Env, comment: &str, lock: &Lock) -> Result<UnusedBackup> {
     let wanted = Wanted {
         full_read: false,
         lock_wait: LOCK_WAIT,
@@ -195,7 +209,7 @@ async fn backup(env: &Env, comment: &str, lock: &Lock) -> Result<HexId> {
     };
     let mut session = backup::session::Session::begin(env, Some(RunKind::Backup))?;
     let taken = backup::run::take_locked(env, &mut session, &wanted, lock).await;
-    Ok(session.end(taken)?.noted.facts.id)
+    Ok(UnusedBackup::of(env, &session.end(taken)?))
 }
 
 /// Has the application run them, and looks whether they are recorded.
@@ -203,7 +217,7 @@ async fn carry_out(env: &Env, migrated: &Migrated, invalid: &[String]) -> Result
     let database = env.connector.database_name();
     let pending = &migrated.before.pending;
     env.reporter.step(&format!("running {}", names(pending))).await;
-    let said = apply(env, &migrated.release, database).await?;
+    let said = apply(env, &migrated.release, database, &migrated.before).await?;
     let client = wait(env).await?;
     let after = Comparison::read(&client, &migrated.release).await?;
     all_recorded(&after, Kind::Attention)?;
@@ -226,11 +240,37 @@ async fn carry_out(env: &Env, migrated: &Migrated, invalid: &[String]) -> Result
 /// The application's own migration of a database, and how long each version took, where it said so.
 ///
 /// # Errors
-/// As [`eval::eval`].
-pub async fn apply(env: &Env, release: &Release, database: &str) -> Result<BTreeMap<i64, Duration>> {
+/// As [`eval::eval`]; [`Kind::Refused`] if it ended before a migration had begun, with the database as it was `before`.
+pub async fn apply(
+    env: &Env,
+    release: &Release,
+    database: &str,
+    before: &Comparison,
+) -> Result<BTreeMap<i64, Duration>> {
     let meter: Arc<Meter> = Meter::new("running migrations");
     let working = eval::eval(env, &release.executable, eval::MIGRATE, database, &meter);
-    Ok(env.reporter.show(&meter, Box::pin(working)).await?.durations)
+    match env.reporter.show(&meter, Box::pin(working)).await {
+        Ok(heard) => Ok(heard.durations),
+        Err(failed) => Err(judged(env, release, database, before, failed).await),
+    }
+}
+
+/// Tells a migration that failed from an application that could not begin, for want of a cookie, a certificate or a server.
+async fn judged(env: &Env, release: &Release, database: &str, before: &Comparison, failed: eval::Failed) -> Error {
+    let eval::Failed { error, began } = failed;
+    if began || error.kind() != Kind::Attention {
+        return error;
+    }
+    // The cause may be a server that restarts; where the wait ends with an error, the connection after it tells.
+    let _ = wait(env).await;
+    let after = async { Comparison::read(&env.connector.connect_to(database).await?, release).await };
+    if !after.await.is_ok_and(|after| after == *before) {
+        return error;
+    }
+    error
+        .escalate(Kind::Refused)
+        .with("while", "the application ended before a migration had begun")
+        .with("state", "no migration had begun and none was recorded: the database is as it was")
 }
 
 /// An application that says it is done, and is not: a failure of this kind.

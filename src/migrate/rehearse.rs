@@ -98,13 +98,14 @@ type Tried = (Vec<(Migration, Option<Duration>)>, Duration);
 async fn try_on(env: &Env, release: &Release, copy: &str, before: &Comparison) -> Result<Tried> {
     env.reporter.step(&format!("running {} on a copy", names(&before.pending))).await;
     let started = Instant::now();
-    let said = apply(env, release, copy).await.map_err(|error| match error.kind() {
+    let said = apply(env, release, copy, before).await.map_err(|error| match error.kind() {
         // Only a copy was changed, and that is gone.
         Kind::Attention => error
             .escalate(Kind::Verify)
             .with("while", "the migrations fail on a copy")
             .with("state", UNTOUCHED)
             .hint("Stay with the present release of the application, and report this to its authors."),
+        Kind::Refused => error.with("state", UNTOUCHED),
         _ => error,
     })?;
     let client = env.connector.for_questions().connect_to(copy).await?;

@@ -65,11 +65,16 @@ pub async fn carry_out(env: &Env, planned: Planned) -> Result<RolledBack> {
     refuse_beside_the_application(env).await?;
     let Planned { release, version, comparison, undone } = planned;
     let backup = back_up(env, &comparison, &format!("before undoing {}", names(&undone)), &lock).await?;
+    let backup = backup.map(|backup| backup.id().clone());
     let meter = Meter::new("undoing migrations");
     let expression = eval::roll_back(version);
     let work = eval::eval(env, &release.executable, &expression, env.connector.database_name(), &meter);
+    let mut began = true;
     let worked = async {
-        env.reporter.show(&meter, Box::pin(work)).await?;
+        env.reporter.show(&meter, Box::pin(work)).await.map_err(|failed| {
+            began = failed.began;
+            failed.error
+        })?;
         let client = env.connector.connect().await?;
         let after = Comparison::read(&client, &release).await?;
         match after.applied.iter().find(|migration| migration.version >= version) {
@@ -80,17 +85,44 @@ pub async fn carry_out(env: &Env, planned: Planned) -> Result<RolledBack> {
             }
         }
     };
-    let worked = worked.await;
+    if let Err(error) = worked.await {
+        let left = left(env, &release, version).await;
+        drop(lock);
+        return Err(failed(error, began, &undone, left.as_deref(), backup.as_ref()));
+    }
     drop(lock);
-    worked.map_err(|error: Error| match &backup {
-        _ if matches!(error.kind(), Kind::Signal(_)) => {
-            error.with("state", "the undoing was cut short: see what `status` says")
-        }
-        Some(id) => error
-            .escalate(Kind::Attention)
-            .with("backup", format!("{}, from before", id.short()))
-            .hint(format!("teslamate-restore {}", id.short())),
-        None => error.escalate(Kind::Attention),
-    })?;
     Ok(RolledBack { undone, backup, duration: started.elapsed() })
+}
+
+/// The migrations that were to be undone and are still applied; `None` if that cannot be read.
+async fn left(env: &Env, release: &Release, version: i64) -> Option<Vec<Migration>> {
+    let client = env.connector.connect().await.ok()?;
+    let mut after = Comparison::read(&client, release).await.ok()?.applied;
+    after.retain(|migration| migration.version >= version);
+    Some(after)
+}
+
+/// The failure, with what is so now, and the way back where something was changed.
+fn failed(error: Error, began: bool, meant: &[Migration], left: Option<&[Migration]>, backup: Option<&HexId>) -> Error {
+    let is_untouched = !began && left.is_some_and(|left| left.len() == meant.len());
+    let state = match left {
+        None => "it is not known what was undone".to_owned(),
+        Some(_) if is_untouched => UNTOUCHED.to_owned(),
+        Some([]) => format!("recorded as undone: {}", names(meant)),
+        Some(left) => format!("{} of {} undone; still applied: {}", meant.len() - left.len(), meant.len(), names(left)),
+    };
+    let error = error.with("state", state);
+    if matches!(error.kind(), Kind::Signal(_)) {
+        return error.hint("See what `teslamate-migrate status` says.");
+    }
+    if is_untouched {
+        return error.escalate(Kind::Refused).hint("Put the cause right, and repeat the command.");
+    }
+    let error = error.escalate(Kind::Attention);
+    match backup {
+        Some(id) => error
+            .with("backup", format!("{}, from before", id.short()))
+            .hint(format!("To have everything back as it was: teslamate-restore {}", id.short())),
+        None => error,
+    }
 }

@@ -19,8 +19,12 @@ pub async fn take(env: &Env, migrated: &Migrated, lock: Lock, error: Error) -> E
                 .with("backup", named)
                 .with("state", "the migrations were cut short; the next start goes on with them");
         }
-        // The application was never begun with.
-        Kind::Refused => return error.with("backup", named),
+        // Nothing was changed, so that the next start may try again.
+        Kind::Refused => {
+            return error
+                .with("backup", named)
+                .hint("Put the cause right. The next start tries again, and so does `teslamate-migrate run`.");
+        }
         _ => {}
     }
     memory::note(env, &migrated.release, &error, migrated.backup.as_ref());
@@ -32,11 +36,11 @@ pub async fn take(env: &Env, migrated: &Migrated, lock: Lock, error: Error) -> E
     };
     let short = id.short();
     let by_hand = |error: Error, state: &str| {
-        error
+        let error = error
             .escalate(Kind::Attention)
             .with("backup", format!("{short}, from before the migrations"))
-            .with("state", state)
-            .hint(format!("Start the release from before, after going back: teslamate-restore {short}"))
+            .with("state", state);
+        commands(env, short).into_iter().fold(error, Error::hint)
     };
     if env.settings.migrations.on_failure == OnFailure::Stop {
         return by_hand(error, "the database is what the migrations left; the application is not started");
@@ -59,12 +63,29 @@ pub async fn take(env: &Env, migrated: &Migrated, lock: Lock, error: Error) -> E
         Err(second) if matches!(second.kind(), Kind::Signal(_)) => second
             .with("backup", format!("{short}, from before the migrations"))
             .with("state", "going back was cut short; the application is not started")
-            .hint(format!("teslamate-restore {short}")),
+            .hint(command(env, short)),
         Err(second) => {
             let second = second.to_string();
             by_hand(error, "going back failed as well; the application is not started").with("going back", second)
         }
     }
+}
+
+/// How to go back to this backup by hand.
+pub(super) fn commands(env: &Env, id: &str) -> [String; 2] {
+    [
+        format!("Go back: {}", command(env, id)),
+        "Then start the release from before; on NixOS `nixos-rebuild switch --rollback` does.".to_owned(),
+    ]
+}
+
+/// The present release would run what failed on the restored database again, and its unit may be about to start.
+fn command(env: &Env, id: &str) -> String {
+    let restore = format!("teslamate-restore {id} --as-it-was");
+    if env.settings.service.stop.is_some() {
+        return restore;
+    }
+    format!("systemctl stop {}; {restore}", env.settings.service.unit)
 }
 
 /// Restores, and looks at the result as at any start.

@@ -53,9 +53,11 @@ pub async fn bring(env: &Env, release: &Release, staging: &str) -> Result<Vec<Mi
     }
     env.reporter.step(&format!("running {}, before it goes live", names(&before.pending))).await;
     let hint = "See what is in it with --into NAME; --as-it-was leaves its migrations to the application's next start.";
-    apply(env, release, staging).await.map_err(|error| match error.kind() {
+    apply(env, release, staging, &before).await.map_err(|error| match error.kind() {
         // What was changed is a staging database.
         Kind::Attention => error.escalate(Kind::Verify).with("while", "migrating the restored database").hint(hint),
+        // It did not get to them, which says nothing of the database.
+        Kind::Refused => error.with("state", UNTOUCHED),
         _ => error,
     })?;
     let after = look().await?;

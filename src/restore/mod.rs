@@ -29,6 +29,7 @@ pub mod staging;
 pub mod stored;
 pub mod subscriptions;
 pub mod swap;
+mod tokens;
 pub mod undo;
 pub mod verify;
 pub mod wanted;
@@ -220,6 +221,8 @@ impl<'a> Session<'a> {
             Ok(verified) => verified,
             Err(error) => return Err(staging::abandon(self.client(), &env.connector, &name, error).await),
         };
+        // Before the application encrypts what an older release stored as it was.
+        tokens::tell(env, &name).await;
         let migrated = match &release {
             None => Vec::new(),
             Some(release) => match Box::pin(forward::bring(env, release, &name)).await {

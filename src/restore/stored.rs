@@ -146,16 +146,6 @@ impl Stored {
     /// Says what a person wants to know before this goes live: whether the application will be able to use it.
     pub fn tell_remarks(&self, env: &Env) {
         let around = &self.manifest.surroundings;
-        match (&around.encryption_key, &env.settings.encryption_key) {
-            (Some(fingerprint), Some(key)) if fingerprint.is_of(key.expose()) => {
-                env.reporter.info("ENCRYPTION_KEY is the one that the tokens in the backup were encrypted with");
-            }
-            (Some(_), Some(_)) => env.reporter.warn(
-                "the tokens in the backup were encrypted with another ENCRYPTION_KEY: put the old key back, or sign in to \
-                 Tesla again afterwards",
-            ),
-            _ => {}
-        }
         let present = env.settings.service.executable.as_deref().and_then(surroundings::release);
         if let Some(release) = &around.release
             && present.as_ref() != Some(release)

@@ -73,6 +73,16 @@ impl Snapshot {
     }
 }
 
+/// The transactions that have ended in the cluster, as the session's snapshot sees them. While they are the same, nothing that
+/// is written has changed: each that writes has a number.
+///
+/// # Errors
+/// [`Kind::Source`] if the server does not answer.
+pub async fn moment(client: &Client) -> Result<String> {
+    let sql = "SELECT pg_catalog.pg_current_snapshot()::text";
+    Ok(client.query_one(sql, &[]).await.query_context("cannot ask for the transactions that have ended")?.get(0))
+}
+
 async fn begin(client: &Client, lock_wait: Duration) -> Result<()> {
     let sql = format!(
         "{SETTINGS} SET lock_timeout = {}; BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;",

@@ -1,7 +1,6 @@
 //! What a database was used by when it was backed up: so that a restore can say what it wants around it.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// The application and the system around it, as far as they can be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +14,6 @@ pub struct Surroundings {
     /// The generation of the NixOS system.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub nixos: Option<Nixos>,
-    /// Of the key that the application's tokens are encrypted with.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub encryption_key: Option<Fingerprint>,
 }
 
 /// A unit of systemd.
@@ -36,30 +32,6 @@ pub struct Nixos {
     pub generation: u64,
     /// What `/run/current-system` was.
     pub system: String,
-}
-
-/// Tells whether two secrets are the same, and nothing else about them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprint {
-    /// Random, 32 hexadecimal digits.
-    pub salt: String,
-    /// The first 16 hexadecimal digits of the SHA-256 of salt and secret.
-    pub digest: String,
-}
-
-impl Fingerprint {
-    /// Of a secret, with this salt.
-    #[must_use]
-    pub fn new(secret: &str, salt: &str) -> Self {
-        let hash = Sha256::new_with_prefix(salt).chain_update([0]).chain_update(secret);
-        Self { salt: salt.to_owned(), digest: crate::dump::hex(hash).chars().take(16).collect() }
-    }
-
-    /// Whether it is of this secret.
-    #[must_use]
-    pub fn is_of(&self, secret: &str) -> bool {
-        Self::new(secret, &self.salt) == *self
-    }
 }
 
 /// A file beside the database.
@@ -81,17 +53,4 @@ pub struct ExtraFile {
     pub group: Option<String>,
     /// Bytes.
     pub bytes: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fingerprint_knows_its_secret_and_does_not_show_it() {
-        let fingerprint = Fingerprint::new("c4nary", "00ff");
-        assert!(fingerprint.is_of("c4nary") && !fingerprint.is_of("c4narY") && !fingerprint.is_of(""));
-        assert_ne!(fingerprint.digest, Fingerprint::new("c4nary", "00fe").digest);
-        assert!(!format!("{fingerprint:?}").contains("c4nary"));
-    }
 }

@@ -101,6 +101,9 @@ const NEEDED: &[(&str, &[&str])] = &[
     ("settings", &["preferred_range"]),
 ];
 
+/// The columns that came with TeslaMate 2.1.
+const SINCE_2_1: [(&str, &str); 2] = [("drives", "ascent"), ("drives", "descent")];
+
 /// A column, as far as it matters here.
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -146,18 +149,28 @@ impl Catalog {
     }
 
     fn check(&self, database: &str) -> Result<()> {
-        let missing = NEEDED.iter().find_map(|(table, columns)| {
+        let foreign = |missing: String| {
+            Error::new(Kind::Refused, format!("database \"{database}\" is not one of TeslaMate's: {missing}"))
+                .with("state", "nothing was changed")
+                .hint("Name the right one with `--dbname` or DATABASE_NAME; `psql -l` lists the databases that exist.")
+        };
+        if let Some((table, _)) = NEEDED.iter().find(|(table, _)| self.columns(table).is_empty()) {
+            return Err(foreign(format!("table public.{table} is missing")));
+        }
+        let mut absent = NEEDED.iter().flat_map(|(table, columns)| {
             let known = self.columns(table);
-            if known.is_empty() {
-                return Some(format!("table public.{table} is missing"));
-            }
-            let absent = columns.iter().find(|name| !known.iter().any(|column| column.name == **name));
-            absent.map(|name| format!("column public.{table}.{name} is missing"))
+            let absent = columns.iter().filter(|name| !known.iter().any(|column| column.name == **name));
+            absent.map(|name| (*table, *name))
         });
-        let Some(missing) = missing else { return Ok(()) };
-        Err(Error::new(Kind::Refused, format!("database \"{database}\" is not one of TeslaMate's: {missing}"))
+        let Some((table, column)) = absent.next() else { return Ok(()) };
+        let missing = format!("column public.{table}.{column} is missing");
+        let is_older = SINCE_2_1.contains(&(table, column)) && absent.all(|other| SINCE_2_1.contains(&other));
+        if !is_older {
+            return Err(foreign(missing));
+        }
+        Err(Error::new(Kind::Refused, format!("database \"{database}\" is of a TeslaMate before 2.1: {missing}"))
             .with("state", "nothing was changed")
-            .hint("Name the right one with `--dbname` or DATABASE_NAME; `psql -l` lists the databases that exist."))
+            .hint("Start TeslaMate 2.1 or newer, whose migrations add it; then repeat the command."))
     }
 
     /// Whether policies decide which rows of these tables the role sees.

@@ -54,27 +54,33 @@ pub fn expression(record: Record, id: i32) -> String {
 }
 
 impl Rpc {
-    /// Has the record closed. What became of it is to be read from the database.
+    /// Has the record closed, and gives the application's own words about it, which are none as a rule. What became of it
+    /// is to be read from the database.
     ///
     /// # Errors
     /// With the child's own words, if it says that something went wrong. The state is the caller's to tell.
-    pub async fn close(&self, record: Record, id: i32) -> Result<()> {
+    pub async fn close(&self, record: Record, id: i32) -> Result<String> {
         let expression = expression(record, id);
         let shown = process::shown(&self.executable, &["rpc", &expression]);
         let output = self.call(&expression).await.map_err(|error| error.with("command", &shown))?;
         let words = self.words(&output);
         // Elixir prints an exception as `** (Name) message`.
         if output.status.success() && !words.contains("** (") {
-            return Ok(());
+            return Ok(words);
         }
         let how = match (output.status.code(), output.status.signal()) {
             (Some(0), _) => "reported an error".to_owned(),
             (Some(code), _) => format!("ended with exit code {code}"),
             (None, signal) => format!("was killed by signal {}", signal.unwrap_or(0)),
         };
-        Err(Error::new(Kind::Refused, format!("TeslaMate did not close {} {id}: its rpc {how}", record.noun()))
-            .with("command", shown)
-            .with("cause", words))
+        // An exception is an answer: the cookie was right.
+        let answered = words.contains("** (");
+        let what = format!("TeslaMate did not close {} {id}: its rpc {how}", record.noun());
+        let error = Error::new(Kind::Refused, what).with("command", shown).with("cause", words);
+        if answered {
+            return Err(error);
+        }
+        Err(error.hint("Is RELEASE_COOKIE in the secrets file the one that the service runs with?"))
     }
 
     async fn call(&self, expression: &str) -> Result<Output> {

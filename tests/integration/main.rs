@@ -47,6 +47,7 @@ mod maintenance_triggers;
 #[cfg(feature = "man")]
 mod manuals;
 mod migrate;
+mod migrate_releases;
 mod moment;
 mod other_databases;
 mod private_drill;

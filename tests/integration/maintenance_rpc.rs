@@ -158,6 +158,33 @@ fn what_goes_wrong_is_a_failure_in_the_words_of_the_application() {
 }
 
 #[test]
+fn k13_the_cookie_is_only_doubted_where_no_node_answered() {
+    for (shell, is_doubted) in [
+        ("echo '--rpc-eval : RPC failed with reason :nodedown' >&2; exit 1", true),
+        ("echo '** (Ecto.NoResultsError) none' >&2; exit 1", false),
+    ] {
+        let rpc = rpc("rpc_cookie", "", shell);
+        let outcome = rpc.site.run("teslamate-close-drive", &[&rpc.open_drive()]).expect(10);
+        assert_eq!(outcome.stderr.contains("Is RELEASE_COOKIE"), is_doubted, "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn k13_words_of_a_call_that_succeeded_are_passed_on() {
+    let rpc = rpc("rpc_words", CLOSE, "echo 'Address not found'");
+    let outcome = rpc.site.run("teslamate-close-drive", &[&rpc.open_drive()]).expect(0);
+    assert!(outcome.text().contains("note: TeslaMate said: Address not found"), "{}", outcome.text());
+}
+
+#[test]
+fn k13_tables_of_before_2_1_are_called_older() {
+    let rpc = rpc("rpc_older", "", "");
+    rpc.server.query(&rpc.site.database, "ALTER TABLE drives DROP COLUMN ascent, DROP COLUMN descent");
+    let outcome = rpc.site.run("teslamate-close-drive", &["--list"]).expect(10);
+    outcome.says("is of a TeslaMate before 2.1: column public.drives.ascent is missing").says("2.1 or newer");
+}
+
+#[test]
 fn the_route_is_chosen_and_said() {
     let rpc = rpc("route", CLOSE, "");
     let site = &rpc.site;

@@ -2,69 +2,10 @@
 //! files of SQL that it runs as Ecto runs its own, each in a transaction with its row in `schema_migrations`.
 
 use std::fs;
-use std::path::PathBuf;
 
 use super::support::binary::path_of;
-use super::support::repository::section;
-use super::support::server::fixture;
-use super::support::{Outcome, Server, Site};
-
-/// The first of the migrations that come after the fixture's.
-const FIRST: i64 = 20_300_101_000_000;
-
-struct Installed {
-    server: &'static Server,
-    site: Site,
-}
-
-/// An installation with a release that has all migrations of the database, and these, as SQL.
-fn installed(hint: &str, more: &[(&str, &str)], settings: &str) -> Installed {
-    let server = Server::shared();
-    let site = Site::new(server, &server.teslamate(hint));
-    let installed = Installed { server, site };
-    let site = &installed.site;
-    let migrations = installed.migrations();
-    fs::create_dir_all(&migrations).unwrap();
-    for directory in ["release/bin", "release/releases"] {
-        fs::create_dir_all(site.path(directory)).unwrap();
-    }
-    // One that does not ask for a newer server than that of the tests.
-    fs::write(site.path("release/releases/start_erl.data"), "14.2 1.33.0").unwrap();
-    for version in server.query(&site.database, "SELECT version FROM schema_migrations").lines() {
-        fs::write(migrations.join(format!("{version}_known.exs")), "").unwrap();
-    }
-    for (number, (name, sql)) in (0..).zip(more) {
-        fs::write(migrations.join(format!("{}_{name}.exs", FIRST + number)), sql).unwrap();
-    }
-    let executable = site.path("release/bin/teslamate");
-    fs::copy(fixture("release"), &executable).unwrap();
-    // Migrations are for an application that does not run.
-    fs::write(site.systemctl.dir().join("state"), "inactive").unwrap();
-    let repository = if settings.contains("without repository") { String::new() } else { section(site) };
-    let more = format!("service.executable = {:?}\n", executable.display().to_string());
-    site.configure(&format!("port = {}\n{settings}\n{repository}", server.port()), &more);
-    installed
-}
-
-impl Installed {
-    fn migrations(&self) -> PathBuf {
-        self.site.path("release/lib/teslamate-1.33.0/priv/repo/migrations")
-    }
-
-    fn migrate(&self, arguments: &[&str]) -> Outcome {
-        self.site.command("teslamate-migrate").env("ENCRYPTION_KEY", "c4nary").args(arguments).outcome()
-    }
-
-    /// How the application was called.
-    fn called(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.site.path("release/called")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    fn newest(&self) -> i64 {
-        self.server.query(&self.site.database, "SELECT max(version) FROM schema_migrations").parse().unwrap()
-    }
-}
+use super::support::release::{FIRST, installed};
+use super::support::{Server, Site};
 
 #[test]
 fn where_nothing_is_pending_the_application_is_not_even_asked() {
@@ -84,7 +25,7 @@ fn where_nothing_is_pending_the_application_is_not_even_asked() {
 fn what_is_pending_is_run_after_a_backup_and_reported() {
     let installed = installed(
         "pending",
-        &[("add_table", "CREATE TABLE later (id int);"), ("fill", "INSERT INTO later VALUES (1);")],
+        &[("add_table", "-- took 0.3\nCREATE TABLE later (id int);"), ("fill", "INSERT INTO later VALUES (1);")],
         "",
     );
     let (server, database) = (installed.server, &installed.site.database);

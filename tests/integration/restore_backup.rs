@@ -182,19 +182,30 @@ fn what_is_not_a_backup_is_told() {
 }
 
 #[test]
-fn r93_a_restore_says_whether_the_tokens_will_open() {
+fn k13_the_key_is_tried_on_a_token_of_the_backup() {
     let server = Server::shared();
     let site = Site::with_repository(server, &server.teslamate("tokens"));
     let run = |binary: &str, arguments: &[&str], key: &str| {
-        site.command(binary).args(arguments).env("ENCRYPTION_KEY", key).outcome().expect(0)
+        let run = site.command(binary).args(arguments).env("ENCRYPTION_KEY", key);
+        run.outcome().expect(0)
     };
-    let taken = run("teslamate-backup", &[], "the old c4nary key");
-    let same = run("teslamate-restore", &["latest", "--drill"], "the old c4nary key");
-    assert!(same.stderr.contains("ENCRYPTION_KEY is the one that"), "{}", same.stderr);
-    let other = run("teslamate-restore", &["latest", "--drill"], "the new c4nary key");
-    assert!(other.stderr.contains("warning: the tokens in the backup were encrypted with another"), "{}", other.stderr);
-    let shown = run("teslamate-backup", &["show", "latest", "--json"], "the old c4nary key");
-    for outcome in [&taken, &same, &other, &shown] {
+    // The key that the tokens were encrypted with, and one that was set afterwards, at the time of the backup as well.
+    let (right, wrong) = ("glovebox-test-encryption-key", "the new c4nary key");
+    let taken = run("teslamate-backup", &[], wrong);
+    run("teslamate-backup", &["a.dump"], wrong);
+    for arguments in [
+        &["latest", "--drill"][..],
+        &["a.dump", "--drill"],
+        &["latest", "--yes"],
+        &["latest", "--data-only", "--table", "private.tokens", "--yes"],
+    ] {
+        run("teslamate-restore", arguments, right).says("ENCRYPTION_KEY opens the tokens");
+        let other = run("teslamate-restore", arguments, wrong);
+        let other = other.says("warning: ENCRYPTION_KEY does not open the tokens");
+        assert!(!format!("{}{}", other.text(), other.stderr).contains("c4nary"));
+    }
+    let shown = run("teslamate-backup", &["show", "latest", "--json"], wrong);
+    for outcome in [&taken, &shown] {
         assert!(!format!("{}{}", outcome.text(), outcome.stderr).contains("c4nary"));
     }
 }

@@ -143,7 +143,7 @@ fn k18_settings_in_the_accounts_hands_do_not_lead_root_astray() {
 }
 
 #[test]
-fn k18_root_does_not_what_a_file_says_that_others_may_change() {
+fn k18_root_refuses_a_configuration_that_others_may_change() {
     let Some((_, site, _)) = site("configured") else { return };
     let account = user();
     let (own, below) = (site.config(), site.path("below/config.toml"));

@@ -36,7 +36,7 @@ use tokio_postgres::error::SqlState;
 use super::previous::{self, RowsReplaced};
 use super::room::Room;
 use super::stored::Stored;
-use super::{Destination, Policy, Session};
+use super::{Destination, Policy, Session, tokens};
 use crate::database::Setting;
 use crate::database::connect::{QueryContext, chain};
 use crate::dump::contents::{SequenceValue, TableName};
@@ -235,6 +235,9 @@ impl Session<'_> {
         })?;
         for remark in &remarks {
             env.reporter.warn(remark);
+        }
+        if loaded.called().iter().any(|table| table == "private.tokens") {
+            tokens::tell(env, self.live_name()).await;
         }
         let names: Vec<&str> = loaded.staged.iter().map(|table| table.name.as_str()).collect();
         // Functions in the expressions of indexes see what they see when the application writes.

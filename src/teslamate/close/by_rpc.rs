@@ -46,6 +46,7 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &R
     // Whatever the application said, the file stays if the row is gone, or may go in a moment.
     let unsure = answer.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Signal(_) | Kind::Busy));
     let saved = saved.filter(|_| gone || unsure).map(Saved::keep);
+    let said = answer.as_ref().ok().filter(|words| !words.is_empty()).cloned();
     if let Some(error) = failure(answer, &before, &after, record, id) {
         return Err(match saved {
             Some(path) => error.with("rows", path.display()),
@@ -62,6 +63,8 @@ pub(super) async fn close(env: &Env, session: &mut Session, plan: &Plan, rpc: &R
         Some(removal) => removal.outcome(session, status),
         None => Outcome::of(id, status, &before.row),
     };
+    // It is done all the same, such as a drive whose address was not found.
+    outcome.notes.extend(said.map(|words| format!("TeslaMate said: {words}")));
     if gone {
         outcome.effects.get_or_insert(Effects::default());
         outcome.notes.extend(saved.as_deref().map(undo_note));
@@ -90,7 +93,7 @@ async fn reason_to_delete(env: &Env, session: &mut Session, id: i32) -> Result<O
 }
 
 /// What is wrong after the call, in the light of the rows: `None` if the record is closed, or gone as agreed.
-fn failure(answer: Result<()>, before: &Picture, after: &Picture, record: Record, id: i32) -> Option<Error> {
+fn failure(answer: Result<String>, before: &Picture, after: &Picture, record: Record, id: i32) -> Option<Error> {
     let noun = record.noun();
     let changed = before.row != after.row || before.car != after.car;
     match answer {
@@ -106,19 +109,22 @@ fn failure(answer: Result<()>, before: &Picture, after: &Picture, record: Record
         Err(error) => Some(
             error
                 .with("state", "nothing was changed")
-                .hint("Is RELEASE_COOKIE in the secrets file the one that the service runs with?")
                 .hint(format!("Or close it in the database: teslamate-close-{noun} --via sql {id}")),
         ),
-        Ok(()) if after.exists() && after.is_open() => Some(
+        Ok(words) if after.exists() && after.is_open() => Some(
             Error::new(
                 if changed { Kind::Attention } else { Kind::Refused },
-                format!("TeslaMate said nothing, but {noun} {id} is still open"),
+                match words.as_str() {
+                    "" => format!("TeslaMate said nothing, but {noun} {id} is still open"),
+                    _ => format!("TeslaMate reported no error, but {noun} {id} is still open"),
+                },
             )
+            .with("its words", words)
             .with("state", if changed { "its row was changed, but not closed" } else { "nothing was changed" })
             .hint("Does `service.executable` belong to the installation that uses this database?")
             .hint(format!("Or close it in the database: teslamate-close-{noun} --via sql {id}")),
         ),
-        Ok(()) => None,
+        Ok(_) => None,
     }
 }
 

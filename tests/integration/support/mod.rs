@@ -7,6 +7,7 @@ pub mod host;
 #[cfg(feature = "network")]
 pub mod network;
 pub mod probe;
+pub mod release;
 pub mod repository;
 pub mod server;
 pub mod systemctl;
