@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::User;
-use rustix::fs::{self, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, Stat, StatVfsMountFlags};
 use rustix::io::Errno;
 use zeroize::Zeroize;
 
@@ -95,6 +95,7 @@ pub fn open_file(path: &Path) -> std::io::Result<File> {
 /// Those of [`open_file`]; [`NotOfRootAlone`] as the cause.
 pub fn open_file_of_root(path: &Path) -> std::io::Result<File> {
     open_file_that(&std::path::absolute(path)?, &|path, status| match who_may_change(status) {
+        Some(_) if is_in_sealed_store(path) => Ok(()),
         Some(who) => Err(std::io::Error::other(NotOfRootAlone { path: path.to_owned(), who })),
         None => Ok(()),
     })
@@ -147,6 +148,14 @@ fn who_may_change(status: &Stat) -> Option<String> {
         (0, _) => None,
         (uid, _) => Some(format!("belongs to another account (uid {uid})")),
     }
+}
+
+/// Whether a path lies in Nix's store, and that is mounted to be read only, as NixOS mounts it. A virtual machine or a container
+/// that shares the store of another machine shows it as belonging to an account that is nobody here.
+fn is_in_sealed_store(path: &Path) -> bool {
+    const STORE: &str = "/nix/store";
+    let is_sealed = || fs::statvfs(STORE).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+    path.starts_with(STORE) && is_sealed()
 }
 
 /// Judges a directory on the way, or the file itself; not the links, whose owner is judged always.

@@ -33,8 +33,8 @@ mod database_gone;
 mod delete;
 mod docs;
 mod export;
-#[cfg(feature = "network")]
 mod first_week;
+#[cfg(feature = "network")]
 mod forgetting;
 mod host;
 mod hostile;

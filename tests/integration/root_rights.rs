@@ -191,6 +191,40 @@ fn k18_root_refuses_a_configuration_that_others_may_change() {
     }
 }
 
+/// Runs a program in a copy of this system that has a store of Nix, which belongs to nobody here.
+fn in_store_of_nobody(options: &str) -> std::process::Output {
+    let script = r#"
+        mount -t tmpfs tmpfs "$DIR" && mkdir "$DIR"/{upper,work,root} && cd "$DIR"
+        mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root || exit 77
+        mkdir -p root/nix/store/etc root/program
+        printf '[database]\nname = "teslamate"\n' > root/nix/store/etc/config.toml
+        chown -R 65534:65534 root/nix/store
+        cp "$PROGRAM" root/program/ && mount --bind /proc root/proc
+        mount --bind root/nix/store root/nix/store && mount -o "remount,bind,$OPTIONS" root/nix/store
+        exec chroot root "/program/${PROGRAM##*/}" --config /nix/store/etc/config.toml check-config
+    "#;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-ec", script]).env("DIR", dir.path()).env("OPTIONS", options);
+    command.env("PROGRAM", crate::support::binary::path_of("teslamate-backup")).output().unwrap()
+}
+
+#[test]
+fn k18_a_store_of_nix_that_nobody_can_write_is_roots_own() {
+    if !crate::support::server::is_root() {
+        println!("SKIPPED: mounting needs root");
+        return;
+    }
+    let (sealed, open) = (in_store_of_nobody("ro"), in_store_of_nobody("rw"));
+    if sealed.status.code() == Some(77) {
+        println!("SKIPPED: {}", String::from_utf8_lossy(&sealed.stderr));
+        return;
+    }
+    assert!(sealed.status.success(), "{}", String::from_utf8_lossy(&sealed.stderr));
+    let words = String::from_utf8_lossy(&open.stderr);
+    assert!(words.contains("/nix/store belongs to another account (uid 65534)"), "{words}");
+}
+
 #[test]
 fn k18_a_directory_that_the_account_cannot_make_is_named_with_the_command() {
     let Some((_, site, _)) = site("unmade") else { return };
