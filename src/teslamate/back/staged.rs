@@ -25,7 +25,7 @@ const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypm
 /// A value for COPY's condition that no row meets.
 const NOTHING: &str = "false";
 
-/// Rows of a backup in temporary tables, one for each of [`TABLES`].
+/// Rows of a backup in temporary tables, one for each table that is put back.
 #[derive(Debug)]
 pub struct Staged {
     /// The columns of the backup, by table.
