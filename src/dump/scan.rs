@@ -369,8 +369,10 @@ impl Scanner {
                 return Ok(());
             }
             b'\\' => {
-                // Nothing that `pg_dump` writes has a backslash there: the text from where it begins is none of SQL.
-                let what = format!("is not SQL, and line {} is: something else was written into the file", self.line);
+                let what = format!(
+                    "begins a statement in which line {} is a meta-command of psql: one of the two is not of pg_dump",
+                    self.line
+                );
                 return Err(Flaw::foreign(self.held_line, what));
             }
             b'(' => {

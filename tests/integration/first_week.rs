@@ -134,8 +134,8 @@ fn k12_a_line_before_the_dump_is_named_by_its_own_number() {
     fs::write(site.path("b.sql"), format!("Warning: Permanently added the host\n{restricted}")).unwrap();
     site.run("teslamate-restore", &["--yes", "b.sql"])
         .expect(10)
-        .says("line 1 is not SQL")
-        .says("something else was written into the file");
+        .says("line 1 begins a statement in which line")
+        .says("is a meta-command of psql: one of the two is not of pg_dump");
 }
 
 #[test]
