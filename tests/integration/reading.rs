@@ -149,8 +149,10 @@ fn k7_hash_partitions_are_loaded_through_their_root() {
     let output = site.restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let page = fs::read_to_string(target.join("RESTORE.md")).unwrap();
-    assert!(page.contains(r#"\copy "public"."p" ("m", "n") FROM 'data/public.p0/"#), "{page}");
-    assert!(!page.contains(r#"\copy "public"."p0""#) && page.contains(r#"\copy "public"."q" "#), "{page}");
+    // Which of the partitions have rows depends on the numbers of the enum's labels.
+    assert!(page.contains(r#"\copy "public"."p" ("m", "n") FROM 'data/public.p"#), "{page}");
+    let into_partition = (0..3).any(|number| page.contains(&format!(r#"\copy "public"."p{number}""#)));
+    assert!(!into_partition && page.contains(r#"\copy "public"."q" "#), "{page}");
     // Into the live database, which gets its enum from the restore: rows are elsewhere, and none is lost.
     site.run("teslamate-restore", &["latest", "--yes"]).expect(0);
     assert_eq!(partitioned(server, &database), expected);
