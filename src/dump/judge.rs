@@ -74,7 +74,7 @@ fn plain(file: File, compression: Compression, meter: &Meter) -> Result<(Content
     Ok((contents, hash.unwrap_or_default()))
 }
 
-/// What zstd says of a frame whose window is larger than its own limit, 2^27 bytes. Source: `zstd_errors.h`,
+/// Words of zstd about a frame whose window is larger than its own limit, 2^27 bytes. Source: `zstd_errors.h`,
 /// `ZSTD_error_frameParameter_windowTooLarge`.
 const WINDOW: &str = "Frame requires too much memory";
 

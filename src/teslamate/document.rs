@@ -108,7 +108,7 @@ fn make_dir(dir: &Path, state_dir: &Path) -> Result<()> {
     }
 }
 
-/// A file is not what it should be.
+/// Error about a file that is none of the wanted kind, or is damaged.
 pub(super) fn wrong(shown: &Path, what: &str) -> Error {
     Error::new(Kind::Verify, format!("{} {what}", shown.display())).with("state", "nothing was changed")
 }

@@ -76,7 +76,7 @@ pub(super) fn settings(env: &Env, database: &str) -> Vec<(&'static str, String)>
     variables
 }
 
-/// What must not be repeated.
+/// Secrets, which no message may repeat.
 pub(super) fn secrets(env: &Env) -> Vec<String> {
     let settings = &env.settings;
     let all = [&settings.database.password, &settings.encryption_key, &settings.release_cookie];

@@ -68,7 +68,7 @@ pub(super) fn out_of_step() -> Error {
     Error::new(Kind::Attention, "the rows of a backup came out of step")
 }
 
-/// What is left to be loaded, by whichever connection is free.
+/// Chunks that are left to be loaded, by whichever connection is free.
 pub(super) type Tasks = Arc<Mutex<VecDeque<Task>>>;
 
 /// Whether rows of other tables may be what is missing: a constraint or a value was refused, or a function raised an error.

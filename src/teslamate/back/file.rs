@@ -30,7 +30,7 @@ pub(super) struct Origin {
     pub(super) system_identifier: Option<String>,
 }
 
-/// What a file holds.
+/// Content of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Content {

@@ -110,7 +110,7 @@ impl<'a> Back<'a> {
     /// Puts it back, and returns the file for undoing.
     ///
     /// # Errors
-    /// What [`Back::look`] says, again; [`Kind::Verify`] if the rows would not be what they were.
+    /// Those of [`Back::look`], again; [`Kind::Verify`] if the rows would not be what they were.
     pub async fn put(&mut self) -> Result<(Outlook, PathBuf)> {
         let Self { env, session, staged, backup, wanted } = self;
         let origin = file::Origin {

@@ -10,7 +10,7 @@ use crate::teslamate::rows::Rows;
 use crate::teslamate::saved;
 use crate::teslamate::session::Explain;
 
-/// What was written.
+/// Rows that were written.
 #[derive(Debug)]
 pub(super) struct Put {
     /// The records.

@@ -21,7 +21,7 @@ pub fn installed(hint: &str, more: &[(&str, &str)], settings: &str) -> Installed
     installed_at(Server::shared(), hint, more, settings)
 }
 
-/// The same, with a database of this server.
+/// Installs it for a database of this server.
 pub fn installed_at(server: &'static Server, hint: &str, more: &[(&str, &str)], settings: &str) -> Installed {
     let site = Site::new(server, &server.teslamate(hint));
     let installed = Installed { server, site };
